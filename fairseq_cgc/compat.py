@@ -1,0 +1,99 @@
+"""What torch's and fairseq's versions make necessary, each quirk with its reason.
+
+Nothing of fairseq or torch is patched; what cannot be set through their own switches is left alone.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import pickle
+import sys
+import warnings
+
+from .errors import UserError
+
+USER_DIR = os.path.dirname(os.path.abspath(__file__))  # what to give to --user-dir
+FAIRSEQ = "ve-fairseq==0.12.3"
+
+
+def require_environment():
+    """Say what is missing before an import fails for a reason that nobody understands.
+
+    fairseq 0.12.2 does not import on Python >= 3.11, and the wheels of the one that does are for
+    3.11 and 3.12.
+
+    Raises:
+        ImportError: an unsupported Python, or no fairseq
+    """
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        raise ImportError(
+            f"fairseq_cgc runs on Python 3.11 and 3.12, for which {FAIRSEQ} has wheels, and this is Python "
+            f"{sys.version.split()[0]}; make an environment with one of them"
+        )
+    if importlib.util.find_spec("fairseq") is None:
+        raise ImportError(f"fairseq_cgc is a plugin of fairseq, which is not installed; pip install {FAIRSEQ}")
+
+
+def quiet_fairseq():
+    """Silence two remarks of fairseq's that are of no use here.
+
+    * On import it advises to install tensorboardX, for a speech task.
+    * It asks for pinned memory whether or not there is an accelerator, and torch warns.
+    """
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator")
+
+
+def keep_weights_only_loading():
+    """Make every fairseq command load checkpoints as data.
+
+    * fairseq calls ``torch.load`` without ``weights_only``. torch >= 2.6 then loads safely, older
+      versions run whatever the pickle says, unless an environment variable of torch's tells them.
+    * The variable that does the opposite is taken out: a checkpoint is data, always.
+    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), which the safe
+      loader refuses until it is told that the class is harmless.
+    """
+    import torch
+
+    if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
+        warnings.warn("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only")
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def explain_user_errors():
+    """Let fairseq's commands end with our one- or two-line errors instead of a traceback.
+
+    fairseq's commands let exceptions through to the interpreter, so that a wrong option would be
+    explained under thirty lines of traceback; and torch's text for a checkpoint that is more than
+    data advises to turn the safe loader off. Only in fairseq's own commands: an importing program
+    keeps its ``sys.excepthook``.
+    """
+    if "fairseq_cli" not in sys.modules:
+        return
+    previous = sys.excepthook
+
+    def hook(kind, error, traceback):
+        text = user_error_text(error)
+        if text is None:
+            previous(kind, error, traceback)
+        else:
+            sys.stdout.flush()
+            print(f"error: {text}", file=sys.stderr)
+
+    sys.excepthook = hook
+
+
+def user_error_text(error):
+    """The text to show for an error that is the user's to mend; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
+        return (
+            f"the checkpoint was refused: it holds more than data, and nothing of it was run ({reason}).\n"
+            "Expected tensors and options alone, as fairseq saves them; get the file from a source you trust."
+        )
+    return None

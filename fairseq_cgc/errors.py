@@ -1,0 +1,21 @@
+"""The errors that are the user's to mend, kept apart from those that are ours."""
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: an option, a file, a folder, an environment.
+
+    The message is one or two lines: the thing, what was found, what was wanted, what to do.
+    Commands print it without a traceback and exit with status 1.
+    """
+
+
+class OptionError(UserError, ValueError):
+    """A model or command option that cannot be honoured."""
+
+
+class CorpusError(UserError):
+    """A corpus, an archive or a preparation of one that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be loaded, or that does not fit its neighbours."""

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fairseq-cgc",
+    version="0.1.0",
+    description="Context-gated convolution for machine translation: a fairseq plugin",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["fairseq_cgc", "fairseq_cgc.*"]),
+    # ve-fairseq has wheels for these two only, and its 0.12.3 is the only fairseq that imports on them.
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "ve-fairseq==0.12.3",  # the toolkit we plug into; imported as fairseq
+        "torch>=2.4",  # from 2.4 on, the weights-only loader can be told of argparse.Namespace
+        "sacrebleu>=2.4",  # BLEU and chrF with signatures
+        "sentencepiece>=0.2",  # the other subword model of fairseq's --bpe
+        "subword-nmt>=0.3.8",  # BPE, as in fairseq's recipes
+        "sacremoses>=0.1.1",  # Moses tokenisation without Perl
+        "tqdm>=4.64",  # progress bars
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6.100"],  # the tests, and random shapes in them
+        "plots": ["matplotlib>=3.8"],  # learning curves as PNG
+    },
+)
