@@ -1,0 +1,122 @@
+"""The mathematics, once, in float64 and with loops: what every fast path is tested against.
+
+Sections and equations are those of "Context-Gated Convolution" (Lin et al., ECCV 2020). Paper to
+code: c -> C (channels), k -> K (kernel size), L -> n (tokens of a sentence), d -> d (latent size),
+k_1 x k_2 of section 3.2 -> the K taps. For translation the kernel is LightConv's H x K, one row a
+head, and head h owns the channels h * R ... h * R + R - 1, R = C / H (section 4.4).
+
+Sentences are given one at a time and without padding: what padding must not change cannot be
+wrong here.
+"""
+
+import math
+
+import torch
+
+
+def naive_context_pool(sentence, num_heads, num_slots):
+    """Pool one sentence to its context map (section 4.4; "Context Encoding Module", section 3.2).
+
+    Args:
+        sentence: n x C, real tokens only
+        num_heads: H
+        num_slots: number of time slots, 3K in the paper
+
+    Returns:
+        H x num_slots, float64
+    """
+    sentence = sentence.double()
+    n, channels = sentence.shape
+    width = channels // num_heads
+    context = torch.zeros(num_heads, num_slots, dtype=torch.float64)
+    for h in range(num_heads):
+        head = sentence[:, h * width : (h + 1) * width].mean(dim=1)
+        for i in range(num_slots):
+            if n <= num_slots:  # token t fills slot t, the rest stays zero
+                if i < n:
+                    context[h, i] = head[i]
+            else:
+                first = math.floor(i * n / num_slots)
+                last = math.ceil((i + 1) * n / num_slots)
+                context[h, i] = head[first:last].mean()
+    return context
+
+
+def naive_context_gate(
+    sentence,
+    encode_weight,
+    norm_weight,
+    norm_bias,
+    decode_weight,
+    num_heads,
+    norm="latent",
+    activation="sigmoid",
+    norm_eps=1e-5,
+):
+    """Gate of one sentence (section 3.2: encode, normalise, ReLU, decode, activate).
+
+    Args:
+        sentence: n x C
+        encode_weight: d x num_slots, shared by all heads
+        norm_weight, norm_bias: d (``latent``) or H x d (``heads-latent``)
+        decode_weight: K x d, shared by all heads
+        norm: over which values the LayerNorm normalises: ``latent`` (d) or ``heads-latent`` (H x d)
+        activation: ``sigmoid`` or ``one-plus-tanh``
+
+    Returns:
+        H x K, float64
+    """
+    context = naive_context_pool(sentence, num_heads, encode_weight.size(1))
+    latent = context @ encode_weight.double().T  # H x d
+    dims = (1,) if norm == "latent" else (0, 1)
+    mean = latent.mean(dims, keepdim=True)
+    variance = ((latent - mean) ** 2).mean(dims, keepdim=True)
+    latent = (latent - mean) / torch.sqrt(variance + norm_eps)
+    latent = latent * norm_weight.double() + norm_bias.double()
+    logits = latent.clamp(min=0) @ decode_weight.double().T  # H x K
+    if activation == "sigmoid":
+        return 1 / (1 + torch.exp(-logits))
+    return 1 + torch.tanh(logits)
+
+
+def naive_gated_kernel(weight, gate, gate_on="kernel", weight_softmax=True):
+    """The kernel that one sentence is convolved with (Eq. 2).
+
+    Args:
+        weight: H x K, LightConv's parameter
+        gate: H x K, the sentence's gate
+        gate_on: ``kernel``: softmax(W) * G; ``logits``: softmax(W * G)
+
+    Returns:
+        H x K, float64
+    """
+    weight, gate = weight.double(), gate.double()
+    if not weight_softmax:
+        return weight * gate
+    if gate_on == "logits":
+        return torch.softmax(weight * gate, dim=1)
+    return torch.softmax(weight, dim=1) * gate
+
+
+def naive_gated_lightconv(sentence, kernel, padding_l):
+    """Convolve one sentence with its own kernel, zeros beyond both ends (LightConv).
+
+    Args:
+        sentence: n x C
+        kernel: H x K
+        padding_l: how many of the K taps lie before the output's own position
+
+    Returns:
+        n x C, float64: y[t, c] = sum_k kernel[c // R, k] * sentence[t + k - padding_l, c]
+    """
+    sentence, kernel = sentence.double(), kernel.double()
+    n, channels = sentence.shape
+    num_heads, kernel_size = kernel.shape
+    width = channels // num_heads
+    output = torch.zeros_like(sentence)
+    for t in range(n):
+        for k in range(kernel_size):
+            s = t + k - padding_l
+            if 0 <= s < n:
+                output[t] += kernel[:, k].repeat_interleave(width) * sentence[s]
+    return output

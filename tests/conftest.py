@@ -1,0 +1,99 @@
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+
+import fairseq_cgc
+
+ROOT = Path(__file__).resolve().parent.parent
+USER_DIR = str(ROOT / "fairseq_cgc")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(1)
+
+
+def dictionary(size):
+    """A fairseq dictionary of ``size`` entries, specials included."""
+    symbols = Dictionary()
+    for number in range(size - len(symbols)):
+        symbols.add_symbol(f"w{number}")
+    return symbols
+
+
+class Task:
+    """What fairseq's build_model asks of a translation task."""
+
+    def __init__(self, source_size=40, target_size=30):
+        self.source_dictionary = dictionary(source_size)
+        self.target_dictionary = dictionary(target_size)
+
+
+LIGHTWEIGHT = {"encoder_conv_type": "lightweight", "decoder_conv_type": "lightweight", "weight_softmax": True}
+TINY = {
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_layers": 3,
+    "encoder_kernel_size_list": [3, 7, 15],
+    "decoder_embed_dim": 16,
+    "decoder_ffn_embed_dim": 32,
+    "decoder_layers": 2,
+    "decoder_kernel_size_list": [3, 7],
+}
+TINY_OPTIONS = """
+    --encoder-embed-dim 32 --encoder-ffn-embed-dim 64 --encoder-layers 2 --encoder-kernel-size-list [3,7]
+    --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 --decoder-layers 2 --decoder-kernel-size-list [3,7]
+""".split()
+
+
+def build_model(arch="lightconv_cgc", task=None, **options):
+    """The model that fairseq would build for ``--arch`` and these options."""
+    args = argparse.Namespace(arch=arch, **options)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    return ARCH_MODEL_REGISTRY[arch].build_model(args, task or Task())
+
+
+def tiny_model(arch="lightconv_cgc", task=None, **options):
+    return build_model(arch, task, **{**TINY, **options})
+
+
+def padded_batch(sentences, left):
+    """n x C sentences to a T x B x C batch, garbage at the padding, and its B x T padding mask."""
+    T, B = max(map(len, sentences)), len(sentences)
+    x = torch.full((T, B, sentences[0].size(1)), 1e4, dtype=sentences[0].dtype)
+    mask = torch.ones(B, T, dtype=torch.bool)
+    for b, sentence in enumerate(sentences):
+        place = slice(T - len(sentence), T) if left else slice(0, len(sentence))
+        x[place, b] = sentence
+        mask[b, place] = False
+    return x, mask
+
+
+def run(*command, cwd=None, check=True, env=None, stdin=None):
+    """Run a command; return its exit status, standard output and standard error."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        input=stdin,
+        capture_output=True,
+        text=True,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def fairseq(command, *options, **keywords):
+    """Run ``fairseq-{command}``."""
+    return run(sys.executable, "-m", f"fairseq_cli.{command}", *options, **keywords)
+
+
+assert Path(fairseq_cgc.__file__).parent == Path(USER_DIR), "the tests run on another fairseq_cgc than this checkout's"
