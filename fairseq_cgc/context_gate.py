@@ -1,0 +1,108 @@
+"""The gate: a convolution kernel's modulation, computed from the whole sentence."""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .errors import OptionError
+from .ops import context_pool
+
+NORMS = ("latent", "heads-latent")
+ACTIVATIONS = ("sigmoid", "one-plus-tanh")
+POOL_FACTOR = 3
+
+
+class ContextGate(nn.Module):
+    """Context Encoding and Gate Decoding Modules of CGC for LightConv (sections 3.2 and 4.4).
+
+    A sentence is pooled to H x (``pool_factor`` * K); a linear layer shared by the heads encodes
+    each head's context to d latent values; LayerNorm, ReLU; a second shared linear layer decodes
+    them to one value a tap; an activation makes them the gate. Neither layer has a bias, and both
+    start from Xavier uniform.
+
+    Args:
+        num_heads: H
+        kernel_size: K
+        norm: what the LayerNorm normalises over, and so the shape of its affine pair: ``latent``
+            (d, the default) or ``heads-latent`` (H x d)
+        activation: ``sigmoid`` (the paper's) or ``one-plus-tanh`` (GCT's)
+        zero_init: start with every gate constant (supplement A.2): at 0.5 with ``sigmoid``, at 1
+            with ``one-plus-tanh``. It zeroes ``decode.weight``. The supplement zeroes the last
+            normalisation layer instead, but with the ReLU behind it no gradient would ever pass.
+        latent_dim: d; default K // 2 + 1
+        pool_factor: time slots of the context map, in kernel sizes
+
+    Attributes:
+        encode.weight: d x (pool_factor * K)
+        norm.weight, norm.bias: d, or H x d
+        decode.weight: K x d
+
+    Raises:
+        OptionError: (a ValueError) for a size below 1 or an unknown choice
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        kernel_size: int,
+        norm: str = "latent",
+        activation: str = "sigmoid",
+        zero_init: bool = False,
+        latent_dim: int | None = None,
+        pool_factor: int = POOL_FACTOR,
+    ):
+        super().__init__()
+        if latent_dim is None:
+            latent_dim = kernel_size // 2 + 1
+        for name, value in (
+            ("number of heads", num_heads),
+            ("kernel size", kernel_size),
+            ("latent size", latent_dim),
+            ("pool factor", pool_factor),
+        ):
+            if value < 1:
+                raise OptionError(f"the gate's {name} is {value}; it must be at least 1")
+        for name, value, choices in (
+            ("norm", norm, NORMS),
+            ("activation", activation, ACTIVATIONS),
+        ):
+            if value not in choices:
+                raise OptionError(f"the gate's {name} is '{value}'; choose from {', '.join(choices)}")
+        self.num_heads = num_heads
+        self.kernel_size = kernel_size
+        self.num_slots = pool_factor * kernel_size
+        self.activation = activation
+        self.zero_init = zero_init
+        self.encode = nn.Linear(self.num_slots, latent_dim, bias=False)
+        self.norm = nn.LayerNorm(latent_dim if norm == "latent" else (num_heads, latent_dim))
+        self.decode = nn.Linear(latent_dim, kernel_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.xavier_uniform_(self.encode.weight)
+        self.norm.reset_parameters()
+        if self.zero_init:
+            nn.init.zeros_(self.decode.weight)
+        else:
+            nn.init.xavier_uniform_(self.decode.weight)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: T x B x C, the convolution's input
+            padding_mask: B x T, true at padding; what x holds there is not looked at
+
+        Returns:
+            the gate, B x H x K: within (0, 1) with ``sigmoid``, (0, 2) with ``one-plus-tanh``
+        """
+        context = context_pool(x, self.num_heads, self.num_slots, padding_mask)
+        latent = self.encode(context.to(self.encode.weight.dtype))  # B x H x d
+        logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
+        if self.activation == "sigmoid":
+            return torch.sigmoid(logits)
+        return 1 + torch.tanh(logits)
+
+    def extra_repr(self):
+        text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"
+        text += f", num_slots={self.num_slots}, activation={self.activation}"
+        return text + (", zero_init=True" if self.zero_init else "")

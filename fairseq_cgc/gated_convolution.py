@@ -1,0 +1,128 @@
+"""LightConv's convolution with its kernel gated by the sentence."""
+
+from contextlib import contextmanager
+
+import torch
+from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
+from torch import Tensor
+
+from .context_gate import ContextGate
+from .errors import OptionError
+from .ops import gated_lightconv
+
+GATE_ON = ("kernel", "logits")
+
+
+class ContextGatedLightweightConv(LightweightConv1dTBC):
+    """fairseq's ``LightweightConv`` whose kernel is gated by the whole sentence (Eq. 2, section 4.4).
+
+    The parameters of the convolution, their names and their initialisation are fairseq's, so a
+    LightConv checkpoint loads under the same names; ``gate.*`` is new. Each sentence b is convolved
+    with its own kernel softmax(weight) * gate_b, to which DropConnect is applied: one draw a
+    sentence, head and tap.
+
+    Args:
+        input_size: C
+        kernel_size: K
+        padding_l: taps before the output's own position; fairseq's pair for even kernel sizes,
+            (left, right), is taken too. Default: K // 2
+        num_heads: H, must divide C
+        weight_softmax: normalise the kernel over its K taps
+        weight_dropout: DropConnect's probability
+        bias: add a bias of size C
+        gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
+            is the same without ``weight_softmax``
+        **gate_options: ContextGate's
+
+    Attributes:
+        weight: H x 1 x K
+        gate: the ContextGate
+        bias: C, or None
+
+    Raises:
+        OptionError: (a ValueError) for sizes or choices that do not fit
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        kernel_size: int = 1,
+        padding_l: int | tuple[int, int] | None = None,
+        num_heads: int = 1,
+        weight_softmax: bool = True,
+        weight_dropout: float = 0.0,
+        bias: bool = False,
+        gate_on: str = "kernel",
+        **gate_options,
+    ):
+        if num_heads < 1 or input_size % num_heads:
+            raise OptionError(
+                f"{input_size} convolution channels do not divide into {num_heads} heads; "
+                "choose a number of heads that divides the channels"
+            )
+        if gate_on not in GATE_ON:
+            raise OptionError(f"gate_on is '{gate_on}'; choose from {', '.join(GATE_ON)}")
+        if padding_l is None:
+            padding_l = kernel_size // 2
+        elif isinstance(padding_l, (tuple, list)):
+            padding_l = padding_l[0]
+        if not 0 <= padding_l < max(kernel_size, 1):
+            raise OptionError(
+                f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}"
+            )
+        super().__init__(
+            input_size,
+            kernel_size=kernel_size,
+            padding_l=padding_l,
+            num_heads=num_heads,
+            weight_dropout=weight_dropout,
+            weight_softmax=weight_softmax,
+            bias=bias,
+        )
+        self.gate_on = gate_on
+        self.gate = ContextGate(num_heads, kernel_size, **gate_options)
+        self._mask_of_zeroed_input: Tensor | None = None
+
+    @contextmanager
+    def zeroed_at(self, padding_mask: Tensor | None):
+        """Within this context, ``forward(x)`` takes x to be zero already where the mask is true.
+
+        fairseq's encoder layer zeroes the padding and calls its convolution with x alone; this is
+        how the mask reaches the gate without a copy of that layer's code, or a second pass over x.
+        """
+        self._mask_of_zeroed_input = padding_mask
+        try:
+            yield
+        finally:
+            self._mask_of_zeroed_input = None
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: T x B x C
+            padding_mask: B x T, true at padding, where x is taken as zero
+
+        Returns:
+            T x B x C; what stands at padding is of no meaning
+        """
+        if padding_mask is None:
+            padding_mask = self._mask_of_zeroed_input
+        else:
+            x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
+        kernel = self.weight_dropout_module(self.gated_kernel(self.gate(x, padding_mask)))
+        output = gated_lightconv(x, kernel, self.padding_l)
+        return output if self.bias is None else output + self.bias
+
+    def gated_kernel(self, gate: Tensor) -> Tensor:
+        """B x H x K gates to the B x H x K kernels before DropConnect, float32 or better (Eq. 2)."""
+        weight = self.weight.squeeze(1)
+        if weight.dtype != torch.float64:
+            weight, gate = weight.float(), gate.float()
+        if not self.weight_softmax:
+            return weight * gate
+        if self.gate_on == "logits":
+            return torch.softmax(weight * gate, dim=2)
+        return torch.softmax(weight, dim=1) * gate
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, gate_on={self.gate_on}"

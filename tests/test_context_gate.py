@@ -1,0 +1,97 @@
+import itertools
+
+import pytest
+import torch
+from conftest import padded_batch
+
+from fairseq_cgc import ContextGate
+from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
+from fairseq_cgc.errors import OptionError
+from fairseq_cgc.ops.naive import naive_context_gate
+
+HEADS, CHANNELS = 4, 24
+
+
+def randomise(gate):
+    """Away from the initial values, at which a swapped or unused parameter might not show."""
+    with torch.no_grad():
+        for parameter in gate.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return gate
+
+
+def reference(gate, sentence, **options):
+    weights = gate.encode.weight, gate.norm.weight, gate.norm.bias, gate.decode.weight
+    return naive_context_gate(sentence, *weights, HEADS, **options)
+
+
+@pytest.mark.parametrize("norm, activation", itertools.product(NORMS, ACTIVATIONS))
+@pytest.mark.parametrize("kernel_size", [3, 7, 15, 31])
+@pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
+def test_gate_equals_the_reference(kernel_size, norm, activation, left):
+    gate = randomise(ContextGate(HEADS, kernel_size, norm=norm, activation=activation).double())
+    lengths = [1, 2, 3 * kernel_size - 1, 3 * kernel_size, 3 * kernel_size + 1, 200]
+    sentences = [torch.randn(n, CHANNELS, dtype=torch.float64) for n in lengths]
+    expected = torch.stack([reference(gate, s, norm=norm, activation=activation) for s in sentences])
+    torch.testing.assert_close(gate(*padded_batch(sentences, left)), expected)
+
+
+@pytest.mark.parametrize("options", [{"pool_factor": 1}, {"pool_factor": 6}, {"latent_dim": 1}, {"latent_dim": 9}])
+def test_pool_factor_and_latent_size_are_options(options):
+    gate = randomise(ContextGate(HEADS, 7, **options).double())
+    assert gate.encode.weight.shape == (options.get("latent_dim", 4), 7 * options.get("pool_factor", 3))
+    sentence = torch.randn(30, CHANNELS, dtype=torch.float64)
+    torch.testing.assert_close(gate(sentence.unsqueeze(1))[0], reference(gate, sentence))
+
+
+@pytest.mark.parametrize("kernel_size, latent", [(3, 2), (7, 4), (15, 8), (31, 16), (4, 3)])
+def test_parameters_have_the_paper_s_shapes(kernel_size, latent):
+    shapes = {name: tuple(p.shape) for name, p in ContextGate(HEADS, kernel_size).named_parameters()}
+    assert shapes == {
+        "encode.weight": (latent, 3 * kernel_size),
+        "norm.weight": (latent,),
+        "norm.bias": (latent,),
+        "decode.weight": (kernel_size, latent),
+    }
+
+
+@pytest.mark.parametrize("activation, start", [("sigmoid", 0.5), ("one-plus-tanh", 1.0)])
+def test_zero_init_starts_from_a_constant(activation, start):
+    gate = ContextGate(HEADS, 7, activation=activation, zero_init=True)
+    assert gate(torch.randn(20, 3, CHANNELS)).eq(start).all()
+
+
+@pytest.mark.parametrize("zero_init", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_parameter_moves_within_a_few_updates(norm, zero_init):
+    gate = ContextGate(HEADS, 7, norm=norm, zero_init=zero_init)
+    before = {name: p.detach().clone() for name, p in gate.named_parameters()}
+    optimizer = torch.optim.SGD(gate.parameters(), lr=1.0)
+    target = torch.rand(8, HEADS, 7)
+    x = torch.randn(40, 8, CHANNELS)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (gate(x) - target).square().mean().backward()
+        optimizer.step()
+    for name, parameter in gate.named_parameters():
+        moved = (parameter != before[name]).float().mean()
+        assert moved > 0.8, name  # a latent value that the ReLU cuts off everywhere stays where it is
+
+
+@pytest.mark.parametrize("norm, activation", itertools.product(NORMS, ACTIVATIONS))
+def test_gradcheck(norm, activation):
+    gate = randomise(ContextGate(2, 3, norm=norm, activation=activation).double())
+    x, mask = padded_batch([torch.randn(n, 4, dtype=torch.float64) for n in (2, 13)], left=True)
+    x = x.masked_fill(mask.T.unsqueeze(2), 0.0).requires_grad_()
+
+    def function(x, *parameters):
+        names = [name for name, _ in gate.named_parameters()]
+        return torch.func.functional_call(gate, dict(zip(names, parameters)), (x, mask))
+
+    assert torch.autograd.gradcheck(function, (x, *gate.parameters()))
+
+
+@pytest.mark.parametrize("options", [{"latent_dim": 0}, {"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}])
+def test_an_option_that_cannot_be_names_its_value(options):
+    with pytest.raises(OptionError, match=str(next(iter(options.values())))):
+        ContextGate(HEADS, 3, **options)

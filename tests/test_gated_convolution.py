@@ -1,0 +1,141 @@
+import itertools
+
+import pytest
+import torch
+from conftest import padded_batch
+from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
+
+from fairseq_cgc import ContextGatedLightweightConv
+from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
+from fairseq_cgc.errors import OptionError
+from fairseq_cgc.gated_convolution import GATE_ON
+from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_gated_lightconv
+
+HEADS, CHANNELS = 4, 24
+
+
+def reference(conv, sentence, norm="latent", activation="sigmoid", gate_on="kernel"):
+    gate = conv.gate
+    weights = gate.encode.weight, gate.norm.weight, gate.norm.bias, gate.decode.weight
+    values = naive_context_gate(sentence, *weights, HEADS, norm=norm, activation=activation)
+    kernel = naive_gated_kernel(conv.weight.squeeze(1), values, gate_on, conv.weight_softmax)
+    return naive_gated_lightconv(sentence, kernel, conv.padding_l)
+
+
+def make(kernel_size, **options):
+    conv = ContextGatedLightweightConv(CHANNELS, kernel_size, num_heads=HEADS, **options)
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return conv
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7, 15, 31])
+@pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_convolution_equals_the_reference(kernel_size, left, dtype, tolerance):
+    conv = make(kernel_size).to(dtype)
+    slots = 3 * kernel_size
+    sentences = [torch.randn(n, CHANNELS, dtype=dtype) for n in (1, 2, 20, slots - 1, slots, slots + 1, 200)]
+    x, mask = padded_batch(sentences, left)
+    y = conv(x, mask)
+    for b, sentence in enumerate(sentences):
+        expected = reference(conv, sentence).to(dtype)
+        torch.testing.assert_close(y[~mask[b], b], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("norm, activation, gate_on", itertools.product(NORMS, ACTIVATIONS, GATE_ON))
+@pytest.mark.parametrize("weight_softmax", [True, False])
+@pytest.mark.parametrize("n", [5, 40])
+def test_every_option_equals_the_reference(norm, activation, gate_on, weight_softmax, n):
+    options = {"norm": norm, "activation": activation, "gate_on": gate_on}
+    conv = make(7, weight_softmax=weight_softmax, **options).double()
+    sentence = torch.randn(n, CHANNELS, dtype=torch.float64)
+    torch.testing.assert_close(conv(sentence.unsqueeze(1))[:, 0], reference(conv, sentence, **options))
+
+
+@pytest.mark.parametrize("padding_l, left", [(0, 0), (6, 6), (None, 3), ((3, 3), 3)])
+def test_padding_on_the_left_is_chosen_as_in_fairseq(padding_l, left):
+    conv = make(7, padding_l=padding_l).double()
+    assert conv.padding_l == left
+    sentence = torch.randn(40, CHANNELS, dtype=torch.float64)
+    torch.testing.assert_close(conv(sentence.unsqueeze(1))[:, 0], reference(conv, sentence))
+
+
+def test_even_kernel_sizes_take_fairseq_s_pair_of_paddings():
+    conv = make(4, padding_l=(1, 2)).double()
+    sentence = torch.randn(10, CHANNELS, dtype=torch.float64)
+    torch.testing.assert_close(conv(sentence.unsqueeze(1))[:, 0], reference(conv, sentence))
+
+
+@pytest.mark.parametrize("T", [10, 150])
+def test_a_gate_of_one_computes_fairseq_s_convolution(T):
+    conv = ContextGatedLightweightConv(CHANNELS, 7, 3, HEADS, activation="one-plus-tanh", zero_init=True)
+    plain = LightweightConv1dTBC(CHANNELS, 7, 3, HEADS, weight_softmax=True)
+    plain.load_state_dict({"weight": conv.weight})
+    x = torch.randn(T, 3, CHANNELS)
+    torch.testing.assert_close(conv(x), plain(x), rtol=0, atol=1e-6)
+
+
+def test_dropconnect_drops_taps_of_a_sentence_and_only_in_training():
+    conv = ContextGatedLightweightConv(CHANNELS, 7, 3, HEADS, weight_dropout=0.5)
+    impulse = torch.zeros(7, 64, CHANNELS)
+    impulse[3] = 1.0  # the output over time is the kernel, last tap first
+    dropped = conv(impulse) == 0
+    assert 0.3 < dropped.float().mean() < 0.7
+    heads = dropped.unflatten(2, (HEADS, -1))
+    assert (heads == heads[..., :1]).all()
+    assert not (conv.eval()(impulse) == 0).any()
+
+
+@pytest.mark.parametrize("gate_on", GATE_ON)
+@pytest.mark.parametrize("kernel_size, n", [(3, 5), (3, 13), (5, 4)])
+def test_gradcheck(kernel_size, n, gate_on):
+    conv = ContextGatedLightweightConv(4, kernel_size, num_heads=2, gate_on=gate_on).double()
+    x, mask = padded_batch([torch.randn(length, 4, dtype=torch.float64) for length in (2, n)], left=True)
+    x.requires_grad_()
+    names = [name for name, _ in conv.named_parameters()]
+
+    def function(x, *parameters):
+        y = torch.func.functional_call(conv, dict(zip(names, parameters)), (x, mask))
+        return y.masked_fill(mask.T.unsqueeze(2), 0.0)
+
+    assert torch.autograd.gradcheck(function, (x, *conv.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("T", [30, 150])
+def test_autocast_is_finite_and_close_to_float32(dtype, T):
+    conv = make(15)
+    x, mask = padded_batch([torch.randn(n, CHANNELS) for n in (T, T // 2)], left=True)
+    with torch.autocast("cpu", dtype=dtype):
+        y = conv(x, mask)
+    y.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in conv.parameters())
+    y, exact = (t.float().masked_fill(mask.T.unsqueeze(2), 0.0) for t in (y, conv(x, mask)))
+    assert torch.isfinite(y).all()
+    torch.testing.assert_close(y, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_throughout_is_close_to_float32(dtype):
+    conv = make(15)
+    x = torch.randn(40, 2, CHANNELS)
+    exact = conv(x)
+    y = conv.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"num_heads": 5}, "24 convolution channels do not divide into 5 heads"),
+        ({"num_heads": 0}, "0 heads"),
+        ({"gate_on": "input"}, "input"),
+        ({"padding_l": 7}, "padding_l is 7"),
+    ],
+)
+def test_an_option_that_cannot_be_names_its_value(options, words):
+    with pytest.raises(OptionError, match=words):
+        ContextGatedLightweightConv(CHANNELS, 7, **{"num_heads": HEADS, **options})
