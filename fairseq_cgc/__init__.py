@@ -1,0 +1,29 @@
+"""Context-gated convolution for machine translation, as a fairseq plugin.
+
+This module is what ``--user-dir`` imports: it registers the architectures ``lightconv_cgc*``.
+"""
+
+from . import compat
+
+compat.require_environment()
+compat.quiet_fairseq()
+compat.keep_weights_only_loading()
+compat.explain_user_errors()
+
+from .context_gate import ContextGate
+from .gated_convolution import ContextGatedLightweightConv
+from .lightconv_cgc import (
+    LightConvCGCEncoder,
+    LightConvCGCEncoderLayer,
+    LightConvCGCModel,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ContextGate",
+    "ContextGatedLightweightConv",
+    "LightConvCGCEncoder",
+    "LightConvCGCEncoderLayer",
+    "LightConvCGCModel",
+]

@@ -1,0 +1,250 @@
+"""The model: fairseq's LightConv with context-gated encoder convolutions, and its architectures."""
+
+import copy
+import os
+from pathlib import Path
+
+import torch.nn as nn
+from fairseq.models import lightconv, register_model, register_model_architecture
+from fairseq.models.lightconv import LightConvEncoder, LightConvEncoderLayer, LightConvModel
+from torch import Tensor
+
+from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
+from .errors import CheckpointError, OptionError
+from .gated_convolution import GATE_ON, ContextGatedLightweightConv
+from .text import PREPARATION, hub_options
+
+
+class LightConvCGCEncoderLayer(LightConvEncoderLayer):
+    """LightConv's encoder layer with a context-gated convolution.
+
+    Args:
+        args: the model's options
+        kernel_size: K of this layer
+    """
+
+    def __init__(self, args, kernel_size=0):
+        super().__init__(args, kernel_size=kernel_size)
+        self.conv = ContextGatedLightweightConv(
+            self.conv_dim,
+            kernel_size,
+            padding_l=(kernel_size - 1) // 2,
+            num_heads=args.encoder_attention_heads,
+            weight_softmax=args.weight_softmax,
+            weight_dropout=args.weight_dropout,
+            gate_on=args.cgc_gate_on,
+            norm=args.cgc_norm,
+            activation=args.cgc_gate_activation,
+            zero_init=args.cgc_zero_init,
+            latent_dim=args.cgc_latent_dim,
+            pool_factor=args.cgc_pool_factor,
+        )
+
+    def forward(self, x: Tensor, encoder_padding_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: T x B x C
+            encoder_padding_mask: B x T, true at padding
+
+        Returns:
+            T x B x C
+        """
+        with self.conv.zeroed_at(encoder_padding_mask):
+            return super().forward(x, encoder_padding_mask)
+
+
+class LightConvCGCEncoder(LightConvEncoder):
+    """LightConv's encoder with context-gated layers. Takes what ``LightConvEncoder`` takes."""
+
+    def __init__(self, args, dictionary, embed_tokens):
+        # fairseq's encoder names its layer class inside __init__: let it build none.
+        super().__init__(_without_layers(args, "encoder"), dictionary, embed_tokens)
+        self.layers = nn.ModuleList(
+            LightConvCGCEncoderLayer(args, kernel_size=kernel_size) for kernel_size in args.encoder_kernel_size_list
+        )
+
+
+@register_model("lightconv_cgc")
+class LightConvCGCModel(LightConvModel):
+    """LightConv with a context-gated encoder, for translation (Lin et al., ECCV 2020, section 4.4).
+
+    Args:
+        encoder (LightConvCGCEncoder): the encoder
+        decoder (fairseq.models.lightconv.LightConvDecoder): LightConv's own decoder
+    """
+
+    @classmethod
+    def hub_models(cls):
+        return {}
+
+    @staticmethod
+    def add_args(parser):
+        """LightConv's options, and those of the gate."""
+        LightConvModel.add_args(parser)
+        # fairseq's default, dynamic, is the one that cannot be gated.
+        parser.set_defaults(encoder_conv_type="lightweight", decoder_conv_type="lightweight")
+        parser.add_argument(
+            "--cgc-gate-on",
+            choices=GATE_ON,
+            help="what the gate multiplies: the kernel that convolves, softmax(W)*G (Eq. 2; default), "
+            "or the logits, softmax(W*G)",
+        )
+        parser.add_argument(
+            "--cgc-norm",
+            choices=NORMS,
+            help="what the gate's LayerNorm normalises over (section 3.2): the latent values of each "
+            "head (default), or those of all heads together",
+        )
+        parser.add_argument(
+            "--cgc-gate-activation",
+            choices=ACTIVATIONS,
+            help="sigmoid (section 3.2; default) or 1 + tanh (GCT), with which --cgc-zero-init starts "
+            "as LightConv exactly",
+        )
+        parser.add_argument(
+            "--cgc-zero-init",
+            action="store_true",
+            help="start from constant gates (supplement A.2), by zeroing the gate's decoding layer",
+        )
+        parser.add_argument(
+            "--cgc-latent-dim",
+            type=int,
+            metavar="D",
+            help="latent size d of the gate (section 3.2; default: K // 2 + 1 for kernel size K)",
+        )
+        parser.add_argument(
+            "--cgc-pool-factor",
+            type=int,
+            metavar="N",
+            help="pool the sentence to N * K time slots for kernel size K (section 4.4; default: 3)",
+        )
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
+        """fairseq's hub interface, with the tokenizer and BPE that the data was prepared with.
+
+        They are read from ``prepare.json`` beside the dictionaries, where there is one; fairseq's
+        own options (``tokenizer=``, ``bpe=``, ``bpe_codes=`` ...) go before.
+
+        Args:
+            model_name_or_path: folder of the checkpoint
+            checkpoint_file: its name; several, separated by colons, make an ensemble
+            data_name_or_path: folder of the dictionaries and the subword model; one that starts with
+                ``.`` is relative to the checkpoint's
+
+        Returns:
+            fairseq.hub_utils.GeneratorHubInterface: ``.translate("...", beam=6)``
+
+        Raises:
+            CheckpointError: the folder or the checkpoint does not exist
+        """
+        for file in checkpoint_file.split(os.pathsep):
+            path = Path(model_name_or_path, file)
+            if "://" not in str(model_name_or_path) and not path.exists():
+                raise CheckpointError(f"the checkpoint {path} does not exist; give its folder and checkpoint_file=")
+        data = Path(data_name_or_path)
+        if data_name_or_path.startswith("."):
+            data = Path(model_name_or_path, data_name_or_path)
+        if (data / PREPARATION).exists():
+            for option, value in hub_options(data).items():
+                kwargs.setdefault(option, value)
+        return super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Build a new model instance."""
+        _fill_in(args, lightconv.base_architecture)  # what an older checkpoint's options lack
+        ungated = _without_layers(args, "encoder")
+        model = super().build_model(ungated, task)
+        args.max_source_positions = ungated.max_source_positions
+        encoder = LightConvCGCEncoder(args, model.encoder.dictionary, model.encoder.embed_tokens)
+        return cls(encoder, model.decoder)
+
+
+def _without_layers(args, side):
+    """A copy of the options that builds an encoder (or decoder) with no layers."""
+    args = copy.copy(args)
+    setattr(args, f"{side}_layers", 0)
+    setattr(args, f"{side}_kernel_size_list", [])
+    return args
+
+
+def check_options(args):
+    """Refuse options that contradict each other or the gate, before anything is built.
+
+    Raises:
+        OptionError: naming the option, its value and what it should be
+    """
+    if args.encoder_conv_type != "lightweight":
+        raise OptionError(
+            f"--encoder-conv-type is {args.encoder_conv_type}, and lightconv_cgc gates the one kernel a layer of "
+            "a lightweight encoder; a dynamic encoder has one a token.\n"
+            "Leave the option out, or use --arch lightconv_iwslt_de_en for an ungated dynamic encoder."
+        )
+    for side in ("encoder", "decoder"):
+        layers = getattr(args, f"{side}_layers")
+        sizes = getattr(args, f"{side}_kernel_size_list")
+        if len(sizes) not in (1, layers):
+            raise OptionError(
+                f"--{side}-kernel-size-list has {len(sizes)} kernel sizes, {sizes}, for --{side}-layers {layers}; "
+                "give one a layer, or a single one for all"
+            )
+        if any(size < 1 for size in sizes):
+            raise OptionError(f"--{side}-kernel-size-list is {sizes}; a kernel size is at least 1")
+        channels = getattr(args, f"{side}_conv_dim")
+        heads = getattr(args, f"{side}_attention_heads")
+        if heads < 1 or channels % heads:
+            raise OptionError(
+                f"--{side}-attention-heads {heads} does not divide the {channels} channels of the {side}'s "
+                f"convolutions (--{side}-conv-dim, by default --{side}-embed-dim); choose one that does"
+            )
+    for option in ("cgc_latent_dim", "cgc_pool_factor"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise OptionError(f"--{option.replace('_', '-')} is {value}; it must be at least 1")
+
+
+def _fill_in(args, lightconv_architecture):
+    """Fill in what the user left open: LightConv's settings, lightweight, with the gate's defaults."""
+    args.encoder_conv_type = getattr(args, "encoder_conv_type", "lightweight")
+    args.decoder_conv_type = getattr(args, "decoder_conv_type", "lightweight")
+    args.weight_softmax = getattr(args, "weight_softmax", True)
+    args.cgc_gate_on = getattr(args, "cgc_gate_on", "kernel")
+    args.cgc_norm = getattr(args, "cgc_norm", "latent")
+    args.cgc_gate_activation = getattr(args, "cgc_gate_activation", "sigmoid")
+    args.cgc_zero_init = getattr(args, "cgc_zero_init", False)
+    args.cgc_latent_dim = getattr(args, "cgc_latent_dim", None)
+    args.cgc_pool_factor = getattr(args, "cgc_pool_factor", POOL_FACTOR)
+    try:
+        lightconv_architecture(args)
+    except AssertionError:  # a kernel list of the wrong length, which fairseq says without numbers
+        check_options(args)
+        raise
+    check_options(args)
+
+
+@register_model_architecture("lightconv_cgc", "lightconv_cgc")
+def lightconv_cgc(args):
+    """The paper's IWSLT'14 De-En model (section 4.4, Table 6): 38,148,144 parameters there."""
+    args.dropout = getattr(args, "dropout", 0.3)  # the recipe's, which fairseq's users give by hand
+    _fill_in(args, lightconv.lightconv_iwslt_de_en)
+
+
+@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de")
+def lightconv_cgc_wmt_en_de(args):
+    _fill_in(args, lightconv.lightconv_wmt_en_de)
+
+
+@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de_big")
+def lightconv_cgc_wmt_en_de_big(args):
+    _fill_in(args, lightconv.lightconv_wmt_en_de_big)
+
+
+@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_fr_big")
+def lightconv_cgc_wmt_en_fr_big(args):
+    _fill_in(args, lightconv.lightconv_wmt_en_fr_big)
+
+
+@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_zh_en_big")
+def lightconv_cgc_wmt_zh_en_big(args):
+    _fill_in(args, lightconv.lightconv_wmt_zh_en_big)

@@ -1,0 +1,89 @@
+"""Raw sentences to Moses tokens and back: one place for training data and for a user's own input."""
+
+import os
+from dataclasses import dataclass, field
+
+from fairseq.data.encoders import register_tokenizer
+from fairseq.dataclass import FairseqDataclass
+
+from .files import read_json
+
+# Beside the dictionaries of a preparation: its settings, and a copy of the subword model under the
+# name that fairseq's hub knows.
+PREPARATION = "prepare.json"
+BPE_CODES = "bpecodes"
+
+
+class MosesText:
+    """Moses tokenisation of one language, as the Perl scripts of fairseq's recipes do it
+    (``tokenizer.perl -l LANG``: special characters escaped, dashes left alone).
+
+    Args:
+        language: two-letter code
+    """
+
+    def __init__(self, language):
+        self.language = language
+        self._tokeniser = self._detokeniser = None
+
+    def __getstate__(self):  # for another process: the compiled rules are built where they are used
+        return {"language": self.language, "_tokeniser": None, "_detokeniser": None}
+
+    def tokenise(self, sentence):
+        """Raw sentence to tokens separated by single spaces."""
+        if self._tokeniser is None:
+            from sacremoses import MosesTokenizer
+
+            self._tokeniser = MosesTokenizer(self.language)
+        return self._tokeniser.tokenize(sentence, aggressive_dash_splits=False, return_str=True, escape=True)
+
+    def detokenise(self, sentence):
+        """Tokens separated by spaces to a raw sentence."""
+        if self._detokeniser is None:
+            from sacremoses import MosesDetokenizer
+
+            self._detokeniser = MosesDetokenizer(self.language)
+        return self._detokeniser.detokenize(sentence.split(), return_str=True, unescape=True)
+
+
+@dataclass
+class MosesLowercaseConfig(FairseqDataclass):
+    source_lang: str = field(default="de", metadata={"help": "source language"})
+    target_lang: str = field(default="en", metadata={"help": "target language"})
+
+
+@register_tokenizer("moses_lowercase", dataclass=MosesLowercaseConfig)
+class MosesLowercase:
+    """``--tokenizer moses_lowercase``: a raw sentence to what a lowercased preparation trained on.
+
+    fairseq's own ``--tokenizer moses`` does not lowercase, and splits dashes where the recipe does not.
+    """
+
+    def __init__(self, cfg):
+        self._source, self._target = MosesText(cfg.source_lang), MosesText(cfg.target_lang)
+
+    def encode(self, x: str) -> str:
+        return self._source.tokenise(x).lower()
+
+    def decode(self, x: str) -> str:
+        return self._target.detokenise(x)
+
+
+def hub_options(folder):
+    """fairseq's options that read and write raw text as the preparation in this folder did.
+
+    Args:
+        folder: holds ``prepare.json`` and the subword model
+
+    Returns:
+        dict of option to value
+    """
+    settings = read_json(os.path.join(folder, PREPARATION))["settings"]
+    return {
+        "source_lang": settings["source_lang"],
+        "target_lang": settings["target_lang"],
+        "tokenizer": "moses_lowercase" if settings["lowercase"] else "moses",
+        "moses_no_dash_splits": True,
+        "bpe": "subword_nmt",
+        "bpe_codes": os.path.abspath(os.path.join(folder, BPE_CODES)),
+    }

@@ -1,0 +1,221 @@
+import argparse
+
+import pytest
+import torch
+from conftest import LIGHTWEIGHT, TINY, Task, build_model, dictionary, run, tiny_model
+from fairseq.data import data_utils
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models.lightconv import LightConvModel
+
+from fairseq_cgc import LightConvCGCModel
+from fairseq_cgc.errors import OptionError
+
+ARCHITECTURES = [
+    "lightconv_cgc",
+    "lightconv_cgc_wmt_en_de",
+    "lightconv_cgc_wmt_en_de_big",
+    "lightconv_cgc_wmt_en_fr_big",
+    "lightconv_cgc_wmt_zh_en_big",
+]
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "arch, options, parameters",
+    [
+        ("transformer_iwslt_de_en", {"share_decoder_input_output_embed": True}, 39_469_056),
+        ("lightconv_iwslt_de_en", LIGHTWEIGHT, 38_139_436),
+        ("lightconv_iwslt_de_en", {**LIGHTWEIGHT, "encoder_conv_type": "dynamic"}, 38_447_576),
+        ("lightconv_cgc", {}, 38_148_144),
+    ],
+    ids=["transformer", "lightconv", "dynamic", "cgc"],
+)
+def test_parameters_of_table_6(arch, options, parameters):
+    if arch.startswith("transformer"):
+        options = {"max_source_positions": 1024, "max_target_positions": 1024, **options}
+    assert count(build_model(arch, Task(8848, 6632), **options)) == parameters
+
+
+def test_the_gates_add_8708_parameters():
+    model = build_model("lightconv_cgc", Task())
+    assert sum(p.numel() for name, p in model.named_parameters() if ".conv.gate." in name) == 8708
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_is_lightconv_s_plus_the_gates(arch):
+    lightconv = {"lightconv_cgc": "lightconv_iwslt_de_en"}.get(arch, arch.replace("_cgc", ""))
+    model, plain = build_model(arch), build_model(lightconv, **LIGHTWEIGHT)
+    assert isinstance(model, LightConvCGCModel)
+    shapes = {n: p.shape for n, p in model.named_parameters() if ".conv.gate." not in n}
+    assert shapes == {n: p.shape for n, p in plain.named_parameters()}
+    assert len(list(model.named_parameters())) > len(shapes)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES[1:])
+def test_wmt_architectures_keep_lightconv_s_dropout(arch):
+    settings, expected = argparse.Namespace(), argparse.Namespace()
+    from fairseq.models import ARCH_CONFIG_REGISTRY
+
+    ARCH_CONFIG_REGISTRY[arch](settings)
+    ARCH_CONFIG_REGISTRY[arch.replace("_cgc", "")](expected)
+    for name, value in vars(expected).items():
+        assert getattr(settings, name) == value, name
+
+
+def test_the_paper_s_architecture_has_the_recipe_s_dropout():
+    args = argparse.Namespace()
+    from fairseq.models import ARCH_CONFIG_REGISTRY
+
+    ARCH_CONFIG_REGISTRY["lightconv_cgc"](args)
+    assert (args.dropout, args.attention_dropout, args.weight_dropout) == (0.3, 0.1, 0.1)
+    assert not args.encoder_glu and not args.decoder_glu
+
+
+def encode(model, sentences, left_pad, pad_to=None):
+    """Encoder output of each sentence's own tokens, translated in one batch."""
+    tokens = data_utils.collate_tokens(sentences, pad_idx=1, left_pad=left_pad, pad_to_length=pad_to)
+    output = model.encoder(tokens, torch.tensor([len(s) for s in sentences]))["encoder_out"][0]
+    return [output[tokens[b] != 1, b] for b in range(len(sentences))]
+
+
+@pytest.mark.parametrize("options", [{}, {"cgc_gate_on": "logits"}, {"cgc_norm": "heads-latent"}, {"encoder_glu": True}])
+def test_a_sentence_is_encoded_the_same_alone_and_in_any_batch(options):
+    model = tiny_model(**options).eval()
+    lengths = (1, 2, 8, 9, 10, 21, 44, 45, 46, 70, 120)
+    sentences = [torch.cat([torch.randint(4, 40, (n - 1,)), torch.tensor([2])]) for n in lengths]
+    alone = [encode(model, [sentence], left_pad=True)[0] for sentence in sentences]
+    for batch in (
+        encode(model, sentences, left_pad=True),
+        encode(model, sentences, left_pad=False),
+        encode(model, sentences, left_pad=True, pad_to=200),
+        encode(model, sentences[::-1], left_pad=True)[::-1],
+    ):
+        for one, other in zip(alone, batch):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_with_one_plus_tanh_and_zero_init_the_model_is_lightconv():
+    plain = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT).eval()
+    model = tiny_model(cgc_gate_activation="one-plus-tanh", cgc_zero_init=True).eval()
+    missing = set(model.state_dict()) - set(plain.state_dict())
+    assert missing and all(".conv.gate." in name for name in missing)
+    torch.nn.Module.load_state_dict(model, plain.state_dict(), strict=False)
+    source = data_utils.collate_tokens([torch.randint(4, 40, (n,)) for n in (5, 60, 100)], 1, left_pad=True)
+    target = torch.randint(4, 30, (3, 12))
+    lengths = torch.tensor([5, 60, 100])
+    output, expected = model(source, lengths, target)[0], plain(source, lengths, target)[0]
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+
+
+def test_the_gate_changes_the_model():
+    """The counterpart of the test above: by default the gate is there and looks at the sentence."""
+    plain, model = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT).eval(), tiny_model().eval()
+    torch.nn.Module.load_state_dict(model, plain.state_dict(), strict=False)
+    sentence = [torch.randint(4, 40, (50,))]
+    assert not torch.allclose(encode(model, sentence, True)[0], encode(plain, sentence, True)[0], atol=1e-2)
+    gates = [layer.conv.gate(torch.randn(50, 2, 16)) for layer in model.encoder.layers]
+    assert all((gate[0] - gate[1]).abs().max() > 1e-3 for gate in gates)
+
+
+def test_a_lightconv_checkpoint_s_encoder_loads_under_the_same_names():
+    plain, model = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT), tiny_model()
+    keys = torch.nn.Module.load_state_dict(model.encoder, plain.encoder.state_dict(), strict=False)
+    assert not keys.unexpected_keys
+    assert all(".conv.gate." in name for name in keys.missing_keys)
+
+
+@pytest.mark.parametrize("zero_init", [False, True])
+def test_gradients_reach_every_parameter_of_the_gates(zero_init):
+    model = tiny_model(cgc_zero_init=zero_init, dropout=0.0)
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if ".gate." in n}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    source, target = torch.randint(4, 40, (4, 30)), torch.randint(4, 30, (4, 20))
+    for _ in range(4):
+        optimizer.zero_grad()
+        logits = model(source, torch.full((4,), 30), target)[0]
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        if name in before:
+            assert (parameter != before[name]).any(), name
+
+
+def test_embeddings_can_be_shared():
+    task = Task()
+    task.target_dictionary = task.source_dictionary
+    model = tiny_model(task=task, share_all_embeddings=True)
+    assert model.encoder.embed_tokens is model.decoder.embed_tokens
+    assert model.decoder.output_projection.weight is model.encoder.embed_tokens.weight
+
+
+def test_lightconv_s_options_still_work():
+    model = tiny_model(encoder_glu=True, encoder_normalize_before=True, encoder_learned_pos=True, weight_softmax=False)
+    assert model.encoder.layers[0].linear1.out_features == 32
+    assert model.encoder.layer_norm is not None
+    assert not model.encoder.layers[0].conv.weight_softmax
+    assert encode(model.eval(), [torch.randint(4, 40, (7,))], True)[0].shape == (7, 16)
+
+
+def test_one_kernel_size_serves_all_layers():
+    model = tiny_model(encoder_kernel_size_list=[5], decoder_kernel_size_list=[3])
+    assert [layer.conv.kernel_size for layer in model.encoder.layers] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("kernel_size", [4, 6])
+def test_even_kernel_sizes_keep_the_length(kernel_size):
+    model = tiny_model(encoder_kernel_size_list=[kernel_size]).eval()
+    assert encode(model, [torch.randint(4, 40, (9,))], True)[0].shape == (9, 16)
+
+
+@pytest.mark.parametrize("length", [1, 200])
+def test_layers_take_no_mask_as_no_padding(length):
+    layer = tiny_model().eval().encoder.layers[1]
+    x = torch.randn(length, 3, 16)
+    torch.testing.assert_close(layer(x), layer(x, torch.zeros(3, length, dtype=torch.bool)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"encoder_conv_type": "dynamic"}, "--encoder-conv-type is dynamic.*\n.*ungated"),
+        ({"encoder_kernel_size_list": [3, 7]}, r"--encoder-kernel-size-list has 2 kernel sizes, \[3, 7\].*layers 3"),
+        ({"decoder_kernel_size_list": [3, 7, 9]}, "--decoder-kernel-size-list has 3 kernel sizes.*layers 2"),
+        ({"encoder_kernel_size_list": [3, 0, 7]}, "a kernel size is at least 1"),
+        ({"encoder_attention_heads": 3}, "--encoder-attention-heads 3 does not divide the 16 channels"),
+        ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),
+        ({"cgc_latent_dim": 0}, "--cgc-latent-dim is 0"),
+        ({"cgc_pool_factor": -1}, "--cgc-pool-factor is -1"),
+    ],
+)
+def test_options_that_cannot_be_are_named_with_what_would_do(options, words):
+    with pytest.raises(OptionError, match=words) as error:
+        tiny_model(**options)
+    assert str(error.value).count("\n") <= 1
+
+
+def test_options_of_an_older_checkpoint_are_filled_in():
+    args = argparse.Namespace(arch="lightconv_cgc", dropout=0.1, **TINY)
+    assert isinstance(ARCH_MODEL_REGISTRY["lightconv_cgc"].build_model(args, Task()), LightConvCGCModel)
+    assert (args.cgc_gate_on, args.cgc_pool_factor) == ("kernel", 3)
+
+
+def test_lightconv_itself_is_left_as_it_was():
+    assert type(tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT)) is LightConvModel
+
+
+def test_importing_prints_nothing_and_works_from_another_folder(tmp_path):
+    import sys
+
+    from conftest import ROOT
+
+    done = run(sys.executable, "-c", "import fairseq_cgc", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert (done.stdout, done.stderr) == ("", "")
+    where = run(sys.executable, "-m", "fairseq_cgc", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert where.stdout.strip() == str(ROOT / "fairseq_cgc")
+
+
+def test_dictionary_helper_has_the_size_asked_for():
+    assert len(dictionary(8848)) == 8848
