@@ -1,0 +1,122 @@
+"""Translate with a trained model: a binarised test set, or raw sentences.
+
+``python -m fairseq_cgc.translate MODEL [SENTENCE ...]``
+"""
+
+import argparse
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .compat import USER_DIR
+from .errors import UserError
+from .files import read_lines, run_command, whole
+from .lightconv_cgc import LightConvCGCModel
+
+logger = logging.getLogger(__name__)
+BEAM = 6  # the paper's (section 4.4)
+
+
+def generate(model, data, split, output, sentences=None, beam=BEAM, options=()):
+    """Run ``fairseq-generate`` with a progress bar and keep its output.
+
+    Args:
+        model: a checkpoint
+        data: a folder of binarised data
+        split: ``valid``, ``test`` ...
+        output: file for what it prints, which appears whole; its log goes to ``{output}.log``
+        sentences: how many there are, for the progress bar
+        beam: beam size
+        options: further options of fairseq-generate
+
+    Returns:
+        dict of sentence number to tokenised hypothesis, without BPE; too long a source sentence is
+        skipped, as fairseq says in the log, and missing here
+
+    Raises:
+        UserError: fairseq-generate failed
+    """
+    command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", USER_DIR, "--path", str(model)]
+    command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", "--skip-invalid-size-inputs-valid-test"]
+    log = Path(f"{output}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(log, "w", encoding="utf-8") as log_file,
+        whole(output) as partial,
+        open(partial, "w", encoding="utf-8") as file,
+        tqdm(total=sentences, desc="translate", unit=" sentences", disable=None) as bar,
+        subprocess.Popen(
+            [*command, "--no-progress-bar", *options], stdout=subprocess.PIPE, stderr=log_file, encoding="utf-8"
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            bar.update(line.startswith("H-"))
+        if process.wait():
+            raise UserError(
+                f"fairseq-generate failed with exit status {process.returncode}; {log} ends with\n"
+                + "\n".join(read_lines(log)[-15:])
+            )
+    return read_hypotheses(output)
+
+
+def read_hypotheses(path):
+    """The ``H-`` lines of fairseq-generate's output: dict of sentence number to best hypothesis."""
+    hypotheses = {}
+    for line in read_lines(path):
+        match = re.fullmatch(r"H-(\d+)\t[^\t]*\t(.*)", line)
+        if match:
+            hypotheses.setdefault(int(match[1]), match[2])
+    return hypotheses
+
+
+def translate(hub, sentences, beam=BEAM):
+    """Translate raw sentences, one at a time.
+
+    A sentence longer than the model's position limit is cut there, with a warning.
+
+    Args:
+        hub: what ``LightConvCGCModel.from_pretrained`` returns
+        sentences: iterable of raw sentences
+
+    Yields:
+        raw translations
+    """
+    limit = hub.max_positions[0]
+    for number, sentence in enumerate(sentences, 1):
+        tokens = hub.encode(sentence)
+        if len(tokens) > limit:
+            logger.warning(
+                "sentence %d has %d tokens and is cut to the model's limit of %d", number, len(tokens), limit
+            )
+            tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
+        yield hub.decode(hub.generate(tokens, beam=beam)[0]["tokens"])
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m fairseq_cgc.translate",
+        description="Translate raw sentences with a model folder (model.pt with its dictionaries, subword model and "
+        "prepare.json).",
+    )
+    parser.add_argument("model", help="the model folder")
+    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
+    parser.add_argument("--beam", type=int, default=BEAM, help="beam size (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.beam < 1:
+        raise UserError(f"--beam is {args.beam}; it must be at least 1")
+    hub = LightConvCGCModel.from_pretrained(args.model)
+    if torch.cuda.is_available():
+        hub.cuda()
+    for translation in translate(hub, args.sentences or map(str.rstrip, sys.stdin), args.beam):
+        print(translation, flush=True)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.INFO)
+    run_command(main)

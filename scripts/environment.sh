@@ -1,0 +1,75 @@
+# Sourced by the other scripts. Leaves in $PYTHON an interpreter whose environment holds the project
+# and, with the tested versions, what it needs: .venv beside the scripts, made here, or the
+# environment whose interpreter is named by --python PATH (taken out of the arguments: see
+# take_python_option) or by the variable CGC_PYTHON.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# take_python_option "$@": sets CGC_PYTHON and leaves the other arguments in ARGUMENTS.
+take_python_option() {
+    ARGUMENTS=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --python)
+                [ $# -gt 1 ] || fail "--python wants the path of an interpreter"
+                CGC_PYTHON=$2
+                shift 2 ;;
+            --python=*) CGC_PYTHON=${1#*=}; shift ;;
+            *) ARGUMENTS+=("$1"); shift ;;
+        esac
+    done
+}
+
+# The first interpreter that runs and is of a supported version.
+find_python() {
+    local candidate found=
+    for candidate in python3 python3.12 python3.11 python; do
+        "$candidate" -c 'import sys' 2>/dev/null || continue
+        found="$found $candidate: $("$candidate" -c 'import platform; print(platform.python_version())');"
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 or 3.12 is needed, for which ve-fairseq has wheels; found:${found:- none}" \
+        "install one of them, or name it with --python PATH"
+}
+
+# set_up_environment EXTRA: EXTRA is "" or the name of an extra of setup.py.
+set_up_environment() {
+    local extra=$1 stamp wanted pins
+    if [ -n "${CGC_PYTHON:-}" ]; then
+        PYTHON=$(command -v "$CGC_PYTHON") || fail "--python $CGC_PYTHON: no such interpreter"
+    else
+        PYTHON=$ROOT/.venv/bin/python
+        if ! "$PYTHON" -c '' 2>/dev/null; then
+            local base
+            base=$(find_python) || exit 1
+            echo "make $ROOT/.venv with $("$base" --version)"
+            rm -rf "$ROOT/.venv"
+            "$base" -m venv "$ROOT/.venv" ||
+                fail "$base -m venv failed (its words are above); on Debian, apt-get install python3-venv"
+        fi
+    fi
+    "$PYTHON" "$ROOT/scripts/check_environment.py" before || exit 1
+    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.fairseq-cgc${extra:+-$extra}
+    wanted=$(cat "$ROOT/constraints.txt" "$ROOT/setup.py" | cksum)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] ||
+        ! "$PYTHON" "$ROOT/scripts/check_environment.py" after 2>/dev/null; then
+        echo "install fairseq-cgc${extra:+[$extra]} with the tested versions (constraints.txt) for $PYTHON"
+        pins=$(mktemp) || fail "no room for a temporary file"
+        "$PYTHON" "$ROOT/scripts/check_environment.py" pins >"$pins"
+        "$PYTHON" -m pip install --disable-pip-version-check -c "$pins" -e "$ROOT${extra:+[$extra]}" || {
+            rm -f "$pins"
+            fail "pip could not install the project (its words are above); is the package index within reach?"
+        }
+        rm -f "$pins"
+        "$PYTHON" "$ROOT/scripts/check_environment.py" after || exit 1
+        echo "$wanted" >"$stamp"
+    fi
+}
