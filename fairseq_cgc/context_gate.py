@@ -1,8 +1,7 @@
 """The gate: a convolution kernel's modulation, computed from the whole sentence."""
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import OptionError
 from .ops import context_pool

@@ -4,10 +4,9 @@ import copy
 import os
 from pathlib import Path
 
-import torch.nn as nn
 from fairseq.models import lightconv, register_model, register_model_architecture
 from fairseq.models.lightconv import LightConvEncoder, LightConvEncoderLayer, LightConvModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
 from .errors import CheckpointError, OptionError

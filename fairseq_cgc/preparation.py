@@ -81,10 +81,10 @@ def prepare(raw, out, settings=Settings(), workers=None):
     record = out / PREPARATION
     if record.exists():
         before = read_json(record)
-        for part in identity:
-            if before.get(part) != identity[part]:
+        for part, wanted in identity.items():
+            if before.get(part) != wanted:
                 raise UserError(
-                    f"{out} holds a preparation with other {part}: {_difference(before.get(part), identity[part])}.\n"
+                    f"{out} holds a preparation with other {part}: {_difference(before.get(part), wanted)}.\n"
                     "Choose another folder, or remove this one."
                 )
         if "counts" in before:

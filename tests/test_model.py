@@ -81,7 +81,9 @@ def encode(model, sentences, left_pad, pad_to=None):
     return [output[tokens[b] != 1, b] for b in range(len(sentences))]
 
 
-@pytest.mark.parametrize("options", [{}, {"cgc_gate_on": "logits"}, {"cgc_norm": "heads-latent"}, {"encoder_glu": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cgc_gate_on": "logits"}, {"cgc_norm": "heads-latent"}, {"encoder_glu": True}]
+)
 def test_a_sentence_is_encoded_the_same_alone_and_in_any_batch(options):
     model = tiny_model(**options).eval()
     lengths = (1, 2, 8, 9, 10, 21, 44, 45, 46, 70, 120)
