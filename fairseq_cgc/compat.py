@@ -16,6 +16,16 @@ from .errors import UserError
 USER_DIR = os.path.dirname(os.path.abspath(__file__))  # what to give to --user-dir
 FAIRSEQ = "ve-fairseq==0.12.3"
 
+# fairseq drops the last batch of every pass over the data, without a word, if the number of its
+# sentences is no multiple of 8 (data_utils.batch_by_size): the longest sentences in training and
+# validation, and up to 7 of a test set, or all of a small one, when generating.
+EVERY_SENTENCE = ["--required-batch-size-multiple", "1"]
+
+# fairseq forms its batches once a process, seeded by the seed and the epoch it starts in
+# (FairseqTask.get_batch_iterator): a training resumed in a later epoch would see other batches than
+# one that was never stopped. With this it forms them anew for each epoch, resumed or not.
+SAME_BATCHES_WHEN_RESUMED = ["--update-epoch-batch-itr", "True"]
+
 
 def require_environment():
     """Say what is missing before an import fails for a reason that nobody understands.
@@ -57,7 +67,9 @@ def keep_weights_only_loading():
     import torch
 
     if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
-        warnings.warn("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only")
+        warnings.warn(
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only", stacklevel=2
+        )
     if torch.torch_version.TorchVersion(torch.__version__) < "2.6":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     torch.serialization.add_safe_globals([argparse.Namespace])
@@ -93,7 +105,7 @@ def user_error_text(error):
     if isinstance(error, pickle.UnpicklingError):
         reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
         return (
-            f"the checkpoint was refused: it holds more than data, and nothing of it was run ({reason}).\n"
+            f"the checkpoint was refused: it holds more than data, or is damaged; nothing of it was run ({reason}).\n"
             "Expected tensors and options alone, as fairseq saves them; get the file from a source you trust."
         )
     return None

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from . import interface_strings, preparation
 from .checkpoints import average_checkpoints, epoch_checkpoints, load_checkpoint, write_model
-from .compat import USER_DIR
+from .compat import EVERY_SENTENCE, SAME_BATCHES_WHEN_RESUMED, USER_DIR
 from .errors import UserError
 from .files import read_json, read_lines, remove, sha256_of, writable_folder, write_json, write_lines
 from .scoring import detokenised_scores, tokenised_bleu
@@ -30,7 +30,7 @@ FREE_BYTES = 500 * 2**20  # what a run leaves and needs in between: about 250 Mi
 MODEL = """
     --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-layers 3 --encoder-kernel-size-list [3,7,15]
     --decoder-embed-dim 128 --decoder-ffn-embed-dim 256 --decoder-layers 2 --decoder-kernel-size-list [3,7]
-    --share-decoder-input-output-embed --dropout 0.1
+    --share-decoder-input-output-embed --dropout 0.1 --attention-dropout 0 --weight-dropout 0
 """.split()
 TRAINING = """
     --optimizer adam --adam-betas (0.9,0.98) --weight-decay 0.0001
@@ -103,15 +103,8 @@ def corpus(args, work):
 def train_command(args, data, checkpoints):
     """The whole ``fairseq-train`` command."""
     command = [sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", USER_DIR, "--arch", args.arch]
-    command += [
-        *ARCHITECTURES[args.arch],
-        *MODEL,
-        *TRAINING,
-        "--max-update",
-        str(args.updates),
-        "--seed",
-        str(args.seed),
-    ]
+    command += [*ARCHITECTURES[args.arch], *MODEL, *TRAINING, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED]
+    command += ["--max-update", str(args.updates), "--seed", str(args.seed)]
     return command + ["--save-dir", str(checkpoints), "--keep-last-epochs", str(AVERAGED)]
 
 
