@@ -27,8 +27,8 @@ def load_checkpoint(path):
         raise CheckpointError(f"the checkpoint {path} does not exist") from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {user_error_text(error)}") from None
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:  # whatever torch's unpickler stumbles over in a damaged file
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise CheckpointError(f"{path} is truncated or no checkpoint ({reason}); get or make it again") from None
     if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
         raise CheckpointError(f"{path} is no fairseq checkpoint: it lacks 'model' or the options it was trained with")
