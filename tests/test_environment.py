@@ -1,0 +1,100 @@
+"""scripts/check_environment.py and environment.sh, on environments that are not as they should be."""
+
+import sys
+
+import pytest
+from conftest import ROOT, run
+
+CHECK = ROOT / "scripts" / "check_environment.py"
+
+
+def fake_distribution(folder, name, package):
+    """What pip would leave of a distribution that provides a package."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").write_text("")
+    info = folder / f"{name.replace('-', '_')}-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+    (info / "RECORD").write_text(f"{package}/__init__.py,,\n")
+    (info / "top_level.txt").write_text(f"{package}\n")
+
+
+@pytest.mark.parametrize("name", ["fairseq", "fairseq-fixed", "fairseq-of-mine"])
+def test_another_distribution_of_fairseq_is_not_overwritten(tmp_path, name):
+    fake_distribution(tmp_path, name, "fairseq")
+    done = run(sys.executable, CHECK, "before", env={"PYTHONPATH": str(tmp_path)}, check=False)
+    assert done.returncode == 1
+    assert f"holds {name} 0.1" in done.stderr and f"pip uninstall {name}" in done.stderr
+
+
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_another_package_of_our_name_is_named(tmp_path, step):
+    fake_distribution(tmp_path, "another", "fairseq_cgc")
+    done = run(sys.executable, CHECK, step, env={"PYTHONPATH": str(tmp_path)}, check=False)
+    assert done.returncode == 1
+    assert f"another package named fairseq_cgc is in the way, {tmp_path / 'fairseq_cgc'}" in done.stderr
+
+
+def test_this_environment_passes():
+    for step in ("before", "after"):
+        run(sys.executable, CHECK, step, env={"PYTHONPATH": str(ROOT)})
+
+
+def test_an_unsupported_python_is_named(tmp_path):
+    code = f"""
+import runpy, sys
+sys.version_info = (3, 13, 0, "final", 0)
+sys.argv = [{str(CHECK)!r}, "before"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    done = run(sys.executable, "-c", code, check=False)
+    assert done.returncode == 1 and "Python 3.11 or 3.12 is needed" in done.stderr
+
+
+def test_importing_on_an_unsupported_python_or_without_fairseq_says_so(tmp_path):
+    setup = "import sys; sys.version_info = (3, 10, 2, 'final', 0)"
+    missing = "import sys; sys.modules['fairseq'] = None; sys.meta_path[:0] = []"
+    missing += "\nimport importlib.util as u; find = u.find_spec"
+    missing += "\nu.find_spec = lambda name, *rest: None if name == 'fairseq' else find(name, *rest)"
+    for before, words in ((setup, "runs on Python 3.11 and 3.12"), (missing, "pip install ve-fairseq==0.12.3")):
+        done = run(sys.executable, "-c", f"{before}\nimport fairseq_cgc", env={"PYTHONPATH": str(ROOT)}, check=False)
+        assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
+
+
+def test_an_environment_without_fairseq_is_named(tmp_path):
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env")
+    done = run(tmp_path / "env" / "bin" / "python", CHECK, "after", check=False, env={"PYTHONPATH": ""})
+    assert done.returncode == 1 and "fairseq is missing from the environment" in done.stderr
+
+
+def test_a_python_that_does_not_exist_is_named():
+    done = run("bash", ROOT / "scripts" / "test.sh", "--python", "/nowhere/python", check=False)
+    assert done.returncode == 1 and "error: --python /nowhere/python: no such interpreter" in done.stderr
+
+
+def test_without_a_supported_python_the_versions_found_are_named(tmp_path):
+    for name in ("dirname", "env", "mktemp", "cat", "cksum"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\ncase "$2" in *platform*) echo 3.9.1;; *sys.exit*) exit 1;; esac\n')
+    old.chmod(0o755)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    run("cp", "-r", ROOT / "scripts", checkout)
+    done = run(
+        "/bin/bash", checkout / "scripts" / "test.sh", env={"PATH": str(tmp_path), "CGC_PYTHON": ""}, check=False
+    )
+    assert done.returncode == 1
+    assert "Python 3.11 or 3.12 is needed" in done.stderr and "python3: 3.9.1" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_the_pins_leave_a_torch_alone_that_is_there():
+    here = run(sys.executable, CHECK, "pins").stdout
+    assert "torch==" not in here and "ve-fairseq==0.12.3" in here
+
+
+def test_an_environment_without_torch_gets_the_tested_one(tmp_path):
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env")
+    pins = run(tmp_path / "env" / "bin" / "python", CHECK, "pins", env={"PYTHONPATH": ""}).stdout
+    assert "torch==2.13.0" in pins.splitlines()

@@ -1,0 +1,39 @@
+import pickle
+
+import pytest
+from fairseq.data import encoders
+
+from fairseq_cgc.text import MosesLowercaseConfig, MosesText
+
+
+@pytest.mark.parametrize(
+    "language, raw, tokens",
+    [
+        ("de", "Das ist z.B. ein Test, oder?", "Das ist z.B. ein Test , oder ?"),
+        ("de", 'Er sagte "Ja & Amen" <b>', "Er sagte &quot; Ja &amp; Amen &quot; &lt; b &gt;"),
+        ("en", "It's John's.", "It &apos;s John &apos;s ."),
+        ("en", "A state-of-the-art [test] | 1,000.5", "A state-of-the-art &#91; test &#93; &#124; 1,000.5"),
+        ("de", "  viele   Leerzeichen  ", "viele Leerzeichen"),
+        ("de", "", ""),
+    ],
+)
+def test_tokenisation_is_moses_with_escaping_and_whole_dashes(language, raw, tokens):
+    assert MosesText(language).tokenise(raw) == tokens
+
+
+def test_detokenisation_undoes_it():
+    text = MosesText("en")
+    for raw in ('He said "yes" (twice), didn\'t he?', "A & B < C | [D]", "It costs 1,000.50 dollars."):
+        assert text.detokenise(text.tokenise(raw)) == raw
+
+
+def test_the_registered_tokeniser_lowercases_the_source():
+    tokeniser = encoders.build_tokenizer(MosesLowercaseConfig(_name="moses_lowercase")._name)
+    assert tokeniser.encode("Das ist GUT & Schön.") == "das ist gut &amp; schön ."
+    assert tokeniser.decode("it &apos;s good .") == "it's good."
+
+
+def test_a_tokeniser_travels_to_other_processes():
+    text = MosesText("de")
+    text.tokenise("warm")
+    assert pickle.loads(pickle.dumps(text)).tokenise("Ja.") == "Ja ."
