@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import Optional
 
 from fairseq.data.encoders import register_tokenizer
 from fairseq.dataclass import FairseqDataclass
 
+from .errors import OptionError
 from .files import read_json
 
 # Beside the dictionaries of a preparation: its settings, and a copy of the subword model under the
@@ -46,10 +48,10 @@ class MosesText:
         return self._detokeniser.detokenize(sentence.split(), return_str=True, unescape=True)
 
 
-@dataclass
+@dataclass  # fairseq makes command-line options of its fields, and reads no other form of Optional
 class MosesLowercaseConfig(FairseqDataclass):
-    source_lang: str = field(default="de", metadata={"help": "source language"})
-    target_lang: str = field(default="en", metadata={"help": "target language"})
+    source_lang: Optional[str] = field(default=None, metadata={"help": "source language"})
+    target_lang: Optional[str] = field(default=None, metadata={"help": "target language"})
 
 
 @register_tokenizer("moses_lowercase", dataclass=MosesLowercaseConfig)
@@ -57,9 +59,17 @@ class MosesLowercase:
     """``--tokenizer moses_lowercase``: a raw sentence to what a lowercased preparation trained on.
 
     fairseq's own ``--tokenizer moses`` does not lowercase, and splits dashes where the recipe does not.
+
+    Raises:
+        OptionError: without ``--source-lang`` and ``--target-lang``, whose rules it is to follow
     """
 
     def __init__(self, cfg):
+        if not (cfg.source_lang and cfg.target_lang):
+            raise OptionError(
+                f"--tokenizer moses_lowercase is given with --source-lang {cfg.source_lang} and --target-lang "
+                f"{cfg.target_lang}; give both, such as --source-lang de --target-lang en"
+            )
         self._source, self._target = MosesText(cfg.source_lang), MosesText(cfg.target_lang)
 
     def encode(self, x: str) -> str:

@@ -1,9 +1,11 @@
 import pickle
+from argparse import Namespace
 
 import pytest
 from fairseq.data import encoders
 
-from fairseq_cgc.text import MosesLowercaseConfig, MosesText
+from fairseq_cgc.errors import OptionError
+from fairseq_cgc.text import MosesText
 
 
 @pytest.mark.parametrize(
@@ -28,9 +30,16 @@ def test_detokenisation_undoes_it():
 
 
 def test_the_registered_tokeniser_lowercases_the_source():
-    tokeniser = encoders.build_tokenizer(MosesLowercaseConfig(_name="moses_lowercase")._name)
+    config = Namespace(tokenizer="moses_lowercase", source_lang="de", target_lang="en")
+    tokeniser = encoders.build_tokenizer(config)
     assert tokeniser.encode("Das ist GUT & Schön.") == "das ist gut &amp; schön ."
     assert tokeniser.decode("it &apos;s good .") == "it's good."
+
+
+def test_the_registered_tokeniser_wants_both_languages():
+    config = Namespace(tokenizer="moses_lowercase", source_lang="de")
+    with pytest.raises(OptionError, match="--source-lang de and --target-lang None; give both"):
+        encoders.build_tokenizer(config)
 
 
 def test_a_tokeniser_travels_to_other_processes():
