@@ -26,6 +26,11 @@ EVERY_SENTENCE = ["--required-batch-size-multiple", "1"]
 # one that was never stopped. With this it forms them anew for each epoch, resumed or not.
 SAME_BATCHES_WHEN_RESUMED = ["--update-epoch-batch-itr", "True"]
 
+# fairseq starts a data loader's worker process for each epoch, from a thread; with Python 3.11 and
+# torch 2.13 each takes seconds to end, in which nothing trains (20 epochs of one update: 8 s without
+# workers, 64 s with one). fairseq reads ahead in a thread of its own anyway.
+NO_WORKERS = ["--num-workers", "0"]
+
 
 def require_environment():
     """Say what is missing before an import fails for a reason that nobody understands.

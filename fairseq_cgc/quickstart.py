@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from . import interface_strings, preparation
 from .checkpoints import average_checkpoints, epoch_checkpoints, load_checkpoint, write_model
-from .compat import EVERY_SENTENCE, SAME_BATCHES_WHEN_RESUMED, USER_DIR
+from .compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, USER_DIR
 from .errors import UserError
 from .files import read_json, read_lines, remove, sha256_of, writable_folder, write_json, write_lines
 from .scoring import detokenised_scores, tokenised_bleu
@@ -103,7 +103,8 @@ def corpus(args, work):
 def train_command(args, data, checkpoints):
     """The whole ``fairseq-train`` command."""
     command = [sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", USER_DIR, "--arch", args.arch]
-    command += [*ARCHITECTURES[args.arch], *MODEL, *TRAINING, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED]
+    command += [*ARCHITECTURES[args.arch], *MODEL, *TRAINING]
+    command += [*EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
     command += ["--max-update", str(args.updates), "--seed", str(args.seed)]
     return command + ["--save-dir", str(checkpoints), "--keep-last-epochs", str(AVERAGED)]
 

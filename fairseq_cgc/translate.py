@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .compat import EVERY_SENTENCE, USER_DIR
+from .compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from .errors import UserError
 from .files import read_lines, run_command, whole
 from .lightconv_cgc import LightConvCGCModel
@@ -43,7 +43,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, options=()):
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", USER_DIR, "--path", str(model)]
     command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", "--skip-invalid-size-inputs-valid-test"]
-    command += EVERY_SENTENCE
+    command += [*EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY_OPTIONS, USER_DIR, fairseq, run
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.checkpoints import load_checkpoint
-from fairseq_cgc.compat import EVERY_SENTENCE, SAME_BATCHES_WHEN_RESUMED
+from fairseq_cgc.compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED
 from fairseq_cgc.preparation import SPLITS, Settings, prepare
 from fairseq_cgc.translate import read_hypotheses, translate
 
@@ -59,7 +59,7 @@ def data(tmp_path_factory):
 
 def train(data, save_dir, *more, arch="lightconv_cgc", **keywords):
     options = ["--arch", arch, "--user-dir", USER_DIR, *TINY_OPTIONS, *TRAIN, *EVERY_SENTENCE]
-    options = [*options, *SAME_BATCHES_WHEN_RESUMED, "--save-dir", save_dir, *more]
+    options = [*options, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS, "--save-dir", save_dir, *more]
     return fairseq("train", data / "bin", *options, **keywords)
 
 
