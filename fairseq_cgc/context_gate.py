@@ -7,8 +7,13 @@ from .errors import OptionError
 from .ops import context_pool
 
 NORMS = ("latent", "heads-latent")
-ACTIVATIONS = ("sigmoid", "one-plus-tanh")
+ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
 POOL_FACTOR = 3
+
+
+def check_choice(name, value, choices):
+    if value not in choices:
+        raise OptionError(f"{name} is '{value}'; choose from {', '.join(choices)}")
 
 
 class ContextGate(nn.Module):
@@ -61,12 +66,8 @@ class ContextGate(nn.Module):
         ):
             if value < 1:
                 raise OptionError(f"the gate's {name} is {value}; it must be at least 1")
-        for name, value, choices in (
-            ("norm", norm, NORMS),
-            ("activation", activation, ACTIVATIONS),
-        ):
-            if value not in choices:
-                raise OptionError(f"the gate's {name} is '{value}'; choose from {', '.join(choices)}")
+        check_choice("the gate's norm", norm, NORMS)
+        check_choice("the gate's activation", activation, ACTIVATIONS)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.num_slots = pool_factor * kernel_size
@@ -105,3 +106,40 @@ class ContextGate(nn.Module):
         text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"
         text += f", num_slots={self.num_slots}, activation={self.activation}"
         return text + (", zero_init=True" if self.zero_init else "")
+
+
+class ConstantGate(nn.Module):
+    """The control: the gate without its context, which every sentence, head and tap has alike.
+
+    It stands at what ``ContextGate`` starts from with ``zero_init`` and has no parameters. A gain of
+    the context gate counts as the context's only if this one has been beaten too.
+
+    Args:
+        num_heads: H
+        kernel_size: K
+        activation: ``sigmoid``: every gate is 0.5; ``one-plus-tanh``: 1, which is LightConv
+
+    Raises:
+        OptionError: (a ValueError) for an unknown activation
+    """
+
+    def __init__(self, num_heads: int, kernel_size: int, activation: str = "sigmoid"):
+        check_choice("the gate's activation", activation, ACTIVATIONS)
+        super().__init__()
+        self.num_heads = num_heads
+        self.kernel_size = kernel_size
+        self.value = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: T x B x C
+            padding_mask: not looked at
+
+        Returns:
+            B x H x K
+        """
+        return x.new_full((x.size(1), self.num_heads, self.kernel_size), self.value)
+
+    def extra_repr(self):
+        return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, value={self.value}"

@@ -6,10 +6,11 @@ import torch
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor
 
-from .context_gate import ContextGate
+from .context_gate import ConstantGate, ContextGate, check_choice
 from .errors import OptionError
 from .ops import gated_lightconv
 
+GATES = ("context", "constant")
 GATE_ON = ("kernel", "logits")
 
 
@@ -30,13 +31,14 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         weight_softmax: normalise the kernel over its K taps
         weight_dropout: DropConnect's probability
         bias: add a bias of size C
+        gate: ``context``: a ``ContextGate``; ``constant``: a ``ConstantGate``, the control
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
             is the same without ``weight_softmax``
-        **gate_options: ContextGate's
+        **gate_options: ContextGate's; a ConstantGate heeds ``activation`` alone
 
     Attributes:
         weight: H x 1 x K
-        gate: the ContextGate
+        gate: the ContextGate or ConstantGate
         bias: C, or None
 
     Raises:
@@ -52,6 +54,7 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         weight_softmax: bool = True,
         weight_dropout: float = 0.0,
         bias: bool = False,
+        gate: str = "context",
         gate_on: str = "kernel",
         **gate_options,
     ):
@@ -60,8 +63,8 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
                 f"{input_size} convolution channels do not divide into {num_heads} heads; "
                 "choose a number of heads that divides the channels"
             )
-        if gate_on not in GATE_ON:
-            raise OptionError(f"gate_on is '{gate_on}'; choose from {', '.join(GATE_ON)}")
+        check_choice("gate", gate, GATES)
+        check_choice("gate_on", gate_on, GATE_ON)
         if padding_l is None:
             padding_l = kernel_size // 2
         elif isinstance(padding_l, (tuple, list)):
@@ -80,7 +83,10 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
             bias=bias,
         )
         self.gate_on = gate_on
-        self.gate = ContextGate(num_heads, kernel_size, **gate_options)
+        if gate == "constant":
+            self.gate = ConstantGate(num_heads, kernel_size, gate_options.get("activation", "sigmoid"))
+        else:
+            self.gate = ContextGate(num_heads, kernel_size, **gate_options)
         self._mask_of_zeroed_input: Tensor | None = None
 
     @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
 from .errors import CheckpointError, OptionError
-from .gated_convolution import GATE_ON, ContextGatedLightweightConv
+from .gated_convolution import GATE_ON, GATES, ContextGatedLightweightConv
 from .text import PREPARATION, hub_options
 
 
@@ -31,6 +31,7 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
             num_heads=args.encoder_attention_heads,
             weight_softmax=args.weight_softmax,
             weight_dropout=args.weight_dropout,
+            gate=args.cgc_gate,
             gate_on=args.cgc_gate_on,
             norm=args.cgc_norm,
             activation=args.cgc_gate_activation,
@@ -82,6 +83,12 @@ class LightConvCGCModel(LightConvModel):
         LightConvModel.add_args(parser)
         # fairseq's default, dynamic, is the one that cannot be gated.
         parser.set_defaults(encoder_conv_type="lightweight", decoder_conv_type="lightweight")
+        parser.add_argument(
+            "--cgc-gate",
+            choices=GATES,
+            help="context: computed from the sentence (section 3.2; default); constant: the control, every gate fixed "
+            "at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh), without parameters",
+        )
         parser.add_argument(
             "--cgc-gate-on",
             choices=GATE_ON,
@@ -208,6 +215,7 @@ def _fill_in(args, lightconv_architecture):
     args.encoder_conv_type = getattr(args, "encoder_conv_type", "lightweight")
     args.decoder_conv_type = getattr(args, "decoder_conv_type", "lightweight")
     args.weight_softmax = getattr(args, "weight_softmax", True)
+    args.cgc_gate = getattr(args, "cgc_gate", "context")
     args.cgc_gate_on = getattr(args, "cgc_gate_on", "kernel")
     args.cgc_norm = getattr(args, "cgc_norm", "latent")
     args.cgc_gate_activation = getattr(args, "cgc_gate_activation", "sigmoid")

@@ -132,7 +132,9 @@ def test_a_model_in_half_precision_throughout_is_close_to_float32(dtype):
     [
         ({"num_heads": 5}, "24 convolution channels do not divide into 5 heads"),
         ({"num_heads": 0}, "0 heads"),
-        ({"gate_on": "input"}, "input"),
+        ({"gate_on": "input"}, "gate_on is 'input'; choose from kernel, logits"),
+        ({"gate": "none"}, "gate is 'none'; choose from context, constant"),
+        ({"gate": "constant", "activation": "relu"}, "activation is 'relu'"),
         ({"padding_l": 7}, "padding_l is 7"),
     ],
 )

@@ -30,8 +30,9 @@ def count(model):
         ("lightconv_iwslt_de_en", LIGHTWEIGHT, 38_139_436),
         ("lightconv_iwslt_de_en", {**LIGHTWEIGHT, "encoder_conv_type": "dynamic"}, 38_447_576),
         ("lightconv_cgc", {}, 38_148_144),
+        ("lightconv_cgc", {"cgc_gate": "constant"}, 38_139_436),
     ],
-    ids=["transformer", "lightconv", "dynamic", "cgc"],
+    ids=["transformer", "lightconv", "dynamic", "cgc", "cgc-constant"],
 )
 def test_parameters_of_table_6(arch, options, parameters):
     if arch.startswith("transformer"):
@@ -82,7 +83,8 @@ def encode(model, sentences, left_pad, pad_to=None):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"cgc_gate_on": "logits"}, {"cgc_norm": "heads-latent"}, {"encoder_glu": True}]
+    "options",
+    [{}, {"cgc_gate_on": "logits"}, {"cgc_norm": "heads-latent"}, {"encoder_glu": True}, {"cgc_gate": "constant"}],
 )
 def test_a_sentence_is_encoded_the_same_alone_and_in_any_batch(options):
     model = tiny_model(**options).eval()
@@ -110,6 +112,19 @@ def test_with_one_plus_tanh_and_zero_init_the_model_is_lightconv():
     lengths = torch.tensor([5, 60, 100])
     output, expected = model(source, lengths, target)[0], plain(source, lengths, target)[0]
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation, factor", [("sigmoid", 0.5), ("one-plus-tanh", 1.0)])
+def test_a_constant_gate_is_lightconv_with_its_encoder_s_convolutions_scaled(activation, factor):
+    plain = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT).eval()
+    model = tiny_model(cgc_gate="constant", cgc_gate_activation=activation).eval()
+    assert set(model.state_dict()) == set(plain.state_dict())
+    model.load_state_dict(plain.state_dict())
+    for layer in plain.encoder.layers:
+        layer.conv.register_forward_hook(lambda module, inputs, output: output * factor)
+    sentences = [torch.randint(4, 40, (n,)) for n in (5, 60, 100)]
+    for one, other in zip(encode(model, sentences, True), encode(plain, sentences, True)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_the_gate_changes_the_model():
