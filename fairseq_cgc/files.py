@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and text that says where it is broken."""
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import json
@@ -41,6 +42,40 @@ def remove(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path, what):
+    """Hold the lock file ``path`` while something is being written; a process that dies lets it go.
+
+    Args:
+        what: words for what is being written
+
+    Raises:
+        UserError: another process holds it
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
+            ) from None
+        yield
+
+
+def is_held(path):
+    """Whether a process holds the lock file ``path``; a missing file means not."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
 
 
 def write_json(path, value):

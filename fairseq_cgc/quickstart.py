@@ -22,7 +22,7 @@ from .scoring import detokenised_scores, tokenised_bleu
 from .text import MosesText
 from .translate import BEAM, generate, read_hypotheses
 
-SETTINGS = preparation.Settings(bpe_operations=2000, max_ratio=3.0)
+SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
 AVERAGED = 5
 FREE_BYTES = 500 * 2**20  # what a run leaves and needs in between: about 250 MiB, of which the wheel 41
 
@@ -63,10 +63,8 @@ def quickstart(args):
     corpus(args, work)
     stage("2/6 prepare: Moses tokens, lower case, cleaning, joint BPE, binarisation", work / "data")
     raw = {split: work / "raw" / split for split in preparation.SPLITS}
-    for split, counts in preparation.prepare(raw, work / "data", SETTINGS)["counts"].items():
-        print(
-            f"    {split:5} {counts['pairs']:6} pairs, {counts['bpe_tokens_de']:7} / {counts['bpe_tokens_en']:7} BPE tokens"
-        )
+    for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
+        print(f"    {line}")
     train(args, work / "data" / "bin", run)
     average(run, work / "data" / "bin")
     report(args, run, translate_and_score(work, run))

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from fairseq.data.encoders import register_tokenizer
 from fairseq.dataclass import FairseqDataclass
@@ -10,10 +10,30 @@ from fairseq.dataclass import FairseqDataclass
 from .errors import OptionError
 from .files import read_json
 
-# Beside the dictionaries of a preparation: its settings, and a copy of the subword model under the
-# name that fairseq's hub knows.
-PREPARATION = "prepare.json"
-BPE_CODES = "bpecodes"
+PREPARATION = "prepare.json"  # beside the dictionaries of a preparation: its settings
+
+
+class SubwordModel(NamedTuple):
+    """The files and options of one of fairseq's ``--bpe``."""
+
+    name: str  # of the file in a preparation
+    hub_name: str  # of its copy beside the dictionaries: the name that fairseq's hub knows
+    option: str  # fairseq's option for it
+    remove_bpe: str  # fairseq-generate's --remove-bpe
+
+
+SUBWORD_MODELS = {
+    "subword_nmt": SubwordModel("bpe.codes", "bpecodes", "bpe_codes", "@@ "),
+    "sentencepiece": SubwordModel("spm.model", "sentencepiece.bpe.model", "sentencepiece_model", "sentencepiece"),
+}
+
+# Python takes these control characters for white space; Perl, and so Moses, deletes them.
+NOT_SPACE_IN_PERL = dict.fromkeys(range(0x1C, 0x20))
+
+
+def lowercase(sentence):
+    """Lower case as Moses' ``lowercase.perl``: letter by letter, so without Greek's final sigma."""
+    return sentence.lower() if "\u03a3" not in sentence else "".join(map(str.lower, sentence))
 
 
 class MosesText:
@@ -37,6 +57,7 @@ class MosesText:
             from sacremoses import MosesTokenizer
 
             self._tokeniser = MosesTokenizer(self.language)
+        sentence = sentence.translate(NOT_SPACE_IN_PERL)
         return self._tokeniser.tokenize(sentence, aggressive_dash_splits=False, return_str=True, escape=True)
 
     def detokenise(self, sentence):
@@ -73,7 +94,7 @@ class MosesLowercase:
         self._source, self._target = MosesText(cfg.source_lang), MosesText(cfg.target_lang)
 
     def encode(self, x: str) -> str:
-        return self._source.tokenise(x).lower()
+        return lowercase(self._source.tokenise(x))
 
     def decode(self, x: str) -> str:
         return self._target.detokenise(x)
@@ -89,11 +110,12 @@ def hub_options(folder):
         dict of option to value
     """
     settings = read_json(os.path.join(folder, PREPARATION))["settings"]
+    subwords = SUBWORD_MODELS[settings["bpe"]]
     return {
         "source_lang": settings["source_lang"],
         "target_lang": settings["target_lang"],
         "tokenizer": "moses_lowercase" if settings["lowercase"] else "moses",
         "moses_no_dash_splits": True,
-        "bpe": "subword_nmt",
-        "bpe_codes": os.path.abspath(os.path.join(folder, BPE_CODES)),
+        "bpe": settings["bpe"],
+        subwords.option: os.path.abspath(os.path.join(folder, subwords.hub_name)),
     }

@@ -53,7 +53,7 @@ def data(tmp_path_factory):
             pairs += [("", ""), ("Völlig unbekannte Wörter", "words nobody knows"), ("Baum " * 300, "tree " * 300)]
         for side, language in enumerate(("de", "en")):
             (folder / f"{split}.{language}").write_text("".join(pair[side] + "\n" for pair in pairs), encoding="utf-8")
-    prepare({s: folder / s for s in SPLITS}, folder / "data", Settings(bpe_operations=100), workers=1)
+    prepare({s: folder / s for s in SPLITS}, folder / "data", Settings(bpe_size=100), workers=1)
     return folder / "data"
 
 
@@ -234,7 +234,7 @@ def test_a_small_model_overfits_twenty_pairs(tmp_path):
     for split in SPLITS:
         for side, language in enumerate(("de", "en")):
             (tmp_path / f"{split}.{language}").write_text("".join(p[side] + "\n" for p in pairs), encoding="utf-8")
-    prepare({s: tmp_path / s for s in SPLITS}, tmp_path / "data", Settings(bpe_operations=100), workers=1)
+    prepare({s: tmp_path / s for s in SPLITS}, tmp_path / "data", Settings(bpe_size=100), workers=1)
     options = ["--dropout", 0, "--attention-dropout", 0, "--weight-dropout", 0, "--max-update", 150]
     train(
         tmp_path / "data", tmp_path, *options, "--no-epoch-checkpoints", "--disable-validation", "--label-smoothing", 0

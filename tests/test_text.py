@@ -5,7 +5,7 @@ import pytest
 from fairseq.data import encoders
 
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.text import MosesText
+from fairseq_cgc.text import MosesText, lowercase
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,14 @@ def test_the_registered_tokeniser_wants_both_languages():
     config = Namespace(tokenizer="moses_lowercase", source_lang="de")
     with pytest.raises(OptionError, match="--source-lang de and --target-lang None; give both"):
         encoders.build_tokenizer(config)
+
+
+def test_lower_case_is_perl_s_letter_by_letter():
+    assert lowercase("ÄÖÜ ΟΔΟΣ ẞ İ") == "äöü οδοσ ß i\u0307"
+
+
+def test_control_characters_that_python_takes_for_spaces_are_deleted_as_in_moses():
+    assert MosesText("en").tokenise("one\x1ctwo three\u00a0four") == "onetwo three four"
 
 
 def test_a_tokeniser_travels_to_other_processes():
