@@ -18,9 +18,10 @@ from .errors import CorpusError, UserError
 
 @contextmanager
 def whole(path):
-    """Yield a name beside ``path`` to write a file or folder under; it becomes ``path`` at the end.
+    """Yield a name beside ``path`` to write a file or folder under; at the end it becomes ``path``,
+    and what was there before is gone.
 
-    After an error, or in a process that dies, ``path`` does not appear; what a dead process left
+    After an error, or in a process that dies, ``path`` is as it was; what a dead process left
     under the temporary name is cleared by the next run.
     """
     path = Path(path)
@@ -29,6 +30,8 @@ def whole(path):
     remove(partial)
     try:
         yield partial
+        if partial.is_dir():
+            remove(path)
         os.replace(partial, path)
     except BaseException:
         remove(partial)
@@ -142,8 +145,11 @@ def sha256_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def writable_folder(path, free_bytes=0):
+def writable_folder(path, free_bytes=0, option="--work"):
     """Make the folder if need be, and see that it can be written to and has room.
+
+    Args:
+        option: the command's option that names another folder, for the error
 
     Raises:
         UserError: it cannot be made or written to, or its disk has less than ``free_bytes`` left
@@ -156,13 +162,13 @@ def writable_folder(path, free_bytes=0):
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"the folder {path} cannot be written to ({error.strerror}); choose another with --work"
+            f"the folder {path} cannot be written to ({error.strerror}); choose another with {option}"
         ) from None
     free = shutil.disk_usage(path).free
     if free < free_bytes:
         raise UserError(
             f"the disk of {path} has {free / 2**20:.0f} MiB free and {free_bytes / 2**20:.0f} MiB are needed; "
-            "make room, or choose another folder with --work"
+            f"make room, or choose another folder with {option}"
         )
     return path
 

@@ -9,7 +9,17 @@ import pytest
 from conftest import ROOT, run
 
 from fairseq_cgc.errors import CorpusError, UserError
-from fairseq_cgc.files import read_json, read_lines, run_command, whole, writable_folder, write_json, write_lines
+from fairseq_cgc.files import (
+    held,
+    is_held,
+    read_json,
+    read_lines,
+    run_command,
+    whole,
+    writable_folder,
+    write_json,
+    write_lines,
+)
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -138,3 +148,31 @@ run_command(main)
 
 def test_run_helper_reports_the_exit_status():
     assert run(sys.executable, "-c", "raise SystemExit(3)", check=False).returncode == 3
+
+
+def test_a_folder_takes_the_place_of_an_earlier_one_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "output"
+    path.mkdir()
+    (path / "old").write_text("1")
+    with pytest.raises(ValueError), whole(path) as partial:
+        partial.mkdir()
+        raise ValueError
+    assert [file.name for file in path.iterdir()] == ["old"]
+    with whole(path) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("1")
+    assert [file.name for file in path.iterdir()] == ["new"]
+
+
+def test_a_lock_is_held_by_one_process_and_let_go_at_its_end(tmp_path):
+    lock = tmp_path / "deep" / ".lock"
+    assert not is_held(lock)
+    with held(lock, "the thing"):
+        assert is_held(lock)
+        with pytest.raises(UserError, match=f"the thing is being written by another process .*{lock.name}"):
+            with held(lock, "the thing"):
+                pass
+    assert not is_held(lock)
+    code = f"from fairseq_cgc.files import held; import os\nwith held({str(lock)!r}, 'x'): os.kill(os.getpid(), 9)"
+    run(sys.executable, "-c", code, cwd=ROOT, check=False)
+    assert not is_held(lock)
