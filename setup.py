@@ -22,7 +22,9 @@ setup(
         "tqdm>=4.64",  # progress bars
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100"],  # the tests, and random shapes in them
-        "plots": ["matplotlib>=3.8"],  # learning curves as PNG
+        # the tests, random shapes in them, and the plots that they look at
+        "test": ["pytest>=8", "hypothesis>=6.100", "matplotlib>=3.8"],
+        "plots": ["matplotlib>=3.8"],  # bar charts and learning curves as PNG
+        "tensorboard": ["tensorboard>=2.16"],  # train.sh --tensorboard
     },
 )
