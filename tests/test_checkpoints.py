@@ -3,7 +3,7 @@ import argparse
 import pytest
 import torch
 
-from fairseq_cgc.checkpoints import average_checkpoints, epoch_checkpoints, load_checkpoint, write_model
+from fairseq_cgc.checkpoints import average_checkpoints, find_checkpoints, load_checkpoint, write_model
 from fairseq_cgc.errors import CheckpointError
 
 
@@ -41,11 +41,11 @@ def test_checkpoints_of_different_models_are_refused_with_the_parameter_s_name(t
 def test_the_last_epochs_are_found_by_number(tmp_path):
     for name in ("1", "2", "9", "10", "11", "_last", "_best", "_3_400"):
         save(tmp_path / f"checkpoint{name}.pt", weight=[1.0])
-    names = [path.name for path in epoch_checkpoints(tmp_path, 3)]
+    names = [path.name for path in find_checkpoints(tmp_path, count=3)]
     assert names == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
-    assert len(epoch_checkpoints(tmp_path)) == 5
+    assert len(find_checkpoints(tmp_path)) == 5
     with pytest.raises(CheckpointError, match="has 5 epoch checkpoints .* and 6 are wanted"):
-        epoch_checkpoints(tmp_path, 6)
+        find_checkpoints(tmp_path, count=6)
 
 
 def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):
