@@ -8,6 +8,7 @@ import logging
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 BEAM = 6  # the paper's (section 4.4)
 
 
-def generate(model, data, split, output, sentences=None, beam=BEAM, options=()):
+def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="@@ ", options=()):
     """Run ``fairseq-generate`` with a progress bar and keep its output.
 
     Args:
@@ -32,6 +33,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, options=()):
         output: file for what it prints, which appears whole; its log goes to ``{output}.log``
         sentences: how many there are, for the progress bar
         beam: beam size
+        remove_bpe: what joins subwords: fairseq-generate's ``--remove-bpe``
         options: further options of fairseq-generate
 
     Returns:
@@ -42,8 +44,8 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, options=()):
         UserError: fairseq-generate failed
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", USER_DIR, "--path", str(model)]
-    command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", "--skip-invalid-size-inputs-valid-test"]
-    command += [*EVERY_SENTENCE, *NO_WORKERS]
+    command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", remove_bpe]
+    command += ["--skip-invalid-size-inputs-valid-test", *EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -60,7 +62,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, options=()):
             bar.update(line.startswith("H-"))
         if process.wait():
             raise UserError(
-                f"fairseq-generate failed with exit status {process.returncode}; {log} ends with\n"
+                f"fairseq-generate failed with exit status {process.returncode}; its log ends with\n"
                 + "\n".join(read_lines(log)[-15:])
             )
     return read_hypotheses(output)
@@ -76,27 +78,34 @@ def read_hypotheses(path):
     return hypotheses
 
 
-def translate(hub, sentences, beam=BEAM):
-    """Translate raw sentences, one at a time.
+def translate(hub, sentences, beam=BEAM, batch=1):
+    """Translate raw sentences.
 
     A sentence longer than the model's position limit is cut there, with a warning.
 
     Args:
         hub: what ``LightConvCGCModel.from_pretrained`` returns
         sentences: iterable of raw sentences
+        beam: beam size
+        batch: how many to translate together; it changes nothing but the speed
 
     Yields:
         raw translations
     """
-    limit = hub.max_positions[0]
-    for number, sentence in enumerate(sentences, 1):
-        tokens = hub.encode(sentence)
-        if len(tokens) > limit:
-            logger.warning(
-                "sentence %d has %d tokens and is cut to the model's limit of %d", number, len(tokens), limit
-            )
-            tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
-        yield hub.decode(hub.generate(tokens, beam=beam)[0]["tokens"])
+    limit, sentences, number = hub.max_positions[0], iter(sentences), 0
+    while group := list(islice(sentences, batch)):
+        encoded = []
+        for sentence in group:
+            number += 1
+            tokens = hub.encode(sentence)
+            if len(tokens) > limit:
+                logger.warning(
+                    "sentence %d has %d tokens and is cut to the model's limit of %d", number, len(tokens), limit
+                )
+                tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
+            encoded.append(tokens)
+        for hypotheses in hub.generate(encoded, beam=beam):
+            yield hub.decode(hypotheses[0]["tokens"])
 
 
 def main(argv=None):
@@ -108,14 +117,21 @@ def main(argv=None):
     parser.add_argument("model", help="the model folder")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
     parser.add_argument("--beam", type=int, default=BEAM, help="beam size (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="sentences translated together (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.beam < 1:
-        raise UserError(f"--beam is {args.beam}; it must be at least 1")
+    for option in ("beam", "batch"):
+        if getattr(args, option) < 1:
+            raise UserError(f"--{option} is {getattr(args, option)}; it must be at least 1")
     hub = LightConvCGCModel.from_pretrained(args.model)
     if torch.cuda.is_available():
         hub.cuda()
-    for translation in translate(hub, args.sentences or map(str.rstrip, sys.stdin), args.beam):
-        print(translation, flush=True)
+    sentences, batch = args.sentences or map(str.rstrip, sys.stdin), args.batch
+    if not args.sentences and sys.stdin.isatty():
+        batch = 1  # someone waits for each
+    with tqdm(total=len(args.sentences) or None, unit=" sentences", disable=True if batch == 1 else None) as bar:
+        for translation in translate(hub, sentences, args.beam, batch):
+            print(translation, flush=True)
+            bar.update()
 
 
 if __name__ == "__main__":

@@ -57,9 +57,10 @@ set_up_environment() {
         fi
     fi
     "$PYTHON" "$ROOT/scripts/check_environment.py" before || exit 1
-    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.fairseq-cgc${extra:+-$extra}
+    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.fairseq-cgc-
     wanted=$(cat "$ROOT/constraints.txt" "$ROOT/setup.py" | cksum)
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] ||
+    # What an extra's stamp vouches for includes what goes without one.
+    if ! cat "$stamp"${extra:-*} 2>/dev/null | grep -qx "$wanted" ||
         ! "$PYTHON" "$ROOT/scripts/check_environment.py" after 2>/dev/null; then
         echo "install fairseq-cgc${extra:+[$extra]} with the tested versions (constraints.txt) for $PYTHON"
         pins=$(mktemp) || fail "no room for a temporary file"
@@ -70,6 +71,21 @@ set_up_environment() {
         }
         rm -f "$pins"
         "$PYTHON" "$ROOT/scripts/check_environment.py" after || exit 1
-        echo "$wanted" >"$stamp"
+        echo "$wanted" >"$stamp$extra"
     fi
+}
+
+# run_script SCRIPT "$@": the script of ours, in the environment that --python names or that is made
+# here. Help needs no environment, just an interpreter.
+run_script() {
+    local script=$ROOT/scripts/$1 argument
+    shift
+    take_python_option "$@"
+    for argument in ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}; do
+        case $argument in
+            -h | --help) exec "${CGC_PYTHON:-$(find_python)}" "$script" --help ;;
+        esac
+    done
+    set_up_environment ""
+    exec "$PYTHON" "$script" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 }

@@ -32,16 +32,16 @@ def finished(tmp_path_factory, wheel):
 def test_a_run_goes_from_the_wheel_to_scores_and_a_command_to_go_on_with(finished):
     work, done = finished
     words = done.stdout
-    for stage in ("1/6 corpus", "2/6 prepare", "3/6 train", "4/6 average", "5/6 translate", "6/6 score"):
+    for stage in ("1/6 corpus", "2/6 prepare", "3/6 train", "4/6 average", "5/6 translate", "6/6 report"):
         assert f"[{stage}" in words
     assert "train 430, valid 20, test 30 pairs" in words
     assert "--arch lightconv_cgc" in words
-    scores = json.loads((work / "lightconv_cgc-seed1" / "translations" / "scores.json").read_text())
+    scores = json.loads((work / "lightconv_cgc-seed1" / "test" / "scores.json").read_text())["scores"]
     assert set(scores) == {"tokenised BLEU-4", "BLEU", "chrF"}
     for score in scores.values():
         assert f"{score['score']:.2f}" in words and score["signature"] in words
     assert words.count("  source ") == words.count("  translation ") == 5
-    translations = work / "lightconv_cgc-seed1" / "translations"
+    translations = work / "lightconv_cgc-seed1" / "test"
     assert all(len((translations / f"test.{n}").read_text().splitlines()) == 30 for n in ("de", "en", "hyp"))
 
 
@@ -73,7 +73,7 @@ def test_more_updates_train_on_and_the_baseline_uses_the_same_data(finished, whe
     assert "lightconv_iwslt_de_en, 30 updates, seed 2" in done.stdout
     assert (work / "data" / "bin" / "train.de-en.de.bin").stat().st_mtime_ns == before
     less = quickstart(work, wheel, updates=10, check=False)
-    assert less.returncode == 1 and "was trained for 35 updates and --updates is 10" in less.stderr
+    assert less.returncode == 1 and "was trained for 35 updates and 10 are asked for" in less.stderr
 
 
 def test_fresh_starts_over(finished, wheel, tmp_path):
@@ -86,8 +86,8 @@ def test_a_stopped_training_is_taken_up_again(finished, wheel, tmp_path):
     """As after a kill between two epochs: the checkpoint is there, the record of the end is not."""
     work = shutil.copytree(finished[0], tmp_path / "work")
     run_folder = work / "lightconv_cgc-seed1"
-    record = run_folder / "trained.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "updates": 0}))
+    record = run_folder / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "done": 0}))
     (run_folder / "train.log").unlink()
     quickstart(work, wheel, updates=40)
     log = (run_folder / "train.log").read_text()
