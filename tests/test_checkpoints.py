@@ -44,8 +44,31 @@ def test_the_last_epochs_are_found_by_number(tmp_path):
     names = [path.name for path in find_checkpoints(tmp_path, count=3)]
     assert names == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
     assert len(find_checkpoints(tmp_path)) == 5
-    with pytest.raises(CheckpointError, match="has 5 epoch checkpoints .* and 6 are wanted"):
+    with pytest.raises(CheckpointError, match="has 5 epoch checkpoints and 6 are wanted"):
         find_checkpoints(tmp_path, count=6)
+
+
+def test_the_last_updates_and_the_best_are_found_by_number(tmp_path):
+    for name in ("_1_500", "_2_1000", "_2_1500", ".best_loss_4.1005", ".best_loss_3.9990", ".best_loss_12.0001", "3"):
+        save(tmp_path / f"checkpoint{name}.pt", weight=[1.0])
+    names = [path.name for path in find_checkpoints(tmp_path, "update", 2)]
+    assert names == ["checkpoint_2_1000.pt", "checkpoint_2_1500.pt"]
+    names = [path.name for path in find_checkpoints(tmp_path, "best", 2)]
+    assert names == ["checkpoint.best_loss_4.1005.pt", "checkpoint.best_loss_3.9990.pt"]
+
+
+def test_checkpoints_of_the_same_shapes_but_other_options_are_refused(tmp_path):
+    paths = [save(tmp_path / f"{n}.pt", weight=[1.0]) for n in (1, 2)]
+    state = load_checkpoint(paths[1])
+    state["cfg"]["model"].cgc_gate_activation = "one-plus-tanh"
+    torch.save(state, paths[1])
+    with pytest.raises(CheckpointError, match="of different models: cgc_gate_activation is one-plus-tanh in the one"):
+        average_checkpoints(paths)
+
+
+def test_nothing_has_no_average():
+    with pytest.raises(CheckpointError, match="no checkpoints"):
+        average_checkpoints([])
 
 
 def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):

@@ -93,6 +93,7 @@ def test_options_are_kept_in_the_checkpoint(trained):
     options = load_checkpoint(trained[0])["cfg"]["model"]
     kept = {name: value for name, value in vars(options).items() if name.startswith("cgc_")}
     assert kept == {
+        "cgc_gate": "context",
         "cgc_gate_on": "logits",
         "cgc_norm": "heads-latent",
         "cgc_gate_activation": "one-plus-tanh",
