@@ -22,8 +22,8 @@ setup(
         "tqdm>=4.64",  # progress bars
     ],
     extras_require={
-        # the tests, random shapes in them, and the plots that they look at
-        "test": ["pytest>=8", "hypothesis>=6.100", "matplotlib>=3.8"],
+        # the tests, on several cores, random shapes in them, and the plots that they look at
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "matplotlib>=3.8"],
         "plots": ["matplotlib>=3.8"],  # bar charts and learning curves as PNG
         "tensorboard": ["tensorboard>=2.16"],  # train.sh --tensorboard
     },

@@ -5,4 +5,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 take_python_option "$@"
 set_up_environment test
 cd "$ROOT"
-exec "$PYTHON" -m pytest ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+# Each file on one core: its tests share what they train.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
