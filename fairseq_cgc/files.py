@@ -54,6 +54,9 @@ def held(path, what):
     Args:
         what: words for what is being written
 
+    Yields:
+        the descriptor of the lock; a child process that is given it holds the lock too
+
     Raises:
         UserError: another process holds it
     """
@@ -66,7 +69,7 @@ def held(path, what):
             raise UserError(
                 f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
             ) from None
-        yield
+        yield file.fileno()
 
 
 def is_held(path):

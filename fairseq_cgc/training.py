@@ -190,7 +190,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     identity = {"row": row, "seed": seed, "options": list(options), "data": data_record(prepared)}
     if batch_tokens:
         identity["batch_tokens"] = batch_tokens
-    with held(run / LOCK, f"the run {run}"):
+    with held(run / LOCK, f"the run {run}") as lock:
         before = read_json(record) if record.exists() else {**identity, "done": 0}
         for name, wanted in identity.items():
             found = before.get(name)
@@ -220,7 +220,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         now = {**identity, "updates": updates, "command": command, "versions": versions}
         write_json(record, {**now, "done": before["done"]})
         mend_last_checkpoint(checkpoints)
-        follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates)
+        follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
         write_json(record, {**now, "done": updates})
 
 
@@ -255,9 +255,13 @@ def mend_last_checkpoint(checkpoints):
         print("    there is no other checkpoint: starting from the beginning", flush=True)
 
 
-def follow_training(command, run, updates):
+def follow_training(command, run, updates, lock):
     """Run fairseq-train, its words to ``train.log``, its figures to ``log.jsonl``, its progress to a
     bar (or a line now and then).
+
+    Args:
+        lock: the descriptor of the run's lock, which fairseq-train holds on to: if we are killed and it
+            is not, nothing else writes the run before it has ended
 
     Raises:
         UserError: it failed; with the end of its words
@@ -268,7 +272,9 @@ def follow_training(command, run, updates):
         open(run / "log.jsonl", "a", encoding="utf-8") as figures,
         tqdm(total=updates, unit=" updates", disable=None) as bar,
     ):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=(lock,)
+        )
         try:
             for line in process.stdout:
                 log.write(line)

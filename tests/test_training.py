@@ -1,7 +1,10 @@
 """Training by the protocol, and what stands around it: layouts, records, resuming, several processes."""
 
 import json
+import os
 import random
+import sys
+import time
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from fairseq_cgc import training
 from fairseq_cgc.checkpoints import count_parameters
 from fairseq_cgc.distributed import distributed_options
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
-from fairseq_cgc.files import held, read_json
+from fairseq_cgc.files import held, is_held, read_json
 from fairseq_cgc.preparation import SPLITS, Settings, prepare
 from fairseq_cgc.training import ROWS, batch_options, launcher, parse_figures, precision_options, row_options
 
@@ -201,6 +204,25 @@ def test_half_a_last_checkpoint_is_replaced_by_the_last_whole_epoch(finished, pr
     done = train_row("cgc-constant", prepared, runs, "--max-update", 14, "--keep", 2)
     assert "checkpoint_last.pt is truncated" in done.stdout and "going on from checkpoint" in done.stdout
     assert max(losses(runs / "cgc-constant-seed1")) == 14
+
+
+def test_a_run_stays_locked_while_its_fairseq_train_lives(tmp_path):
+    """As after a kill of train.sh alone."""
+    code = f"""
+import os, sys
+from fairseq_cgc.files import held
+from fairseq_cgc.training import follow_training
+with held({str(tmp_path / ".lock")!r}, "x") as lock:
+    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c", f"sleep 2; kill -9 {{os.getpid()}}")
+    from pathlib import Path
+    follow_training(command, Path({str(tmp_path)!r}), 1, lock)
+"""
+    assert run(sys.executable, "-c", code, cwd=ROOT, check=False).returncode == -9
+    assert is_held(tmp_path / ".lock")
+    os.kill(int((tmp_path / "train.log").read_text()), 9)
+    time.sleep(0.5)
+    assert not is_held(tmp_path / ".lock")
 
 
 def test_a_training_that_fails_ends_with_its_last_words(prepared, tmp_path):
