@@ -210,18 +210,21 @@ def test_a_run_stays_locked_while_its_fairseq_train_lives(tmp_path):
     """As after a kill of train.sh alone."""
     code = f"""
 import os, sys
+from pathlib import Path
 from fairseq_cgc.files import held
 from fairseq_cgc.training import follow_training
+log = Path({str(tmp_path)!r}, "train.log")
 with held({str(tmp_path / ".lock")!r}, "x") as lock:
     command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
-    os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c", f"sleep 2; kill -9 {{os.getpid()}}")
-    from pathlib import Path
-    follow_training(command, Path({str(tmp_path)!r}), 1, lock)
+    os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c", f"while [ ! -s '{{log}}' ]; do sleep 0.2; done; kill -9 {{os.getpid()}}")
+    follow_training(command, log.parent, 1, lock)
 """
     assert run(sys.executable, "-c", code, cwd=ROOT, check=False).returncode == -9
     assert is_held(tmp_path / ".lock")
     os.kill(int((tmp_path / "train.log").read_text()), 9)
-    time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while is_held(tmp_path / ".lock") and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not is_held(tmp_path / ".lock")
 
 
