@@ -24,7 +24,7 @@ FREE_BYTES = 500 * 2**20  # what a run leaves and needs in between: about 250 Mi
 MODEL = """
     --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-layers 3 --encoder-kernel-size-list [3,7,15]
     --decoder-embed-dim 128 --decoder-ffn-embed-dim 256 --decoder-layers 2 --decoder-kernel-size-list [3,7]
-    --share-decoder-input-output-embed --dropout 0.1 --attention-dropout 0 --weight-dropout 0
+    --share-decoder-input-output-embed --dropout 0.1 --input-dropout 0 --attention-dropout 0 --weight-dropout 0
 """.split()
 TRAINING = """
     --optimizer adam --adam-betas (0.9,0.98) --weight-decay 0.0001

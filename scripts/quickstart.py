@@ -23,7 +23,7 @@ def parse():
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed of the training")
     parser.add_argument(
-        "--updates", type=int, default=2000, metavar="N", help="more than a run had before trains it on"
+        "--updates", type=int, default=1700, metavar="N", help="more than a run had before trains it on"
     )
     parser.add_argument("--archive", type=Path, metavar="PATH", help="a local copy of the homeassistant 2025.4.4 wheel")
     parser.add_argument("--sha256", metavar="HEX", help="hash that the wheel must have, if not the pinned one's")
