@@ -211,10 +211,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
             return
         for name in (MODEL_FOLDER, "test"):  # of fewer updates
             remove(run / name)
-        command = [*(launch or launcher(1)), str(prepared / "bin"), "--user-dir", USER_DIR, *options, *layout]
-        command += [*EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
-        command += ["--max-update", str(updates), "--seed", str(seed)]
-        command += ["--save-dir", str(checkpoints), "--keep-last-epochs", str(keep)]
+        command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
         print(f"    {shlex.join(command)}", flush=True)
         versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}
         now = {**identity, "updates": updates, "command": command, "versions": versions}
@@ -222,6 +219,26 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         mend_last_checkpoint(checkpoints)
         follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
         write_json(record, {**now, "done": updates})
+
+
+def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=AVERAGED):
+    """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
+    command = [*(launch or launcher(1)), str(prepared / "bin"), "--user-dir", USER_DIR, *options, *layout]
+    command += [*EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
+    command += ["--max-update", str(updates), "--seed", str(seed)]
+    return command + ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
+
+
+def join_training(command):
+    """Take part in a run that another machine keeps the record of.
+
+    Raises:
+        UserError: fairseq-train failed
+    """
+    print(f"    {shlex.join(command)}", flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise UserError(f"fairseq-train failed with exit status {status}; its words are above")
 
 
 def _words(one, other):

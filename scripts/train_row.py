@@ -26,7 +26,13 @@ def parse(argv=None):
     parser.add_argument(
         "--gpus", type=int, default=1, metavar="N", help="of this machine; without any, CPU processes (gloo)"
     )
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines; run the same command on each")
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="machines, with a file system in common; run the same command on each",
+    )
     parser.add_argument("--node-rank", type=int, default=0, metavar="R", help="which of them this is, from 0")
     parser.add_argument("--master", metavar="HOST:PORT", help="of the first machine")
     parser.add_argument(
@@ -52,7 +58,16 @@ def main(args):
 
     from fairseq_cgc.errors import OptionError
     from fairseq_cgc.files import writable_folder
-    from fairseq_cgc.training import batch_options, launcher, precision_options, row_options, train
+    from fairseq_cgc.training import (
+        batch_options,
+        join_training,
+        launcher,
+        precision_options,
+        prepared_folder,
+        row_options,
+        train,
+        train_command,
+    )
 
     for option in ("max_update", "keep"):
         if getattr(args, option) < 1:
@@ -70,6 +85,10 @@ def main(args):
     writable_folder(args.runs, option="--runs")
     options = [*row_options(args.row), *args.fairseq]
     print(f"[train {args.row}, seed {args.seed}, for {args.max_update} updates] -> {run}", flush=True)
+    if args.node_rank > 0:  # the first machine keeps the record
+        data = prepared_folder(args.data)
+        join_training(train_command(run, args.seed, options, data, args.max_update, launch, layout, args.keep))
+        return
     train(run, args.row, args.seed, options, args.data, args.max_update, launch, layout, args.batch_tokens, args.keep)
     print(f"[trained] -> {run}; translate and score it with examples/iwslt14/generate.sh {run}")
 

@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -136,19 +138,39 @@ def test_a_process_of_several_is_told_its_place_and_gloo_without_a_gpu():
     assert options[options.index("--distributed-backend") + 1] == "gloo" and "--cpu" in options
 
 
-def test_two_processes_have_the_losses_of_one(prepared, tmp_path):
-    options = [*NO_DROPOUT, "--max-update", 8, "--keep", 1]
-    train_row("cgc", prepared, tmp_path / "one", *options, "--max-tokens", 200)
-    done = train_row("cgc", prepared, tmp_path / "two", *options, "--gpus", 2)
-    assert "torch.distributed.run" in done.stdout and "--update-freq 1" in done.stdout
-    one, two = losses(tmp_path / "one" / "cgc-seed1"), losses(tmp_path / "two" / "cgc-seed1")
-    assert list(one) == list(two) and max(one) == 8
-    assert list(one.values()) == pytest.approx(list(two.values()), abs=2e-3)  # logged with three decimals
-    states = [
-        torch.load(tmp_path / n / "cgc-seed1" / "checkpoints" / "checkpoint_last.pt")["model"] for n in ("one", "two")
-    ]
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    """A run of one process, which accumulates what several would take."""
+    runs = tmp_path_factory.mktemp("alone")
+    train_row("cgc", prepared, runs, *TOGETHER, "--max-tokens", 200)
+    return runs / "cgc-seed1"
+
+
+TOGETHER = [*NO_DROPOUT, "--max-update", 8, "--keep", 1]
+
+
+def assert_the_same_training(one, two):
+    assert list(losses(one)) == list(losses(two)) and max(losses(one)) == 8
+    assert list(losses(one).values()) == pytest.approx(list(losses(two).values()), abs=2e-3)  # logged to a thousandth
+    states = [torch.load(run / "checkpoints" / "checkpoint_last.pt")["model"] for run in (one, two)]
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-4)
+
+
+def test_two_processes_have_the_losses_of_one(alone, prepared, tmp_path):
+    done = train_row("cgc", prepared, tmp_path, *TOGETHER, "--gpus", 2)
+    assert "torch.distributed.run" in done.stdout and "--update-freq 1" in done.stdout
+    assert_the_same_training(alone, tmp_path / "cgc-seed1")
+
+
+def test_two_machines_have_the_losses_of_one(alone, prepared, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        options = [*TOGETHER, "--nodes", 2, "--master", f"127.0.0.1:{free.getsockname()[1]}"]
+    with ThreadPoolExecutor(2) as pool:
+        machines = [pool.submit(train_row, "cgc", prepared, tmp_path, *options, "--node-rank", rank) for rank in (0, 1)]
+        assert all("--nnodes 2" in machine.result().stdout for machine in machines)
+    assert_the_same_training(alone, tmp_path / "cgc-seed1")
 
 
 @pytest.fixture(scope="module")
