@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ BPE = {"subword_nmt": 120, "sentencepiece": 150}
 
 
 def script(name, *options, check=True, **keywords):
-    return run("python", SCRIPTS / name, *options, check=check, **keywords)
+    return run(sys.executable, SCRIPTS / name, *options, check=check, **keywords)
 
 
 @pytest.fixture(scope="module", params=list(BPE))
@@ -94,12 +95,14 @@ def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(cha
     sentences = read_lines(chain["data"] / "orig" / "test.de")[:8]
     expected = read_lines(chain["runs"] / "cgc-seed1" / "test" / "test.hyp")[:8]
     assert [hub.translate(sentence, beam=6) for sentence in sentences] == expected
-    done = run("python", "-m", "fairseq_cgc.translate", model, stdin="".join(s + "\n" for s in sentences), cwd=ROOT)
+    done = run(
+        sys.executable, "-m", "fairseq_cgc.translate", model, stdin="".join(s + "\n" for s in sentences), cwd=ROOT
+    )
     assert done.stdout.splitlines() == expected
 
 
 def test_table_6_is_made_from_the_run_folders(chain):
-    done = run("python", ROOT / "examples" / "iwslt14" / "table6.py", chain["runs"], "--corpus", "stand-in")
+    done = run(sys.executable, ROOT / "examples" / "iwslt14" / "table6.py", chain["runs"], "--corpus", "stand-in")
     assert "no run" in done.stdout
     score = read_json(chain["runs"] / "cgc-seed1" / "test" / "scores.json")["scores"]["tokenised BLEU-4"]["score"]
     assert f"{score:.2f}" in done.stdout

@@ -42,7 +42,19 @@ def prepared(tmp_path_factory):
 
 
 def train_row(row, prepared, runs, *options, check=True):
-    command = ["python", TRAIN_ROW, row, "--data", prepared, "--runs", runs, "--batch-tokens", 400, *TINY_RUN, *options]
+    command = [
+        sys.executable,
+        TRAIN_ROW,
+        row,
+        "--data",
+        prepared,
+        "--runs",
+        runs,
+        "--batch-tokens",
+        400,
+        *TINY_RUN,
+        *options,
+    ]
     return run(*command, check=check)
 
 
