@@ -202,10 +202,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
                     "for; choose another folder, or remove this one"
                 )
         if before["done"] > updates:
-            raise UserError(
-                f"{run} was trained for {before['done']} updates and {updates} are asked for; ask for as many or more, "
-                "or choose another folder"
-            )
+            raise _trained_longer(run, before["done"], updates)
         if before["done"] == updates:
             print("    done before")
             return
@@ -215,10 +212,19 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         print(f"    {shlex.join(command)}", flush=True)
         versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}
         now = {**identity, "updates": updates, "command": command, "versions": versions}
+        trained = mend_last_checkpoint(checkpoints)
+        if trained > updates:
+            raise _trained_longer(run, trained, updates)
         write_json(record, {**now, "done": before["done"]})
-        mend_last_checkpoint(checkpoints)
         follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
         write_json(record, {**now, "done": updates})
+
+
+def _trained_longer(run, trained, updates):
+    return UserError(
+        f"{run} was trained for {trained} updates and {updates} are asked for; ask for as many or more, or choose another "
+        "folder"
+    )
 
 
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=AVERAGED):
@@ -252,24 +258,33 @@ def _words(one, other):
 
 def mend_last_checkpoint(checkpoints):
     """fairseq copies to ``checkpoint_last.pt``: a stop in the middle leaves half of it. Go back to the
-    newest whole epoch then, aloud."""
+    newest whole epoch then, aloud.
+
+    Returns:
+        the updates that the last checkpoint has behind it
+    """
     last = checkpoints / "checkpoint_last.pt"
     if not last.exists():
-        return
+        return 0
     try:
-        load_checkpoint(last)
+        return _updates(last)
     except CheckpointError as error:
         print(f"    {error}", flush=True)
-        last.unlink()
-        for path in reversed(find_checkpoints(checkpoints)):
-            try:
-                load_checkpoint(path)
-            except CheckpointError:
-                continue
-            shutil.copyfile(path, last)
-            print(f"    going on from {path.name} instead", flush=True)
-            return
-        print("    there is no other checkpoint: starting from the beginning", flush=True)
+    last.unlink()
+    for path in reversed(find_checkpoints(checkpoints)):
+        try:
+            updates = _updates(path)
+        except CheckpointError:
+            continue
+        shutil.copyfile(path, last)
+        print(f"    going on from {path.name} instead", flush=True)
+        return updates
+    print("    there is no other checkpoint: starting from the beginning", flush=True)
+    return 0
+
+
+def _updates(checkpoint):
+    return load_checkpoint(checkpoint)["optimizer_history"][-1]["num_updates"]
 
 
 def follow_training(command, run, updates, lock):

@@ -211,8 +211,11 @@ def test_a_finished_run_is_left_alone_and_more_updates_train_on(finished, prepar
     train_row("cgc-constant", prepared, runs, "--max-update", 16, "--keep", 2, "--max-tokens", 200)  # another layout
     assert max(losses(runs / "cgc-constant-seed1")) == 16
     assert "Loaded checkpoint" in (runs / "cgc-constant-seed1" / "train.log").read_text()
-    fewer = train_row("cgc-constant", prepared, runs, "--max-update", 5, check=False)
-    assert fewer.returncode == 1 and "was trained for 16 updates and 5 are asked for" in fewer.stderr
+    record = runs / "cgc-constant-seed1" / "run.json"
+    for done in (16, 0):  # as it is, and as if the run had been stopped there
+        record.write_text(json.dumps({**read_json(record), "done": done}))
+        fewer = train_row("cgc-constant", prepared, runs, "--max-update", 5, check=False)
+        assert fewer.returncode == 1 and "was trained for 16 updates and 5 are asked for" in fewer.stderr
 
 
 def test_other_options_other_data_and_a_run_being_written_are_refused(finished, prepared, tmp_path):
