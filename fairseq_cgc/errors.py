@@ -19,3 +19,10 @@ class CorpusError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be loaded, or that does not fit its neighbours."""
+
+
+def check_at_least(least, **options):
+    """Raises OptionError, named as on the command line, for the first of these options that is below ``least``."""
+    for name, value in options.items():
+        if value < least:
+            raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")

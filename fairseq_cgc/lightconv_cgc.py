@@ -9,7 +9,7 @@ from fairseq.models.lightconv import LightConvEncoder, LightConvEncoderLayer, Li
 from torch import Tensor, nn
 
 from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
-from .errors import CheckpointError, OptionError
+from .errors import CheckpointError, OptionError, check_at_least
 from .gated_convolution import GATE_ON, GATES, ContextGatedLightweightConv
 from .text import PREPARATION, hub_options
 
@@ -204,10 +204,9 @@ def check_options(args):
                 f"--{side}-attention-heads {heads} does not divide the {channels} channels of the {side}'s "
                 f"convolutions (--{side}-conv-dim, by default --{side}-embed-dim); choose one that does"
             )
-    for option in ("cgc_latent_dim", "cgc_pool_factor"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise OptionError(f"--{option.replace('_', '-')} is {value}; it must be at least 1")
+    if args.cgc_latent_dim is not None:
+        check_at_least(1, cgc_latent_dim=args.cgc_latent_dim)
+    check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
 
 
 def _fill_in(args, lightconv_architecture):

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .errors import CorpusError, OptionError, UserError
+from .errors import CorpusError, OptionError, UserError, check_at_least
 from .files import held, read_json, read_lines, remove, sha256_of, whole, write_json, write_lines
 from .text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
 
@@ -62,9 +62,8 @@ class Settings:
             raise OptionError(f"source and target language are both '{self.source_lang}'; they must differ")
         if self.bpe not in SUBWORD_MODELS:
             raise OptionError(f"the subword model is '{self.bpe}'; choose from {', '.join(SUBWORD_MODELS)}")
-        for name, least in (("max_tokens", 1), ("max_ratio", 1), ("valid_every", 2), ("bpe_size", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        check_at_least(1, max_tokens=self.max_tokens, max_ratio=self.max_ratio, bpe_size=self.bpe_size)
+        check_at_least(2, valid_every=self.valid_every)
 
 
 def prepare(raw, out, settings=Settings(), workers=None):

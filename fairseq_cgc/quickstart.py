@@ -10,7 +10,7 @@ from platform import python_version
 
 from . import interface_strings, preparation
 from .checkpoints import average_checkpoints, count_parameters, find_checkpoints, load_checkpoint, write_model
-from .errors import UserError
+from .errors import UserError, check_at_least
 from .evaluation import SCORES, score_table, translate_and_score
 from .files import read_json, read_lines, remove, writable_folder
 from .training import LIGHTCONV, MODEL_FOLDER, train
@@ -46,9 +46,7 @@ def quickstart(args):
     Raises:
         UserError: for whatever the user can mend
     """
-    for option in ("updates", "valid_size", "test_size"):
-        if getattr(args, option) < 1:
-            raise UserError(f"--{option.replace('_', '-')} is {getattr(args, option)}; it must be at least 1")
+    check_at_least(1, updates=args.updates, valid_size=args.valid_size, test_size=args.test_size)
     work = writable_folder(args.work, FREE_BYTES)
     run = work / f"{args.arch}-seed{args.seed}"
     if args.fresh:

@@ -11,7 +11,7 @@ from fairseq.data import Dictionary
 from fairseq.scoring.bleu import BleuConfig, Scorer
 from sacrebleu.significance import PairedTest
 
-from .errors import CorpusError, OptionError
+from .errors import CorpusError, check_at_least
 from .files import read_lines
 from .text import MosesText
 
@@ -86,9 +86,7 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
         CorpusError: lists of different length, or empty
         OptionError: fewer than one sample, or a seed below 1, which sacreBLEU takes for none
     """
-    for option, value in (("samples", samples), ("seed", seed)):
-        if value < 1:
-            raise OptionError(f"--{option} is {value}; it must be at least 1")
+    check_at_least(1, samples=samples, seed=seed)
     for hypotheses in systems.values():
         check_aligned(hypotheses, references)
     if tokenised:

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from .compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
-from .errors import UserError
+from .errors import UserError, check_at_least
 from .files import read_lines, run_command, whole
 from .lightconv_cgc import LightConvCGCModel
 
@@ -119,9 +119,7 @@ def main(argv=None):
     parser.add_argument("--beam", type=int, default=BEAM, help="beam size (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="sentences translated together (default: %(default)s)")
     args = parser.parse_args(argv)
-    for option in ("beam", "batch"):
-        if getattr(args, option) < 1:
-            raise UserError(f"--{option} is {getattr(args, option)}; it must be at least 1")
+    check_at_least(1, beam=args.beam, batch=args.batch)
     hub = LightConvCGCModel.from_pretrained(args.model)
     if torch.cuda.is_available():
         hub.cuda()

@@ -31,7 +31,7 @@ def parse():
 
 def main(args):
     from fairseq_cgc.checkpoints import average_checkpoints, find_checkpoints, save_checkpoint
-    from fairseq_cgc.errors import OptionError
+    from fairseq_cgc.errors import OptionError, check_at_least
 
     wanted = {
         "epoch": args.num_epoch_checkpoints,
@@ -48,8 +48,7 @@ def main(args):
         paths = args.inputs
     else:
         ((kind, count),) = wanted.items()
-        if count < 1:
-            raise OptionError(f"--num-{kind}-checkpoints is {count}; it must be at least 1")
+        check_at_least(1, **{f"num_{kind}_checkpoints": count})
         if len(args.inputs) != 1 or not folders:
             raise OptionError(f"--num-{kind}-checkpoints wants --inputs to be one folder that exists")
         paths = find_checkpoints(args.inputs[0], kind, count)

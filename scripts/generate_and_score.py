@@ -34,15 +34,13 @@ def parse(argv=None):
 
 def main(args):
     from fairseq_cgc.checkpoints import average_checkpoints, check_dictionaries, find_checkpoints, write_model
-    from fairseq_cgc.errors import CheckpointError, OptionError
+    from fairseq_cgc.errors import CheckpointError, OptionError, check_at_least
     from fairseq_cgc.evaluation import SCORES, refuse_unfinished, score_table, translate_and_score
     from fairseq_cgc.files import read_json, writable_folder
     from fairseq_cgc.text import PREPARATION
     from fairseq_cgc.training import MODEL_FOLDER, RUN, prepared_folder
 
-    for option in ("average", "beam", "max_tokens"):
-        if getattr(args, option) < 1:
-            raise OptionError(f"--{option.replace('_', '-')} is {getattr(args, option)}; it must be at least 1")
+    check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
     if not args.folder.is_dir():
         raise CheckpointError(f"{args.folder} does not exist or is not a folder; a run folder of train.sh was wanted")
     run, checkpoints = args.folder, args.folder / "checkpoints"

@@ -56,7 +56,7 @@ def main(args):
 
     import torch
 
-    from fairseq_cgc.errors import OptionError
+    from fairseq_cgc.errors import OptionError, check_at_least
     from fairseq_cgc.files import writable_folder
     from fairseq_cgc.training import (
         batch_options,
@@ -69,9 +69,7 @@ def main(args):
         train_command,
     )
 
-    for option in ("max_update", "keep"):
-        if getattr(args, option) < 1:
-            raise OptionError(f"--{option.replace('_', '-')} is {getattr(args, option)}; it must be at least 1")
+    check_at_least(1, max_update=args.max_update, keep=args.keep)
     run = args.runs / f"{args.row}-seed{args.seed}"
     layout = batch_options(args.gpus * args.nodes, args.max_tokens, args.batch_tokens)
     layout += precision_options(args.precision, torch.cuda.is_available())
