@@ -13,7 +13,7 @@ from .checkpoints import average_checkpoints, count_parameters, find_checkpoints
 from .errors import UserError, check_at_least
 from .evaluation import SCORES, score_table, translate_and_score
 from .files import read_json, read_lines, remove, writable_folder
-from .training import LIGHTCONV, MODEL_FOLDER, train
+from .training import CRITERION, LIGHTCONV, MODEL_FOLDER, PROTOCOL, train
 from .translate import BEAM
 
 SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
@@ -26,11 +26,7 @@ MODEL = """
     --decoder-embed-dim 128 --decoder-ffn-embed-dim 256 --decoder-layers 2 --decoder-kernel-size-list [3,7]
     --share-decoder-input-output-embed --dropout 0.1 --input-dropout 0 --attention-dropout 0 --weight-dropout 0
 """.split()
-TRAINING = """
-    --optimizer adam --adam-betas (0.9,0.98) --weight-decay 0.0001
-    --lr 0.007 --lr-scheduler inverse_sqrt --warmup-updates 400 --warmup-init-lr 1e-07
-    --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 3000
-""".split()
+TRAINING = "--lr 0.007 --warmup-updates 400 --max-tokens 3000".split()  # where it is not the paper's protocol
 ARCHITECTURES = {
     "lightconv_cgc": ["--arch", "lightconv_cgc"],
     "lightconv_iwslt_de_en": [*LIGHTCONV, "--encoder-conv-type", "lightweight"],
@@ -58,7 +54,7 @@ def quickstart(args):
     for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
         print(f"    {line}")
     stage(f"3/6 train {args.arch} for {args.updates} updates", run / "checkpoints")
-    options = [*ARCHITECTURES[args.arch], *MODEL, *TRAINING]
+    options = [*ARCHITECTURES[args.arch], *PROTOCOL, *CRITERION, *MODEL, *TRAINING]
     train(run, args.arch, args.seed, options, work / "data", args.updates, keep=AVERAGED)
     average(run, work / "data" / "bin")
     stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")

@@ -32,7 +32,6 @@ LOCK = ".lock"
 MODEL_FOLDER = "model"
 AVERAGED = 10  # epochs: the paper's protocol
 BATCH_TOKENS = 4000  # an update, over all devices together: the paper's 4,000 on one
-UPDATES = 50_000
 
 # The rows of Table 6, and two of our own.
 LIGHTCONV = ["--arch", "lightconv_iwslt_de_en", "--decoder-conv-type", "lightweight"]
