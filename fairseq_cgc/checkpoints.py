@@ -3,7 +3,6 @@
 import pickle
 import re
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -120,14 +119,14 @@ def average_checkpoints(paths):
 
 def _options(state):
     options = (state.get("cfg") or {}).get("model") or state["args"]
-    return Namespace(**options) if isinstance(options, dict) else options
+    return options if isinstance(options, dict) else vars(options)
 
 
 def model_options(state):
     """The options in a checkpoint that decide what its parameters compute."""
     return {
         name: value
-        for name, value in vars(_options(state)).items()
+        for name, value in _options(state).items()
         if name == "arch" or name.startswith(("cgc_", "encoder_", "decoder_", "share_", "weight_softmax"))
     }
 
@@ -138,7 +137,7 @@ def count_parameters(state):
     Args:
         state: what ``load_checkpoint`` returns
     """
-    options = vars(_options(state))
+    options = _options(state)
     shares_all = options.get("share_all_embeddings", False)
     copies = set()
     if shares_all or options.get("share_decoder_input_output_embed", False):

@@ -6,7 +6,7 @@ from pathlib import Path
 from .checkpoints import check_dictionaries, load_checkpoint
 from .errors import UserError
 from .files import is_held, read_json, read_lines, whole, write_json, write_lines
-from .scoring import detokenised_scores, tokenised_bleu
+from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
 from .text import PREPARATION, SUBWORD_MODELS, MosesText
 from .training import LOCK
 from .translate import BEAM, generate
@@ -68,7 +68,8 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
                 f"    {len(skipped)} sentences were too long and skipped; they count as empty translations: {skipped}"
             )
         tokenised = [hypotheses.get(number, "") for number in range(len(references))]
-        detokenised = [MosesText(target).detokenise(line) for line in tokenised]
+        moses = MosesText(target)
+        detokenised = [moses.detokenise(line) for line in tokenised]
         for name, lines in (
             (source, raw[source]),
             (target, raw[target]),
@@ -80,7 +81,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
         score, line = tokenised_bleu(tokenised, references)
         case = "lowercased" if settings["lowercase"] else "cased"
         scores = {
-            "tokenised BLEU-4": {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}"},
+            TOKENISED_BLEU: {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}"},
             **detokenised_scores(detokenised, raw[target], lowercase=settings["lowercase"]),
         }
         speed = re.search(r"\(([\d.]+) sentences/s", (partial / "generate.txt.log").read_text(encoding="utf-8"))
