@@ -1,10 +1,11 @@
 """The gate: a convolution kernel's modulation, computed from the whole sentence."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import OptionError
-from .ops import context_pool
+from .ops import head_means, pool_slots
 
 NORMS = ("latent", "heads-latent")
 ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
@@ -95,8 +96,21 @@ class ContextGate(nn.Module):
         Returns:
             the gate, B x H x K: within (0, 1) with ``sigmoid``, (0, 2) with ``one-plus-tanh``
         """
-        context = context_pool(x, self.num_heads, self.num_slots, padding_mask)
-        latent = self.encode(context.to(self.encode.weight.dtype))  # B x H x d
+        return self.of_means(head_means(x, self.num_heads), padding_mask)
+
+    def of_means(self, means: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The gate from ``head_means(x, H)``.
+
+        Args:
+            means: T x B x H
+            padding_mask: B x T, true at padding
+
+        Returns:
+            B x H x K
+        """
+        context = pool_slots(means, self.num_slots, padding_mask)  # the slots that are zero for all left out
+        weight = self.encode.weight[:, : context.size(2)]
+        latent = F.linear(context.to(weight.dtype), weight)  # B x H x d
         logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
         if self.activation == "sigmoid":
             return torch.sigmoid(logits)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .context_gate import ConstantGate, ContextGate, check_choice
 from .errors import OptionError
-from .ops import gated_lightconv
+from .ops import context_gated_lightconv, gated_lightconv
 
 GATES = ("context", "constant")
 GATE_ON = ("kernel", "logits")
@@ -115,8 +115,19 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
             padding_mask = self._mask_of_zeroed_input
         else:
             x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
-        kernel = self.weight_dropout_module(self.gated_kernel(self.gate(x, padding_mask)))
-        output = gated_lightconv(x, kernel, self.padding_l)
+        dropout = self.weight_dropout_module
+        p = dropout.p if self.training or dropout.apply_during_inference else 0.0
+        if isinstance(self.gate, ConstantGate):
+            output = gated_lightconv(x, self.gated_kernel(self.gate(x)), self.padding_l, p)
+        else:
+            output = context_gated_lightconv(
+                x,
+                lambda means: self.gated_kernel(self.gate.of_means(means, padding_mask)),
+                self.num_heads,
+                self.kernel_size,
+                self.padding_l,
+                p,
+            )
         return output if self.bias is None else output + self.bias
 
     def gated_kernel(self, gate: Tensor) -> Tensor:

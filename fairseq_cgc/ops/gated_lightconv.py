@@ -1,52 +1,163 @@
-"""Lightweight convolution with one kernel a sentence and head."""
+"""Lightweight convolution with one kernel a sentence and head: the operation, its paths and its gradients."""
+
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Outputs a block: at about this length one T x T band matrix a head stops being cheaper than
-# blocks that share a smaller one.
-BLOCK = 64
+from . import bands, depthwise
+from .context_pool import accumulation_dtype, head_means
+
+# Each path is a module with these two functions, free of autograd:
+#   convolve(x, kernel, padding_l, plus=None)
+#   kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
+# They compute the gradient of x too: it is the convolution of the output's with the kernel reversed.
+PATHS = {"bands": bands, "depthwise": depthwise}
 
 
-def gated_lightconv(x: Tensor, kernel: Tensor, padding_l: int) -> Tensor:
+def gated_lightconv(x: Tensor, kernel: Tensor, padding_l: int, dropout: float = 0.0, path: str | None = None) -> Tensor:
     """y[t, b, c] = sum_k kernel[b, h(c), k] * x[t + k - padding_l, b, c], zeros beyond both ends.
 
-    A matrix product with the kernels laid out as band matrices. A band is at most
-    S x (S + K - 1) whatever T, since the blocks of S outputs of a sentence share it: time and
-    memory are linear in T. ``naive.naive_gated_lightconv`` is the reference.
+    Time and memory are linear in T. ``naive.naive_gated_lightconv`` is the reference.
 
     Args:
         x: T x B x C
         kernel: B x H x K, H must divide C
         padding_l: taps before the output's own position, 0 ... K - 1
+        dropout: DropConnect's probability: each tap of a sentence's head is zeroed with it, and the
+            others are scaled by 1 / (1 - dropout)
+        path: one of ``PATHS``, instead of the one that device, dtype, T and K choose
 
     Returns:
-        T x B x C, in x's dtype
+        T x B x C, in x's dtype, under autocast too. Its gradients cannot be differentiated once more.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or the path
     """
+    return _convolve(x, lambda _: kernel, kernel.size(1), kernel.size(2), padding_l, dropout, path, means=False)
+
+
+def context_gated_lightconv(
+    x: Tensor,
+    kernel_of: Callable[[Tensor], Tensor],
+    num_heads: int,
+    kernel_size: int,
+    padding_l: int,
+    dropout: float = 0.0,
+    path: str | None = None,
+) -> Tensor:
+    """``gated_lightconv(x, kernel_of(head_means(x, H)), padding_l)`` in fewer passes over x.
+
+    Both gradients that x gets, through its kernel and as the convolution's input, are written at once.
+
+    Args:
+        x: T x B x C
+        kernel_of: from the head means, T x B x H, to the kernels, B x H x K
+        num_heads: H, must divide C
+        kernel_size: K
+        padding_l, dropout, path: as for ``gated_lightconv``
+
+    Returns:
+        T x B x C
+    """
+    return _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, means=True)
+
+
+def choose_path(x: Tensor, kernel_size: int, padding_l: int) -> str:
+    """The fastest of ``PATHS`` for x (T x B x C) as measured: see benchmarks/results."""
+    # A depthwise convolution's work grows with K, a band's share of the work shrinks with T.
+    if x.size(0) >= max(20, kernel_size**2) and depthwise.suits(x, kernel_size, padding_l):
+        return "depthwise"
+    return "bands"
+
+
+def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, means):
     T, B, C = x.shape
-    H, K = kernel.shape[1:]
-    kernel = kernel.reshape(B * H, K).to(x.dtype)
-    if T <= max(BLOCK, K):
-        # One block: leave out the band's columns that would meet the zeros beyond the ends.
-        band = _band(kernel, T).narrow(2, padding_l, T)
-        y = torch.bmm(band, x.reshape(T, B * H, C // H).transpose(0, 1))
-        return y.transpose(0, 1).reshape(T, B, C)
-    size = max(BLOCK, K)
-    blocks = -(-T // size)
-    padded = F.pad(x, (0, 0, 0, 0, padding_l, (blocks + 1) * size - padding_l - T))
-    padded = padded.view(blocks + 1, size, B * H, C // H).permute(2, 1, 0, 3)
-    # A block's inputs: its own S rows and the first K - 1 of the next.
-    inputs = torch.cat([padded[:, :, :-1], padded[:, : K - 1, 1:]], dim=1)
-    y = torch.bmm(_band(kernel, size), inputs.flatten(2)).unflatten(2, (blocks, C // H))
-    return y.permute(2, 1, 0, 3).reshape(blocks * size, B, C)[:T]
+    if num_heads < 1 or C % num_heads:
+        raise ValueError(f"{C} channels do not divide into {num_heads} heads")
+    if not 0 <= padding_l < kernel_size:
+        raise ValueError(f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}")
+    x = x.contiguous()
+    # Of a short sentence leave out the taps that lie beyond its ends wherever the output is.
+    first, last = max(0, padding_l - T + 1), min(kernel_size, padding_l + T)
+    padding_l -= first
+    path = path or choose_path(x, last - first, padding_l)
+    means, x, message = _Fork.apply(x, num_heads, last - first, padding_l, path, means)
+    kernel = kernel_of(means)
+    if kernel.shape != (B, num_heads, kernel_size):
+        raise ValueError(f"the kernels are {tuple(kernel.shape)}, wanted B x H x K: {(B, num_heads, kernel_size)}")
+    kernel = kernel[:, :, first:last].to(message.dtype)
+    if dropout:
+        kernel = torch.dropout(kernel, dropout, train=True)
+    return _Convolve.apply(x, message, kernel.contiguous(), padding_l, path)
 
 
-def _band(kernel: Tensor, size: int) -> Tensor:
-    """N x K kernels to N x size x (size + K - 1) matrices whose row t holds the kernel from column t on.
+# Two nodes of autograd share the work: the convolution's input gets its gradient in _Fork, which knows
+# by then what flows back through the kernel as well. To that end _Convolve sends it, as "gradients"
+# of what it got from it, the output's gradient as it is, and the kernel.
 
-    Rows of K + size entries, kernel then zeros, read as rows one shorter: each starts one later.
-    """
-    N, K = kernel.shape
-    rows = F.pad(kernel, (0, size)).unsqueeze(1).expand(N, size, size + K).flatten(1)
-    return rows[:, : size * (size + K - 1)].view(N, size, size + K - 1)
+
+class _Fork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, num_heads, kernel_size, padding_l, path, means):
+        ctx.sizes = num_heads, kernel_size, padding_l, path
+        message = torch.empty((), dtype=accumulation_dtype(x), device=x.device)
+        return (
+            head_means(x, num_heads) if means else None,
+            x.view_as(x),
+            message.expand(x.size(1), num_heads, kernel_size),
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_means, grad_output, kernel):
+        H, K, padding_l, path = ctx.sizes
+        plus = None if grad_means is None else grad_means * (H / grad_output.size(2))
+        grad = _lightconv(grad_output, kernel.flip(2), K - 1 - padding_l, plus, path)
+        return grad, None, None, None, None, None
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, message, kernel, padding_l, path):
+        ctx.save_for_backward(x, kernel)
+        ctx.padding_l, ctx.path = padding_l, path
+        return _lightconv(x, kernel, padding_l, None, path)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, kernel = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_kernel = None
+        if ctx.needs_input_grad[2]:
+            grad_kernel = _lightconv_kernel_gradient(grad, x, *kernel.shape[1:], ctx.padding_l, ctx.path)
+        return grad, kernel, grad_kernel, None, None
+
+
+# torch.compile takes these two for single operations instead of following their loops.
+
+
+@torch.library.custom_op("fairseq_cgc::lightconv", mutates_args=())
+def _lightconv(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None, path: str) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return PATHS[path].convolve(x, kernel, padding_l, plus)
+
+
+@_lightconv.register_fake
+def _(x, kernel, padding_l, plus, path):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("fairseq_cgc::lightconv_kernel_gradient", mutates_args=())
+def _lightconv_kernel_gradient(
+    grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, path: str
+) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return PATHS[path].kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
+
+
+@_lightconv_kernel_gradient.register_fake
+def _(grad, x, num_heads, kernel_size, padding_l, path):
+    return x.new_empty(x.size(1), num_heads, kernel_size, dtype=accumulation_dtype(x))
