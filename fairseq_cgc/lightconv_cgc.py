@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
 from .errors import CheckpointError, OptionError, check_at_least
 from .gated_convolution import GATE_ON, GATES, ContextGatedLightweightConv
+from .incremental import IncrementalDecoder, reorder_encoder_out
 from .text import PREPARATION, hub_options
 
 
@@ -62,6 +63,10 @@ class LightConvCGCEncoder(LightConvEncoder):
         self.layers = nn.ModuleList(
             LightConvCGCEncoderLayer(args, kernel_size=kernel_size) for kernel_size in args.encoder_kernel_size_list
         )
+
+    def reorder_encoder_out(self, encoder_out, new_order: Tensor):
+        """Rearrange the output of ``forward`` (T x B x C, and its B x T mask) by ``new_order``."""
+        return reorder_encoder_out(super().reorder_encoder_out, encoder_out, new_order)
 
 
 @register_model("lightconv_cgc")
@@ -164,7 +169,7 @@ class LightConvCGCModel(LightConvModel):
         model = super().build_model(ungated, task)
         args.max_source_positions = ungated.max_source_positions
         encoder = LightConvCGCEncoder(args, model.encoder.dictionary, model.encoder.embed_tokens)
-        return cls(encoder, model.decoder)
+        return cls(encoder, IncrementalDecoder.of(model.decoder))
 
 
 def _without_layers(args, side):

@@ -1,0 +1,142 @@
+import pytest
+import torch
+from conftest import LIGHTWEIGHT, Task, tiny_model
+from fairseq.sequence_generator import SequenceGenerator
+
+from fairseq_cgc.incremental import COPIES
+
+LENGTHS = [3, 9, 5, 7]
+
+
+def models(**options):
+    """LightConv of fairseq's and of ours, with the same parameters."""
+    task = Task()
+    theirs = tiny_model("lightconv_iwslt_de_en", task, **{**LIGHTWEIGHT, **options}).eval()
+    ours = tiny_model(task=task, cgc_gate="constant", cgc_gate_activation="one-plus-tanh", **options).eval()
+    ours.load_state_dict(theirs.state_dict())
+    with torch.no_grad():  # away from where every sentence looks alike
+        for parameter in ours.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    theirs.load_state_dict(ours.state_dict())
+    return task, theirs.double(), ours.double()
+
+
+def batch(lengths=LENGTHS):
+    source = torch.full((len(lengths), max(lengths)), 1)
+    for row, n in enumerate(lengths):
+        source[row, -n:] = torch.randint(4, 40, (n,))
+        source[row, -1] = 2
+    return source, torch.tensor(lengths)
+
+
+def generate(task, model, sample, **options):
+    source, lengths = sample
+    generator = SequenceGenerator([model], task.target_dictionary, **options)
+    return generator.generate([model], {"net_input": {"src_tokens": source, "src_lengths": lengths}})
+
+
+def end_now_and_then(projection, inputs, logits):
+    logits[..., 2] += 5 * torch.sin(30 * inputs[0].sum(-1))
+
+
+@pytest.mark.parametrize("beam", [1, 2, 6])
+@pytest.mark.parametrize("options", [{}, {"weight_softmax": False}, {"decoder_kernel_size_list": [1, 31]}], ids=str)
+def test_beam_search_finds_what_fairseq_s_lightconv_finds(beam, options):
+    task, theirs, ours = models(**options)
+    for model in (theirs, ours):  # let each sentence end at a step of its own
+        model.decoder.output_projection.register_forward_hook(end_now_and_then)
+    sample = batch()
+    search = {"beam_size": beam, "max_len_a": 3, "max_len_b": 5}
+    expected, found = generate(task, theirs, sample, **search), generate(task, ours, sample, **search)
+    assert len({max(len(h["tokens"]) for h in sentence) for sentence in expected}) > 1
+    for here, there in zip(found, expected):
+        assert [h["tokens"].tolist() for h in here] == [h["tokens"].tolist() for h in there]
+        torch.testing.assert_close(
+            torch.stack([h["score"] for h in here]), torch.stack([h["score"] for h in there]), rtol=0, atol=1e-5
+        )
+
+
+def test_generating_leaves_no_trace_in_the_model():
+    task, _, ours = models()
+    source, lengths = batch()
+    previous = torch.randint(4, 30, (len(lengths), 6))
+    before = ours(source, lengths, previous)[0]
+    wide = generate(task, ours, (source, lengths), beam_size=6)
+    generate(task, ours, (source, lengths), beam_size=1)
+    torch.testing.assert_close(ours(source, lengths, previous)[0], before, rtol=0, atol=0)
+    again = generate(task, ours, (source, lengths), beam_size=6)
+    assert [h["tokens"].tolist() for s in wide for h in s] == [h["tokens"].tolist() for s in again for h in s]
+
+
+def test_each_sentence_is_attended_to_once_however_many_hypotheses_it_has():
+    _, _, ours = models()
+    source, lengths = batch()
+    order = torch.arange(len(lengths)).repeat_interleave(6)
+    encoder_out = ours.encoder.reorder_encoder_out(ours.encoder(source, lengths), order)
+    assert encoder_out[COPIES] == [6]
+    state = {}
+    ours.decoder(torch.full((len(order), 1), 2), encoder_out, state)
+    buffer = ours.decoder.layers[0].encoder_attn._get_input_buffer(state)
+    assert buffer["prev_key"].size(0) == buffer["prev_key_padding_mask"].size(0) == len(lengths)
+    within = torch.arange(len(order)).view(-1, 6).flip(1).flatten()
+    assert ours.encoder.reorder_encoder_out(encoder_out, within) is encoder_out
+
+
+def together(rows, copies):
+    """Whole sentences: some leave, one comes twice, each takes its hypotheses in any order."""
+    sentences = torch.randint(0, rows // copies, (max(1, rows // copies - 1),))
+    return (sentences.unsqueeze(1) * copies + torch.randint(0, copies, (len(sentences), copies))).flatten()
+
+
+def anyhow(rows, copies):
+    return torch.randint(0, rows, (rows,))
+
+
+def growing(rows, copies):
+    return torch.randint(0, rows, (rows + 3,))
+
+
+def same_number_of_sentences(rows, copies):
+    return torch.arange(rows).view(-1, copies).roll(1, 0).flatten()
+
+
+@pytest.mark.parametrize("choose", [together, anyhow, growing, same_number_of_sentences])
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("steps", [3, 24])
+def test_steps_with_any_reordering_equal_the_forward_that_sees_all_at_once(choose, copies, steps):
+    _, _, ours = models(decoder_kernel_size_list=[3, 15])
+    source, lengths = batch()
+    order = torch.arange(len(lengths)).repeat_interleave(copies)
+    encoder_out = ours.encoder(source, lengths)
+    if copies > 1:
+        encoder_out = ours.encoder.reorder_encoder_out(encoder_out, order)
+    sentence, tokens, state = order, torch.full((len(order), 1), 2), {}
+    for step in range(steps):
+        logits = ours.decoder(tokens, encoder_out, state)[0][:, -1]
+        # The same hypotheses from the beginning, each sentence's encoder output by itself.
+        expected = ours.decoder(tokens, ours.encoder(source[sentence], lengths[sentence]))[0][:, -1]
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+        if step % 3 == 1:
+            new_order = choose(len(sentence), copies)
+            ours.decoder.reorder_incremental_state_scripting(state, new_order)
+            encoder_out = ours.encoder.reorder_encoder_out(encoder_out, new_order)
+            tokens, sentence = tokens[new_order], sentence[new_order]
+        tokens = torch.cat([tokens, torch.randint(4, 30, (len(tokens), 1))], dim=1)
+
+
+def test_a_buffer_in_fairseq_s_format_is_continued_in_fairseq_s_way():
+    _, theirs, ours = models()
+    x, past = torch.randn(1, 2, 16).double(), torch.randn(1, 2, 16, 2).double()
+    outputs = []
+    for model in (theirs, ours):
+        conv, state = model.decoder.layers[0].conv, {}
+        conv._set_input_buffer(state, past)
+        outputs.append([conv(x, incremental_state=state), conv(x, incremental_state=state)])
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
+def test_a_dynamic_decoder_is_fairseq_s():
+    task = Task()
+    ours = tiny_model(task=task, decoder_conv_type="dynamic").eval()
+    found = generate(task, ours, batch(), beam_size=3)
+    assert all(len(sentence) == 3 for sentence in found)
