@@ -37,9 +37,12 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
         plus = plus.reshape(T, B * H, 1)
     # On the CPU a tile's sentences are few enough for the cache.
     rows_of_a_tile = B * H if x.is_cuda else max(1, TILE // (size * (C // H)))
+    product_memory = x.new_empty(min(rows_of_a_tile, B * H) * size * (C // H))
     for rows, outputs, inputs, columns in _tiles(T, B * H, rows_of_a_tile, K, size, padding_l):
         block = band[rows, : outputs.stop - outputs.start, columns]
-        product = torch.bmm(block, heads[inputs, rows].transpose(0, 1)).transpose(0, 1)
+        product = product_memory[: block[:, :, 0].numel() * (C // H)].view(*block.shape[:2], -1)
+        torch.bmm(block, heads[inputs, rows].transpose(0, 1), out=product)
+        product = product.transpose(0, 1)
         if plus is None:
             out[outputs, rows] = product
         else:

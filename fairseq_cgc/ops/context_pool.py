@@ -52,30 +52,34 @@ def pool_slots(heads: Tensor, num_slots: int, padding_mask: Tensor | None = None
         beyond = padding_mask.gather(1, order).unsqueeze(2)
         return pooled.masked_fill(beyond, 0.0).transpose(1, 2)
 
-    if padding_mask is None:
-        lengths = torch.full((1, 1), T, device=heads.device)
-    else:
-        lengths = T - padding_mask.sum(1, keepdim=True)  # B x 1
-    slot = torch.arange(num_slots, device=heads.device)
-    long = lengths > num_slots
-    first = torch.where(long, slot * lengths // num_slots, slot)
-    last = torch.where(
-        long, ((slot + 1) * lengths + num_slots - 1) // num_slots, torch.minimum(slot + 1, lengths)
-    )  # B x num_slots, exclusive
+    if padding_mask is None:  # every sentence has the same slots: one product does it
+        first, last = _slots(torch.full((1, 1), T, device=heads.device), num_slots)
+        token = torch.arange(T, device=heads.device)
+        inside = (token >= first.t()) & (token < last.t())  # num_slots x T
+        with torch.autocast(heads.device.type, enabled=False):
+            sums = torch.mm(inside.to(heads.dtype), heads.reshape(T, B * H))
+        return (sums / (last - first).t()).view(num_slots, B, H).permute(1, 2, 0)
 
+    lengths = T - padding_mask.sum(1, keepdim=True)  # B x 1
+    first, last = _slots(lengths, num_slots)
     # Every slot reads the same number of tokens, decided by T alone so that no device
     # synchronisation is needed; those beyond the slot's own window are masked out.
     window = -(-T // num_slots) + 1
     token = first.unsqueeze(2) + torch.arange(window, device=heads.device)  # B x num_slots x window
     outside = token >= last.unsqueeze(2)
-    token = token.clamp(max=T - 1).flatten(1)
-    if padding_mask is None:
-        token = token.expand(B, -1)
-    else:
-        token = _real_tokens_first(padding_mask).gather(1, token)
+    token = _real_tokens_first(padding_mask).gather(1, token.clamp(max=T - 1).flatten(1))
     pooled = _take(heads, token).unflatten(1, (num_slots, window)).masked_fill(outside.unsqueeze(3), 0.0)
     pooled = pooled.sum(2) / (last - first).clamp(min=1).unsqueeze(2)
     return pooled.transpose(1, 2)
+
+
+def _slots(lengths, num_slots):
+    """The tokens of each slot, from the first to before the last, B x num_slots, for lengths of B x 1."""
+    slot = torch.arange(num_slots, device=lengths.device)
+    long = lengths > num_slots
+    first = torch.where(long, slot * lengths // num_slots, slot)
+    last = torch.where(long, ((slot + 1) * lengths + num_slots - 1) // num_slots, torch.minimum(slot + 1, lengths))
+    return first, last
 
 
 def _real_tokens_first(padding_mask):

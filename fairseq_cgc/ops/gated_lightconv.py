@@ -1,5 +1,8 @@
 """Lightweight convolution with one kernel a sentence and head: the operation, its paths and its gradients."""
 
+import functools
+import importlib.util
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,7 +16,7 @@ from .context_pool import accumulation_dtype, head_means
 #   convolve(x, kernel, padding_l, plus=None)
 #   kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
 # They compute the gradient of x too: it is the convolution of the output's with the kernel reversed.
-PATHS = {"bands": bands, "depthwise": depthwise}
+PATHS = ("bands", "depthwise", "triton")
 
 
 def gated_lightconv(x: Tensor, kernel: Tensor, padding_l: int, dropout: float = 0.0, path: str | None = None) -> Tensor:
@@ -65,11 +68,35 @@ def context_gated_lightconv(
 
 
 def choose_path(x: Tensor, kernel_size: int, padding_l: int) -> str:
-    """The fastest of ``PATHS`` for x (T x B x C) as measured: see benchmarks/results."""
+    """The fastest of ``PATHS`` for x (T x B x C), on the CPU as measured: see benchmarks/results."""
+    if x.is_cuda:
+        return "triton" if _has_triton() and _module("triton").suits(x, kernel_size) else "bands"
     # A depthwise convolution's work grows with K, a band's share of the work shrinks with T.
     if x.size(0) >= max(20, kernel_size**2) and depthwise.suits(x, kernel_size, padding_l):
         return "depthwise"
     return "bands"
+
+
+@functools.cache
+def _has_triton():
+    if importlib.util.find_spec("triton") is not None:
+        return True
+    warnings.warn(
+        "Triton is not installed: the gated convolutions run on the GPU through PyTorch's own operations, slower. "
+        "PyTorch's wheels for CUDA bring it; otherwise: pip install triton",
+        stacklevel=2,
+    )
+    return False
+
+
+def _module(path):
+    if path not in PATHS:
+        raise ValueError(f"path is '{path}'; choose from {', '.join(PATHS)}")
+    if path == "triton":  # imported when it is first needed: it is not everywhere
+        from . import triton_lightconv
+
+        return triton_lightconv
+    return {"bands": bands, "depthwise": depthwise}[path]
 
 
 def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, means):
@@ -142,7 +169,7 @@ class _Convolve(torch.autograd.Function):
 @torch.library.custom_op("fairseq_cgc::lightconv", mutates_args=())
 def _lightconv(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None, path: str) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        return PATHS[path].convolve(x, kernel, padding_l, plus)
+        return _module(path).convolve(x, kernel, padding_l, plus)
 
 
 @_lightconv.register_fake
@@ -155,7 +182,7 @@ def _lightconv_kernel_gradient(
     grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, path: str
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        return PATHS[path].kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
+        return _module(path).kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
 
 
 @_lightconv_kernel_gradient.register_fake

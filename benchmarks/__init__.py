@@ -1,0 +1,1 @@
+"""Speed and memory of the gated convolution against what it replaces: ``python -m benchmarks --help``."""

@@ -1,0 +1,323 @@
+"""Measure the gated convolution: ``python -m benchmarks {operators,growth,training,generation}``.
+
+Each command prints a table and, with --out, writes what it measured as JSON; ``growth`` also plots.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from fairseq_cgc.errors import UserError, check_at_least
+from fairseq_cgc.files import whole
+
+from . import contenders as c
+from .measure import compare, peak_memory, quartiles
+
+OPERATOR_LENGTHS = [10, 25, 60, 250, 1000]
+GROWTH_LENGTHS = [250, 500, 1000, 2000, 4000]
+KERNELS = [3, 7, 15, 31]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, function, text, repeats):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(function=function)
+        sub.add_argument(
+            "--repeats", type=int, default=repeats, help="timed runs of each contender (default: %(default)s)"
+        )
+        sub.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
+        sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+        sub.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+        sub.add_argument("--seed", type=int, default=1)
+        sub.add_argument("--out", metavar="FILE.json", help="write the measurements here")
+        return sub
+
+    sub = command("operators", operators, "one layer's convolution, forward and backward, gate included", 15)
+    sub.add_argument("--tokens", type=int, default=4000, help="tokens a batch (default: %(default)s)")
+    sub.add_argument("--lengths", type=int, nargs="+", default=OPERATOR_LENGTHS, metavar="T")
+    sub.add_argument("--kernels", type=int, nargs="+", default=KERNELS, metavar="K")
+    sub.add_argument(
+        "--weight-dropout", type=float, default=0.1, help="DropConnect (default: the recipe's %(default)s)"
+    )
+
+    sub = command("growth", growth, "time and memory of one layer's convolution against sentence length", 7)
+    sub.add_argument("--sentences", type=int, default=2, help="sentences a batch (default: %(default)s)")
+    sub.add_argument("--lengths", type=int, nargs="+", default=GROWTH_LENGTHS, metavar="T")
+    sub.add_argument("--kernel", type=int, default=31, metavar="K")
+    sub.add_argument("--limit", type=float, default=6.0, help="leave a contender out above so many seconds a run")
+    sub.add_argument(
+        "--weight-dropout", type=float, default=0.1, help="DropConnect (default: the recipe's %(default)s)"
+    )
+    sub.add_argument("--plot", metavar="FILE.png", help="time and memory against length")
+
+    sub = command("training", training, "training steps of the paper's models on batches of IWSLT'14's lengths", 1)
+    sub.add_argument("--max-tokens", type=int, default=4000, help="a batch (default: the recipe's %(default)s)")
+    sub.add_argument("--batches", type=int, default=12, help="how many (default: %(default)s)")
+    sub.add_argument("--models", nargs="+", choices=c.MODELS, default=["LightConv", "dynamic encoder", "CGC"])
+
+    sub = command("generation", generation, "beam search of the paper's decoder, ours and fairseq's, same weights", 3)
+    sub.add_argument("--beam", type=int, default=6, help="(default: the paper's %(default)s)")
+    sub.add_argument("--max-tokens", type=int, default=1000, help="source tokens a batch (default: %(default)s)")
+    sub.add_argument("--batches", type=int, default=4, help="how many (default: %(default)s)")
+
+    args = parser.parse_args(arguments)
+    try:
+        numbers = ("repeats", "threads", "tokens", "sentences", "kernel", "max_tokens", "batches", "beam")
+        check_at_least(1, **{name: getattr(args, name) for name in numbers if getattr(args, name, None) is not None})
+        for name in ("lengths", "kernels"):
+            for value in getattr(args, name, []):
+                check_at_least(1, **{name: value})
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no GPU; leave the option out to measure on the CPU")
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        torch.manual_seed(args.seed)
+        result = args.function(args)
+        lines = table(result["rows"], result["columns"])
+        print(f"\n{result['title']}\n\n" + "\n".join(lines))
+        if args.out:
+            record = {"command": command_line(arguments), **surroundings(args), **result}
+            with whole(Path(args.out)) as path:
+                path.write_text(json.dumps(record, indent=1) + "\n")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def command_line(arguments):
+    return "python -m benchmarks " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+
+
+def surroundings(args):
+    """Device, threads and versions: what a figure means nothing without."""
+    versions = {name: metadata.version(name) for name in ("torch", "ve-fairseq")}
+    try:
+        versions["triton"] = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        pass
+    name = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def cpu_name():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def operators(args):
+    rows = []
+    for T in args.lengths:
+        B = max(1, args.tokens // T)
+        for K in args.kernels:
+            functions = layer_runs(T, B, K, args)
+            results = compare(functions, args.repeats, args.device, f"T {T}, K {K}")
+            row = {"T x B": f"{T} x {B}", "K": K, "LightConv, ms": round(results["LightConv"]["median"], 2)}
+            for name in list(functions)[1:]:
+                row[name] = ratio(results[name])
+            rows.append({**row, "measured": results})
+    columns = [name for name in rows[0] if name != "measured"]
+    title = (
+        f"One convolution of 512 channels and 4 heads, forward and backward, {args.dtype}, DropConnect "
+        f"{args.weight_dropout}: time as a ratio to fairseq's LightConv, median [quartiles] of {args.repeats} repeats"
+    )
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def layer_runs(T, B, K, args):
+    dtype = getattr(torch, args.dtype)
+    x = torch.randn(T, B, 512, device=args.device, dtype=dtype, requires_grad=True)
+    grad = torch.randn_like(x)
+    modules = c.layers(K, weight_dropout=args.weight_dropout)
+    return {name: c.forward_and_backward(module.to(args.device, dtype), x, grad) for name, module in modules.items()}
+
+
+def growth(args):
+    rows, left_out = [], set()
+    for T in sorted(args.lengths):
+        functions = layer_runs(T, args.sentences, args.kernel, args)
+        functions = {name: function for name, function in functions.items() if name not in left_out}
+        results = compare(functions, args.repeats, args.device, f"T {T}", args.limit)
+        left_out |= functions.keys() - results.keys()
+        for name, result in results.items():
+            result["peak_bytes"] = peak_memory(functions[name], args.device)
+            rows.append(
+                {
+                    "T": T,
+                    "layer": name,
+                    "ms": round(result["median"], 2),
+                    "us a token": round(1e3 * result["median"] / (T * args.sentences), 3),
+                    "MB": round(result["peak_bytes"] / 1e6, 1),
+                    "KB a token": round(result["peak_bytes"] / 1e3 / (T * args.sentences), 2),
+                    "measured": result,
+                }
+            )
+    if args.plot:
+        plot_growth(rows, args)
+    title = (
+        f"One convolution of 512 channels, kernel {args.kernel}, forward and backward, {args.sentences} sentences, "
+        f"{args.dtype}: median of {args.repeats} repeats, and the most memory it allocates"
+    )
+    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+
+
+def plot_growth(rows, args):
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError('--plot needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, column, label in zip(axes, ("ms", "MB"), ("time, ms", "peak memory, MB")):
+        for name in dict.fromkeys(row["layer"] for row in rows):
+            own = [row for row in rows if row["layer"] == name]
+            axis.plot([row["T"] for row in own], [row[column] for row in own], marker="o", label=name)
+        axis.set(xscale="log", yscale="log", xlabel="tokens a sentence", ylabel=label)
+        axis.grid(True, which="both", alpha=0.2)
+    axes[0].legend()
+    figure.suptitle(f"Forward and backward of one convolution: kernel {args.kernel}, {args.sentences} sentences")
+    with whole(Path(args.plot)) as path:
+        figure.savefig(path, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def training(args):
+    task = c.Task()
+    samples = c.batches(args.max_tokens, args.batches, args.seed)
+    steps = {}
+    for name in args.models:
+        steps[name] = training_step(c.model(name, task), args)
+    measured = {name: {"ms": [], "tokens": []} for name in steps}
+    ratios = {name: [] for name in steps}
+    for number, sample in enumerate(samples):
+        functions = {name: partial(step, sample) for name, step in steps.items()}
+        results = compare(functions, args.repeats, args.device, f"batch {number + 1}/{len(samples)}")
+        for name, result in results.items():
+            measured[name]["ms"].append(result["median"])
+            measured[name]["tokens"].append(sample["ntokens"])
+            ratios[name].append(1 / result["ratio"])
+    longest = max(samples, key=lambda sample: sample["net_input"]["src_tokens"].numel())
+    rows = []
+    for name, step in steps.items():
+        tokens, ms = sum(measured[name]["tokens"]), sum(measured[name]["ms"])
+        low, middle, high = quartiles(ratios[name])
+        measured[name]["peak_bytes"] = peak_memory(partial(step, longest), args.device)
+        rows.append(
+            {
+                "model": name,
+                "target tokens/s": round(1e3 * tokens / ms, 1),
+                f"to {args.models[0]}": f"{middle:.3f} [{low:.3f}, {high:.3f}]",
+                "peak MB": round(measured[name]["peak_bytes"] / 1e6),
+                "measured": {**measured[name], "speed_ratios": ratios[name]},
+            }
+        )
+    title = (
+        f"Training steps (forward, backward, Adam) of the paper's models on {len(samples)} batches of at most "
+        f"{args.max_tokens} tokens with IWSLT'14's lengths, {args.dtype}: speed as a ratio, median [quartiles] over batches"
+    )
+    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+
+
+def training_step(model, args):
+    from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+
+    model = model.to(args.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-7, betas=(0.9, 0.98), weight_decay=1e-4)
+    dtype = getattr(torch, args.dtype)
+
+    def step(sample):
+        inputs = {name: value.to(args.device) for name, value in sample["net_input"].items()}
+        with torch.autocast(args.device, dtype=dtype, enabled=args.dtype != "float32"):
+            output = model(**inputs)
+        logprobs = model.get_normalized_probs(output, log_probs=True).flatten(0, 1)
+        target = sample["target"].to(args.device).flatten()
+        loss, _ = label_smoothed_nll_loss(logprobs, target.unsqueeze(1), 0.1, ignore_index=1)
+        optimizer.zero_grad()
+        (loss / sample["ntokens"]).backward()
+        optimizer.step()
+
+    return step
+
+
+def generation(args):
+    from fairseq.sequence_generator import SequenceGenerator
+
+    task = c.Task()
+    theirs = c.model("LightConv", task)
+    # With this gate and start, our model is LightConv.
+    ours = c.model("CGC", task, cgc_gate_activation="one-plus-tanh", cgc_zero_init=True)
+    ours.load_state_dict(theirs.state_dict(), strict=False)
+    samples = c.batches(args.max_tokens, args.batches, args.seed)
+    generators = {}
+    for name, model in (("LightConv", theirs), ("CGC", ours)):
+        model.to(args.device, getattr(torch, args.dtype)).eval().make_generation_fast_()
+        # Untrained models do not end their sentences: each is as long as the batch's longest source.
+        generators[name] = SequenceGenerator(
+            [model], task.target_dictionary, beam_size=args.beam, max_len_a=1, max_len_b=0
+        )
+    rows, ratios, different = [], [], 0
+    times = {name: [] for name in generators}
+    for number, sample in enumerate(samples):
+        inputs = {"net_input": {name: value.to(args.device) for name, value in sample["net_input"].items()}}
+        functions = {name: partial(generator.generate, [], inputs) for name, generator in generators.items()}
+        different += not_the_same(*(function() for function in functions.values()))
+        results = compare(functions, args.repeats, args.device, f"batch {number + 1}/{len(samples)}")
+        for name, result in results.items():
+            times[name].append(result["median"])
+        ratios += [other / own for own, other in zip(results["CGC"]["ms"], results["LightConv"]["ms"])]
+    sentences = sum(len(sample["target"]) for sample in samples)
+    low, middle, high = quartiles(ratios)
+    for name in generators:
+        row = {"decoder": {"LightConv": "fairseq's", "CGC": "ours"}[name]}
+        row["sentences/s"] = round(1e3 * sentences / sum(times[name]), 2)
+        row["to fairseq's"] = "1" if name == "LightConv" else f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append({**row, "measured": {"ms": times[name], "speed_ratios": ratios if name == "CGC" else None}})
+    title = (
+        f"Beam {args.beam} on {sentences} sentences with IWSLT'14's lengths, the paper's size, the same weights, "
+        f"{args.dtype}: speed as a ratio, median [quartiles]; {different} sentences came out different"
+    )
+    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+
+
+def not_the_same(theirs, ours):
+    """How many sentences' best hypotheses differ in a token, or in a score by more than 1e-5."""
+    different = 0
+    for one, other in zip(theirs, ours):
+        same = torch.equal(one[0]["tokens"], other[0]["tokens"])
+        different += not same or abs(one[0]["score"] - other[0]["score"]) > 1e-5
+    return different
+
+
+def ratio(result):
+    return f"{result['ratio']:.2f} [{result['ratio_low']:.2f}, {result['ratio_high']:.2f}]"
+
+
+def table(rows, columns):
+    """Rows to the lines of a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
+    return lines + ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Lightweight convolution for GPUs, in Triton.
+
+A program computes a block of outputs of one sentence and head. The convolution reads x once (its
+overlap of K - 1 positions from the cache) and writes the output once; the gradient of x, which is the
+same function, takes up the gate's share on the way. Sums are in float32. Half precision goes through
+the matrix units as a band matrix; float32 is summed tap by tap, where they would round it.
+
+Without a GPU the kernels run in Triton's interpreter: set TRITON_INTERPRET=1 before this is imported.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+BLOCK_T = 32
+LONGEST = 128  # positions that a block of outputs may read
+# Triton's interpreter (3.9) multiplies the bits of bfloat16 matrices as integers: there, widen them before.
+INTERPRETED = knobs.runtime.interpret
+
+
+def suits(x: Tensor, kernel_size: int) -> bool:
+    """Whether this path computes x's dtype and a kernel of this size."""
+    return x.dtype != torch.float64 and BLOCK_T + kernel_size - 1 <= LONGEST
+
+
+def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
+    """As ``bands.convolve``."""
+    T, B, C = x.shape
+    H, K = kernel.shape[1:]
+    R = C // H
+    _check(x, K)
+    kernel = kernel.contiguous()
+    plus = None if plus is None else plus.contiguous()
+    y = torch.empty_like(x)
+    block_r = _block_r(R)
+    grid = (B * H, triton.cdiv(T, BLOCK_T), triton.cdiv(R, block_r))
+    with torch.cuda.device_of(x):
+        _convolve[grid](
+            *(x, kernel, kernel if plus is None else plus, y),
+            *(T, B * H, R, K, padding_l),
+            HAS_PLUS=plus is not None,
+            BAND=x.dtype != torch.float32,
+            INTERPRETED=INTERPRETED,
+            BLOCK_T=BLOCK_T,
+            BLOCK_S=triton.next_power_of_2(BLOCK_T + K - 1),
+            BLOCK_R=block_r,
+        )
+    return y
+
+
+def kernel_gradient(grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> Tensor:
+    """As ``bands.kernel_gradient``. Adds in an order of its own making: the same numbers every time."""
+    T, B, C = x.shape
+    H, K, R = num_heads, kernel_size, C // num_heads
+    _check(x, K)
+    blocks = min(8, triton.cdiv(T, BLOCK_T))  # of a program
+    programs = triton.cdiv(T, BLOCK_T * blocks)
+    sums = torch.empty(B, H, programs, K, dtype=torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        _kernel_gradient[(B * H, programs)](
+            *(grad, x, sums, T, B * H, R, K, padding_l, blocks),
+            INTERPRETED=INTERPRETED,
+            BLOCK_T=BLOCK_T,
+            BLOCK_S=triton.next_power_of_2(BLOCK_T + K - 1),
+            BLOCK_R=min(64, _block_r(R)),
+        )
+    return sums.sum(2)
+
+
+def _check(x, K):
+    if not suits(x, K):
+        raise ValueError(
+            f"the triton path has no {x.dtype} and no kernel size above {LONGEST - BLOCK_T + 1}; it is asked for "
+            f"{x.dtype} and {K}. Let the path be chosen, or take bands"
+        )
+    if not x.is_cuda and not INTERPRETED:
+        raise ValueError("the triton path needs a GPU, or TRITON_INTERPRET=1 in the environment; x is on the CPU")
+
+
+def _block_r(R):
+    return max(16, min(128, triton.next_power_of_2(R)))
+
+
+# Rows of x are time steps of N = B * H heads of R channels: element (t, n, r) lies at (t * N + n) * R + r.
+
+
+@triton.jit
+def _convolve(
+    x,
+    kernel,
+    plus,
+    y,
+    T,
+    N,
+    R,
+    K,
+    padding_l,
+    HAS_PLUS: tl.constexpr,
+    BAND: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)
+    start = tl.program_id(1).to(tl.int64) * BLOCK_T
+    r = tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
+    t = start + tl.arange(0, BLOCK_T)
+    step = N.to(tl.int64) * R
+    if BAND:
+        s = start - padding_l + tl.arange(0, BLOCK_S)
+        inside = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
+        tile = tl.load(x + n * R + s[:, None] * step + r[None, :], mask=inside, other=0.0)
+        tap = tl.arange(0, BLOCK_S)[None, :] - tl.arange(0, BLOCK_T)[:, None]
+        band = tl.load(kernel + n * K + tap, mask=(tap >= 0) & (tap < K), other=0.0)
+        band = band.to(tile.dtype)
+        if INTERPRETED:
+            band, tile = band.to(tl.float32), tile.to(tl.float32)
+        total = tl.dot(band, tile)
+    else:
+        total = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+        for k in range(K):
+            s = t + k - padding_l
+            inside = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
+            tile = tl.load(x + n * R + s[:, None] * step + r[None, :], mask=inside, other=0.0)
+            total += tl.load(kernel + n * K + k) * tile
+    if HAS_PLUS:
+        total += tl.load(plus + t * N + n, mask=t < T, other=0.0)[:, None]
+    inside = (t < T)[:, None] & (r < R)[None, :]
+    tl.store(y + n * R + t[:, None] * step + r[None, :], total.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _kernel_gradient(
+    grad,
+    x,
+    sums,
+    T,
+    N,
+    R,
+    K,
+    padding_l,
+    blocks,
+    INTERPRETED: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1).to(tl.int64)
+    step = N.to(tl.int64) * R
+    # Row i, column j: the products of output i of a block with the block's input j, over all blocks.
+    total = tl.zeros((BLOCK_T, BLOCK_S), dtype=tl.float32)
+    for block in range(blocks):
+        start = (part * blocks + block) * BLOCK_T
+        t = start + tl.arange(0, BLOCK_T)
+        s = start - padding_l + tl.arange(0, BLOCK_S)
+        for first in range(0, R, BLOCK_R):
+            r = first + tl.arange(0, BLOCK_R)
+            of_t = (t < T)[:, None] & (r < R)[None, :]
+            of_s = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
+            left = tl.load(grad + n * R + t[:, None] * step + r[None, :], mask=of_t, other=0.0)
+            right = tl.load(x + n * R + s[:, None] * step + r[None, :], mask=of_s, other=0.0)
+            if INTERPRETED:
+                left, right = left.to(tl.float32), right.to(tl.float32)
+            total += tl.dot(left, tl.trans(right), input_precision="ieee")
+    tap = tl.arange(0, BLOCK_S)[None, :] - tl.arange(0, BLOCK_T)[:, None]
+    for k in range(K):
+        diagonal = tl.sum(tl.sum(tl.where(tap == k, total, 0.0), axis=1), axis=0)
+        tl.store(sums + (n * tl.num_programs(1) + part) * K + k, diagonal)
