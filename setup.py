@@ -22,8 +22,15 @@ setup(
         "tqdm>=4.64",  # progress bars
     ],
     extras_require={
-        # the tests, on several cores, random shapes in them, and the plots that they look at
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "matplotlib>=3.8"],
+        # the tests, on several cores, random shapes in them, the plots that they look at, and the GPU's
+        # kernels, which run in Triton's interpreter where there is no GPU
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "matplotlib>=3.8",
+            "triton>=3.2; platform_system == 'Linux'",
+        ],
         "plots": ["matplotlib>=3.8"],  # bar charts and learning curves as PNG
         "tensorboard": ["tensorboard>=2.16"],  # train.sh --tensorboard
     },

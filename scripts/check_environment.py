@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FAIRSEQ = "ve-fairseq"
-KEPT_IF_INSTALLED = ("torch", "torchaudio")
+KEPT_IF_INSTALLED = ("torch", "torchaudio", "triton")
 
 
 def installed(name):

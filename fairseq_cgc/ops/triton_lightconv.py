@@ -8,16 +8,17 @@ the matrix units as a band matrix; float32 is summed tap by tap, where they woul
 Without a GPU the kernels run in Triton's interpreter: set TRITON_INTERPRET=1 before this is imported.
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
 
 BLOCK_T = 32
 LONGEST = 128  # positions that a block of outputs may read
-# Triton's interpreter (3.9) multiplies the bits of bfloat16 matrices as integers: there, widen them before.
-INTERPRETED = knobs.runtime.interpret
+# Triton's interpreter (3.7 and 3.9) multiplies the bits of bfloat16 matrices as integers: there, widen them.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def suits(x: Tensor, kernel_size: int) -> bool:
