@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import OptionError
-from .ops import head_means, pool_slots
+from .ops import Padding, head_means, pool_slots
 
 NORMS = ("latent", "heads-latent")
 ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
@@ -98,17 +98,17 @@ class ContextGate(nn.Module):
         """
         return self.of_means(head_means(x, self.num_heads), padding_mask)
 
-    def of_means(self, means: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def of_means(self, means: Tensor, padding: Padding | Tensor | None = None) -> Tensor:
         """The gate from ``head_means(x, H)``.
 
         Args:
             means: T x B x H
-            padding_mask: B x T, true at padding
+            padding: B x T, true at padding, or a ``Padding`` of it
 
         Returns:
             B x H x K
         """
-        context = pool_slots(means, self.num_slots, padding_mask)  # the slots that are zero for all left out
+        context = pool_slots(means, self.num_slots, padding)  # the slots that are zero for all left out
         weight = self.encode.weight[:, : context.size(2)]
         latent = F.linear(context.to(weight.dtype), weight)  # B x H x d
         logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .context_gate import ConstantGate, ContextGate, check_choice
 from .errors import OptionError
-from .ops import context_gated_lightconv, gated_lightconv
+from .ops import Padding, context_gated_lightconv, gated_lightconv
 
 GATES = ("context", "constant")
 GATE_ON = ("kernel", "logits")
@@ -87,20 +87,20 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
             self.gate = ConstantGate(num_heads, kernel_size, gate_options.get("activation", "sigmoid"))
         else:
             self.gate = ContextGate(num_heads, kernel_size, **gate_options)
-        self._mask_of_zeroed_input: Tensor | None = None
+        self._padding_of_zeroed_input: Padding | Tensor | None = None
 
     @contextmanager
-    def zeroed_at(self, padding_mask: Tensor | None):
+    def zeroed_at(self, padding: Padding | Tensor | None):
         """Within this context, ``forward(x)`` takes x to be zero already where the mask is true.
 
         fairseq's encoder layer zeroes the padding and calls its convolution with x alone; this is
         how the mask reaches the gate without a copy of that layer's code, or a second pass over x.
         """
-        self._mask_of_zeroed_input = padding_mask
+        self._padding_of_zeroed_input = padding
         try:
             yield
         finally:
-            self._mask_of_zeroed_input = None
+            self._padding_of_zeroed_input = None
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """
@@ -111,9 +111,8 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         Returns:
             T x B x C; what stands at padding is of no meaning
         """
-        if padding_mask is None:
-            padding_mask = self._mask_of_zeroed_input
-        else:
+        padding = self._padding_of_zeroed_input if padding_mask is None else padding_mask
+        if padding_mask is not None:
             x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
         dropout = self.weight_dropout_module
         p = dropout.p if self.training or dropout.apply_during_inference else 0.0
@@ -122,7 +121,7 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         else:
             output = context_gated_lightconv(
                 x,
-                lambda means: self.gated_kernel(self.gate.of_means(means, padding_mask)),
+                lambda means: self.gated_kernel(self.gate.of_means(means, padding)),
                 self.num_heads,
                 self.kernel_size,
                 self.padding_l,

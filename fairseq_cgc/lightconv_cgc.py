@@ -12,6 +12,7 @@ from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
 from .errors import CheckpointError, OptionError, check_at_least
 from .gated_convolution import GATE_ON, GATES, ContextGatedLightweightConv
 from .incremental import IncrementalDecoder, reorder_encoder_out
+from .ops import Padding
 from .text import PREPARATION, hub_options
 
 
@@ -21,10 +22,12 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
     Args:
         args: the model's options
         kernel_size: K of this layer
+        shared: a list for the batch's ``Padding``, which layers that share it work out once
     """
 
-    def __init__(self, args, kernel_size=0):
+    def __init__(self, args, kernel_size=0, shared=None):
         super().__init__(args, kernel_size=kernel_size)
+        self.shared = [] if shared is None else shared
         self.conv = ContextGatedLightweightConv(
             self.conv_dim,
             kernel_size,
@@ -50,7 +53,12 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
         Returns:
             T x B x C
         """
-        with self.conv.zeroed_at(encoder_padding_mask):
+        padding = None
+        if encoder_padding_mask is not None:
+            if not self.shared or self.shared[0].mask is not encoder_padding_mask:
+                self.shared[:] = [Padding(encoder_padding_mask)]
+            padding = self.shared[0]
+        with self.conv.zeroed_at(padding):
             return super().forward(x, encoder_padding_mask)
 
 
@@ -60,9 +68,17 @@ class LightConvCGCEncoder(LightConvEncoder):
     def __init__(self, args, dictionary, embed_tokens):
         # fairseq's encoder names its layer class inside __init__: let it build none.
         super().__init__(_without_layers(args, "encoder"), dictionary, embed_tokens)
+        self.shared = []
         self.layers = nn.ModuleList(
-            LightConvCGCEncoderLayer(args, kernel_size=kernel_size) for kernel_size in args.encoder_kernel_size_list
+            LightConvCGCEncoderLayer(args, kernel_size, self.shared) for kernel_size in args.encoder_kernel_size_list
         )
+
+    def forward(self, *args, **kwargs):
+        """As ``LightConvEncoder.forward``."""
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.shared.clear()  # a mask that is changed later must not meet what was worked out from it
 
     def reorder_encoder_out(self, encoder_out, new_order: Tensor):
         """Rearrange the output of ``forward`` (T x B x C, and its B x T mask) by ``new_order``."""

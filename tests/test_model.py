@@ -236,3 +236,19 @@ def test_importing_prints_nothing_and_works_from_another_folder(tmp_path):
 
 def test_dictionary_helper_has_the_size_asked_for():
     assert len(dictionary(8848)) == 8848
+
+
+def test_layers_work_out_once_what_the_padding_means_and_forget_it(monkeypatch):
+    model = tiny_model().eval()
+    source = torch.randint(4, 40, (3, 9))
+    source[0, :4] = source[1, :1] = 1
+    calls = []
+    argsort = torch.argsort
+    monkeypatch.setattr(torch, "argsort", lambda *args, **keywords: calls.append(1) or argsort(*args, **keywords))
+    first = model.encoder(source, torch.tensor([5, 8, 9]))["encoder_out"][0]
+    assert len(model.encoder.layers) == 3 and len(calls) == 1
+    assert model.encoder.shared == []
+    source[0, :4] = 5  # another sentence in the same tensor
+    model.encoder(source, torch.tensor([9, 8, 9]))
+    source[0, :4] = 1
+    torch.testing.assert_close(model.encoder(source, torch.tensor([5, 8, 9]))["encoder_out"][0], first, rtol=0, atol=0)

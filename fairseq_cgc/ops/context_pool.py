@@ -26,7 +26,49 @@ def head_means(x: Tensor, num_heads: int) -> Tensor:
     return x.reshape(-1, width).sum(1, dtype=accumulation_dtype(x)).view(T, B, num_heads) / width
 
 
-def pool_slots(heads: Tensor, num_slots: int, padding_mask: Tensor | None = None) -> Tensor:
+class Padding:
+    """Where a batch has padding, and what pooling works out from that, once for all layers.
+
+    Args:
+        mask: B x T, true at padding
+    """
+
+    def __init__(self, mask: Tensor):
+        self.mask = mask
+        self._order = None
+        self._slots = {}
+
+    def slots(self, num_slots: int):
+        """Which tokens each sentence's time slots are the mean of: those from each slot's first to before its last.
+
+        A slot reads the same number of tokens in every sentence, decided by T alone so that no device
+        synchronisation is needed; some of them do not belong to it.
+
+        Args:
+            num_slots: 3K in the paper
+
+        Returns:
+            rows: (B * slots * reads), rows of the T * B heads, where slots = min(T, num_slots)
+            outside: B x slots x reads, true where the token read does not belong to the slot
+            count: B x slots, tokens of each slot, at least 1
+        """
+        B, T = self.mask.shape
+        num_slots = min(num_slots, T)  # further ones are empty
+        if num_slots not in self._slots:
+            if self._order is None:  # places of the first, second ... real token in each row, then the padding's
+                self._order = torch.argsort(self.mask.byte(), dim=1, stable=True)
+            lengths = T - self.mask.sum(1, keepdim=True)  # B x 1
+            first, last = _windows(lengths, num_slots)
+            reads = 1 if T == num_slots else -(-T // num_slots) + 1
+            token = first.unsqueeze(2) + torch.arange(reads, device=lengths.device)
+            outside = token >= last.unsqueeze(2)
+            place = self._order.gather(1, token.clamp(max=T - 1).flatten(1))
+            rows = place * B + torch.arange(B, device=place.device).unsqueeze(1)
+            self._slots[num_slots] = rows.flatten(), outside, (last - first).clamp(min=1)
+        return self._slots[num_slots]
+
+
+def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None = None) -> Tensor:
     """Pool each sentence's own tokens to time slots (section 4.4).
 
     Token t of a sentence of n <= ``num_slots`` tokens fills slot t and the other slots are zero;
@@ -38,60 +80,38 @@ def pool_slots(heads: Tensor, num_slots: int, padding_mask: Tensor | None = None
     Args:
         heads: T x B x H
         num_slots: 3K in the paper
-        padding_mask: B x T, true at padding; ``None``: no padding
+        padding: B x T, true at padding, or a ``Padding`` of it; ``None``: no padding
 
     Returns:
         B x H x min(T, num_slots): the further slots are zero for every sentence
     """
     T, B, H = heads.shape
-    if T <= num_slots:
-        if padding_mask is None:
-            return heads.permute(1, 2, 0)
-        order = _real_tokens_first(padding_mask)
-        pooled = _take(heads, order)  # B x T x H
-        beyond = padding_mask.gather(1, order).unsqueeze(2)
-        return pooled.masked_fill(beyond, 0.0).transpose(1, 2)
-
-    if padding_mask is None:  # every sentence has the same slots: one product does it
-        first, last = _slots(torch.full((1, 1), T, device=heads.device), num_slots)
+    if padding is None and T <= num_slots:
+        return heads.permute(1, 2, 0)
+    if padding is None:  # every sentence has the same slots: one product does it
+        first, last = _windows(torch.full((1, 1), T, device=heads.device), num_slots)
         token = torch.arange(T, device=heads.device)
         inside = (token >= first.t()) & (token < last.t())  # num_slots x T
         with torch.autocast(heads.device.type, enabled=False):
             sums = torch.mm(inside.to(heads.dtype), heads.reshape(T, B * H))
         return (sums / (last - first).t()).view(num_slots, B, H).permute(1, 2, 0)
 
-    lengths = T - padding_mask.sum(1, keepdim=True)  # B x 1
-    first, last = _slots(lengths, num_slots)
-    # Every slot reads the same number of tokens, decided by T alone so that no device
-    # synchronisation is needed; those beyond the slot's own window are masked out.
-    window = -(-T // num_slots) + 1
-    token = first.unsqueeze(2) + torch.arange(window, device=heads.device)  # B x num_slots x window
-    outside = token >= last.unsqueeze(2)
-    token = _real_tokens_first(padding_mask).gather(1, token.clamp(max=T - 1).flatten(1))
-    pooled = _take(heads, token).unflatten(1, (num_slots, window)).masked_fill(outside.unsqueeze(3), 0.0)
-    pooled = pooled.sum(2) / (last - first).clamp(min=1).unsqueeze(2)
+    padding = padding if isinstance(padding, Padding) else Padding(padding)
+    rows, outside, count = padding.slots(num_slots)
+    pooled = heads.reshape(T * B, H).index_select(0, rows).view(*outside.shape, H)
+    pooled = pooled.masked_fill(outside.unsqueeze(3), 0.0)
+    # Of up to num_slots tokens each slot reads one: there is nothing to average.
+    pooled = pooled.squeeze(2) if T <= num_slots else pooled.sum(2) / count.unsqueeze(2)
     return pooled.transpose(1, 2)
 
 
-def _slots(lengths, num_slots):
+def _windows(lengths, num_slots):
     """The tokens of each slot, from the first to before the last, B x num_slots, for lengths of B x 1."""
     slot = torch.arange(num_slots, device=lengths.device)
     long = lengths > num_slots
     first = torch.where(long, slot * lengths // num_slots, slot)
     last = torch.where(long, ((slot + 1) * lengths + num_slots - 1) // num_slots, torch.minimum(slot + 1, lengths))
     return first, last
-
-
-def _real_tokens_first(padding_mask):
-    """B x T, true at padding, to the places in each row of its first, second ... real token, then the padding's."""
-    return torch.argsort(padding_mask.byte(), dim=1, stable=True)
-
-
-def _take(heads, place):
-    """T x B x H and places, B x n, in each sentence to B x n x H."""
-    T, B, H = heads.shape
-    rows = place * B + torch.arange(B, device=heads.device).unsqueeze(1)
-    return heads.reshape(T * B, H).index_select(0, rows.flatten()).view(B, -1, H)
 
 
 def context_pool(x: Tensor, num_heads: int, num_slots: int, padding_mask: Tensor | None = None) -> Tensor:
