@@ -1,6 +1,6 @@
 """Context-gated convolution for machine translation, as a fairseq plugin.
 
-This module is what ``--user-dir`` imports: it registers the architectures ``lightconv_cgc*``.
+This module is what ``--user-dir`` imports: it registers the architectures ``lightconv_cgc*`` and ``lightconv_gct``.
 """
 
 from . import compat
@@ -10,6 +10,7 @@ compat.quiet_fairseq()
 compat.keep_weights_only_loading()
 compat.explain_user_errors()
 
+from .channel_gate import GatedChannelTransformation
 from .context_gate import ContextGate
 from .gated_convolution import ContextGatedLightweightConv
 from .lightconv_cgc import (
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ContextGate",
     "ContextGatedLightweightConv",
+    "GatedChannelTransformation",
     "LightConvCGCEncoder",
     "LightConvCGCEncoderLayer",
     "LightConvCGCModel",

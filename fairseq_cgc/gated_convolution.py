@@ -6,6 +6,7 @@ import torch
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor
 
+from .channel_gate import GatedChannelTransformation
 from .context_gate import ConstantGate, ContextGate, check_choice
 from .errors import OptionError
 from .ops import Padding, context_gated_lightconv, gated_lightconv
@@ -34,11 +35,13 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         gate: ``context``: a ``ContextGate``; ``constant``: a ``ConstantGate``, the control
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
             is the same without ``weight_softmax``
+        gct: scale the input's channels by a ``GatedChannelTransformation`` before gate and convolution
         **gate_options: ContextGate's; a ConstantGate heeds ``activation`` alone
 
     Attributes:
         weight: H x 1 x K
         gate: the ContextGate or ConstantGate
+        gct: the GatedChannelTransformation, or None
         bias: C, or None
 
     Raises:
@@ -56,6 +59,7 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         bias: bool = False,
         gate: str = "context",
         gate_on: str = "kernel",
+        gct: bool = False,
         **gate_options,
     ):
         if num_heads < 1 or input_size % num_heads:
@@ -87,6 +91,7 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
             self.gate = ConstantGate(num_heads, kernel_size, gate_options.get("activation", "sigmoid"))
         else:
             self.gate = ContextGate(num_heads, kernel_size, **gate_options)
+        self.gct = GatedChannelTransformation(input_size) if gct else None
         self._padding_of_zeroed_input: Padding | Tensor | None = None
 
     @contextmanager
@@ -114,6 +119,8 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         padding = self._padding_of_zeroed_input if padding_mask is None else padding_mask
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
+        if self.gct is not None:
+            x = self.gct(x)
         dropout = self.weight_dropout_module
         p = dropout.p if self.training or dropout.apply_during_inference else 0.0
         if isinstance(self.gate, ConstantGate):

@@ -37,6 +37,7 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
             weight_dropout=args.weight_dropout,
             gate=args.cgc_gate,
             gate_on=args.cgc_gate_on,
+            gct=args.encoder_gct,
             norm=args.cgc_norm,
             activation=args.cgc_gate_activation,
             zero_init=args.cgc_zero_init,
@@ -146,6 +147,13 @@ class LightConvCGCModel(LightConvModel):
             help="pool the sentence to N * K time slots for kernel size K (section 4.4; default: 3)",
         )
 
+        parser.add_argument(
+            "--encoder-gct",
+            action="store_true",
+            help="a Gated Channel Transformation (Yang et al. 2020) before every encoder convolution, and before its "
+            "context gate; --arch lightconv_gct is LightConv with it alone",
+        )
+
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
         """fairseq's hub interface, with the tokenizer and BPE that the data was prepared with.
@@ -242,6 +250,7 @@ def _fill_in(args, lightconv_architecture):
     args.cgc_zero_init = getattr(args, "cgc_zero_init", False)
     args.cgc_latent_dim = getattr(args, "cgc_latent_dim", None)
     args.cgc_pool_factor = getattr(args, "cgc_pool_factor", POOL_FACTOR)
+    args.encoder_gct = getattr(args, "encoder_gct", False)
     try:
         lightconv_architecture(args)
     except AssertionError:  # a kernel list of the wrong length, which fairseq says without numbers
@@ -255,6 +264,15 @@ def lightconv_cgc(args):
     """The paper's IWSLT'14 De-En model (section 4.4, Table 6): 38,148,144 parameters there."""
     args.dropout = getattr(args, "dropout", 0.3)  # the recipe's, which fairseq's users give by hand
     _fill_in(args, lightconv.lightconv_iwslt_de_en)
+
+
+@register_model_architecture("lightconv_cgc", "lightconv_gct")
+def lightconv_gct(args):
+    """The competing gate: ``lightconv_cgc`` with a Gated Channel Transformation instead of the context gate."""
+    args.cgc_gate = getattr(args, "cgc_gate", "constant")
+    args.cgc_gate_activation = getattr(args, "cgc_gate_activation", "one-plus-tanh")  # every gate is 1
+    args.encoder_gct = True
+    lightconv_cgc(args)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de")

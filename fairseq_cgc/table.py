@@ -47,6 +47,8 @@ SYSTEMS = {
     "dynamic": System("LightConv + Dynamic encoder", 35.03, "38.44M", "#009E73"),
     "cgc": System("LightConv + CGC encoder", 35.21, "38.15M", "#D55E00"),
     "cgc-constant": System("CGC, constant gate (control)", None, None, "#E69F00"),
+    "gct": System("LightConv + GCT encoder", None, None, "#56B4E9"),
+    "cgc-gct": System("CGC + GCT", None, None, "#000000"),
     "cgc-rdrop": System("CGC + R-Drop", None, None, "#CC79A7"),
 }
 

@@ -33,7 +33,7 @@ MODEL_FOLDER = "model"
 AVERAGED = 10  # epochs: the paper's protocol
 BATCH_TOKENS = 4000  # an update, over all devices together: the paper's 4,000 on one
 
-# The rows of Table 6, and two of our own.
+# The rows of Table 6, and those of our own.
 LIGHTCONV = ["--arch", "lightconv_iwslt_de_en", "--decoder-conv-type", "lightweight"]
 ROWS = {
     "transformer": ["--arch", "transformer_iwslt_de_en", "--share-decoder-input-output-embed"],
@@ -41,6 +41,8 @@ ROWS = {
     "dynamic": [*LIGHTCONV, "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
     "cgc": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
     "cgc-constant": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-gate", "constant"],
+    "gct": ["--arch", "lightconv_gct", "--weight-dropout", "0.1"],
+    "cgc-gct": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--encoder-gct"],
     "cgc-rdrop": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
 }
 CRITERION = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]

@@ -209,7 +209,7 @@ def test_a_training_event_without_its_value_is_named(tmp_path):
         (lambda record: record.pop("seed"), "run.json lacks 'seed'"),
         (lambda record: record["data"].pop("sha256"), "run.json lacks 'sha256'"),
         (lambda record: record.update(updates="many"), "run.json is not as train.sh writes it"),
-        (lambda record: record.update(row="gct"), "run.json: the row is 'gct'; one of transformer, lightconv, "),
+        (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
     ],
 )
 def test_a_record_that_lacks_something_is_named(tmp_path, change, words):

@@ -72,6 +72,8 @@ def losses(run_folder):
         ("dynamic", "lightconv_iwslt_de_en", 38_447_576),
         ("cgc", "lightconv_cgc", 38_148_144),
         ("cgc-constant", "lightconv_cgc", 38_139_436),
+        ("gct", "lightconv_gct", 38_150_188),
+        ("cgc-gct", "lightconv_cgc", 38_158_896),
         ("cgc-rdrop", "lightconv_cgc", 38_148_144),
     ],
 )
@@ -94,7 +96,7 @@ def test_a_row_s_command_builds_the_row_s_model(row, arch, parameters):
 def test_there_is_no_other_row():
     with pytest.raises(OptionError, match="no row 'lstm'; choose from transformer, lightconv"):
         row_options("lstm")
-    assert set(ROWS) == {"transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "cgc-rdrop"}
+    assert set(ROWS) == {"transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "gct", "cgc-gct", "cgc-rdrop"}
 
 
 @pytest.mark.parametrize(

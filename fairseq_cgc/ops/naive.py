@@ -1,6 +1,6 @@
 """The mathematics, once, in float64 and with loops: what every fast path is tested against.
 
-Sections and equations are those of "Context-Gated Convolution" (Lin et al., ECCV 2020). Paper to
+But where they say otherwise, sections and equations are those of "Context-Gated Convolution" (Lin et al., ECCV 2020). Paper to
 code: c -> C (channels), k -> K (kernel size), L -> n (tokens of a sentence), d -> d (latent size),
 k_1 x k_2 of section 3.2 -> the K taps. For translation the kernel is LightConv's H x K, one row a
 head, and head h owns the channels h * R ... h * R + R - 1, R = C / H (section 4.4).
@@ -119,4 +119,27 @@ def naive_gated_lightconv(sentence, kernel, padding_l):
             s = t + k - padding_l
             if 0 <= s < n:
                 output[t] += kernel[:, k].repeat_interleave(width) * sentence[s]
+    return output
+
+
+def naive_channel_transformation(sentence, alpha, gamma, beta, eps=1e-5):
+    """Gated Channel Transformation of one sentence (Yang et al., CVPR 2020, section 3.1).
+
+    Args:
+        sentence: n x C
+        alpha, gamma, beta: C
+
+    Returns:
+        n x C, float64
+    """
+    sentence, alpha, gamma, beta = (tensor.detach().double() for tensor in (sentence, alpha, gamma, beta))
+    n, channels = sentence.shape
+    strength = torch.zeros(channels, dtype=torch.float64)
+    for c in range(channels):
+        strength[c] = alpha[c] * math.sqrt(sum(float(sentence[t, c]) ** 2 for t in range(n)) + eps)
+    total = math.sqrt(sum(float(s) ** 2 for s in strength) + eps)
+    output = torch.zeros_like(sentence)
+    for c in range(channels):
+        gate = 1 + math.tanh(gamma[c] * (math.sqrt(channels) * strength[c] / total) + beta[c])
+        output[:, c] = sentence[:, c] * gate
     return output
