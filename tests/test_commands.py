@@ -74,7 +74,7 @@ def trained(data, tmp_path_factory):
     """A run of 24 updates that was stopped after 14 and resumed; and the losses of one never stopped."""
     stopped, whole = tmp_path_factory.mktemp("stopped"), tmp_path_factory.mktemp("whole")
     options = ["--cgc-gate-activation", "one-plus-tanh", "--cgc-norm", "heads-latent", "--cgc-latent-dim", "5"]
-    options += ["--cgc-pool-factor", "2", "--cgc-gate-on", "logits", "--cgc-zero-init"]
+    options += ["--cgc-pool-factor", "2", "--cgc-gate-on", "logits", "--cgc-zero-init", "--encoder-gct"]
     unbroken = losses(train(data, whole, *options, "--max-update", 24))
     first = losses(train(data, stopped, *options, "--max-update", 14))
     second = losses(train(data, stopped, *options, "--max-update", 24))
@@ -91,7 +91,7 @@ def test_a_resumed_training_has_the_losses_of_an_unbroken_one(trained):
 
 def test_options_are_kept_in_the_checkpoint(trained):
     options = load_checkpoint(trained[0])["cfg"]["model"]
-    kept = {name: value for name, value in vars(options).items() if name.startswith("cgc_")}
+    kept = {name: value for name, value in vars(options).items() if name.startswith("cgc_") or name.endswith("_gct")}
     assert kept == {
         "cgc_gate": "context",
         "cgc_gate_on": "logits",
@@ -100,6 +100,7 @@ def test_options_are_kept_in_the_checkpoint(trained):
         "cgc_zero_init": True,
         "cgc_latent_dim": 5,
         "cgc_pool_factor": 2,
+        "encoder_gct": True,
     }
 
 
@@ -122,6 +123,18 @@ def test_generate_validate_and_interactive_need_none_of_the_options_again(data, 
     options += ["--source-lang", "de", "--target-lang", "en"]
     done = fairseq("interactive", data / "bin", *options, "--beam", 6, stdin=lines)
     assert len(re.findall(r"^D-\d+\t", done.stdout, re.M)) == 3
+
+
+def test_lightconv_gct_trains_and_translates(data, tmp_path):
+    assert len(losses(train(data, tmp_path, "--max-update", 4, arch="lightconv_gct"))) == 4
+    path = tmp_path / "checkpoint_last.pt"
+    moved = [
+        name for name, value in load_checkpoint(path)["model"].items() if name.endswith("gct.gamma") and value.any()
+    ]
+    assert moved == ["encoder.layers.0.conv.gct.gamma", "encoder.layers.1.conv.gct.gamma"]
+    options = ["--path", path, "--user-dir", USER_DIR, "--beam", 2, "--max-tokens", 2000, *EVERY_SENTENCE]
+    done = fairseq("generate", data / "bin", *options)
+    assert len(re.findall(r"^H-", done.stdout, re.M)) == 23
 
 
 def test_a_sentence_longer_than_the_position_limit_is_skipped_aloud(data, trained):
