@@ -1,10 +1,12 @@
 """The GPU's kernels: on a GPU where there is one, or else in Triton's interpreter on the CPU."""
 
 import importlib.util
+import sys
 import warnings
 
 import pytest
 import torch
+from conftest import ROOT, run
 from test_gated_lightconv import check, relative
 from torch._subclasses import FakeTensorMode
 
@@ -63,6 +65,41 @@ def test_a_kernel_that_depends_on_the_input_gets_both_gradients(dtype):
     exact = torch.autograd.grad(expected, [x, mix], grad.double())
     for value, reference in zip(torch.autograd.grad(y, [x, mix], grad), exact):
         assert relative(value, reference) < TOLERANCE[dtype]
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fairseq_cgc.ops import triton_lightconv as kernels
+
+def build(kernel, types, constants):
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    signature.update({name: "constexpr" for name in constants})
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+    return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+
+sizes = {"INTERPRETED": False, "BLOCK_T": kernels.BLOCK_T, "BLOCK_S": 64}
+for dtype, band in (("fp32", False), ("bf16", True), ("fp16", False)):
+    types = {"x": "*" + dtype, "y": "*" + dtype, "grad": "*" + dtype, "kernel": "*fp32", "plus": "*fp32", "sums": "*fp32"}
+    built = build(kernels._convolve, types, {**sizes, "BLOCK_R": 128, "HAS_PLUS": True, "BAND": band})
+    assert ("mma" in built.asm["ptx"]) == band and built.metadata.shared < 48 * 1024
+    built = build(kernels._kernel_gradient, types, {**sizes, "BLOCK_R": 64})
+    assert ("mma" in built.asm["ptx"]) == (dtype != "fp32") and built.metadata.shared <= 48 * 1024
+# An argument of 1 is a constant to the compiler.
+build(kernels._convolve, types, {**sizes, "N": 1, "BLOCK_R": 16, "HAS_PLUS": False, "BAND": False})
+print("built")
+"""
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernels_compile_for_gpus(capability):
+    """To machine code, with no GPU at hand: of the A100 and the H100."""
+    done = run(sys.executable, "-c", COMPILE, capability, env={"TRITON_INTERPRET": "0"}, cwd=ROOT)
+    assert done.stdout.endswith("built\n")
 
 
 @needs_triton

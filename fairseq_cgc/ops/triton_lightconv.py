@@ -2,8 +2,8 @@
 
 A program computes a block of outputs of one sentence and head. The convolution reads x once (its
 overlap of K - 1 positions from the cache) and writes the output once; the gradient of x, which is the
-same function, takes up the gate's share on the way. Sums are in float32. Half precision goes through
-the matrix units as a band matrix; float32 is summed tap by tap, where they would round it.
+same function, takes up the gate's share on the way. Sums are in float32. Half precision with more than a
+few taps goes through the matrix units as a band matrix; float32, which they would round, is summed tap by tap.
 
 Without a GPU the kernels run in Triton's interpreter: set TRITON_INTERPRET=1 before this is imported.
 """
@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_T = 32
+FEW_TAPS = 8  # which are read from the cache one by one for less than a band's empty columns cost
 LONGEST = 128  # positions that a block of outputs may read
 # Triton's interpreter (3.7 and 3.9) multiplies the bits of bfloat16 matrices as integers: there, widen them.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -42,7 +43,7 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
             *(x, kernel, kernel if plus is None else plus, y),
             *(T, B * H, R, K, padding_l),
             HAS_PLUS=plus is not None,
-            BAND=x.dtype != torch.float32,
+            BAND=x.dtype != torch.float32 and K > FEW_TAPS,
             INTERPRETED=INTERPRETED,
             BLOCK_T=BLOCK_T,
             BLOCK_S=triton.next_power_of_2(BLOCK_T + K - 1),
@@ -109,7 +110,7 @@ def _convolve(
     start = tl.program_id(1).to(tl.int64) * BLOCK_T
     r = tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
     t = start + tl.arange(0, BLOCK_T)
-    step = N.to(tl.int64) * R
+    step = tl.cast(N, tl.int64) * R
     if BAND:
         s = start - padding_l + tl.arange(0, BLOCK_S)
         inside = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
@@ -126,7 +127,7 @@ def _convolve(
             s = t + k - padding_l
             inside = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
             tile = tl.load(x + n * R + s[:, None] * step + r[None, :], mask=inside, other=0.0)
-            total += tl.load(kernel + n * K + k) * tile
+            total += tl.load(kernel + n * K + k) * tile.to(tl.float32)
     if HAS_PLUS:
         total += tl.load(plus + t * N + n, mask=t < T, other=0.0)[:, None]
     inside = (t < T)[:, None] & (r < R)[None, :]
@@ -151,7 +152,7 @@ def _kernel_gradient(
 ):
     n = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
-    step = N.to(tl.int64) * R
+    step = tl.cast(N, tl.int64) * R
     # Row i, column j: the products of output i of a block with the block's input j, over all blocks.
     total = tl.zeros((BLOCK_T, BLOCK_S), dtype=tl.float32)
     for block in range(blocks):
