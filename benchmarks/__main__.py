@@ -1,4 +1,4 @@
-"""Measure the gated convolution: ``python -m benchmarks {operators,growth,training,generation}``.
+"""Measure the gated convolution: ``python -m benchmarks {operators,bandwidth,growth,training,generation}``.
 
 Each command prints a table and, with --out, writes what it measured as JSON; ``growth`` also plots.
 """
@@ -17,6 +17,7 @@ import torch
 
 from fairseq_cgc.errors import UserError, check_at_least
 from fairseq_cgc.files import whole
+from fairseq_cgc.ops import gated_lightconv
 
 from . import contenders as c
 from .measure import compare, peak_memory, quartiles
@@ -50,6 +51,11 @@ def main(arguments=None):
     sub.add_argument(
         "--weight-dropout", type=float, default=0.1, help="DropConnect (default: the recipe's %(default)s)"
     )
+
+    sub = command("bandwidth", bandwidth, "the convolution's forward against a copy of its input", 15)
+    sub.add_argument("--tokens", type=int, default=16000, help="tokens a batch (default: %(default)s)")
+    sub.add_argument("--lengths", type=int, nargs="+", default=[25, 60, 250], metavar="T")
+    sub.add_argument("--kernels", type=int, nargs="+", default=KERNELS, metavar="K")
 
     sub = command("growth", growth, "time and memory of one layer's convolution against sentence length", 7)
     sub.add_argument("--sentences", type=int, default=2, help="sentences a batch (default: %(default)s)")
@@ -149,6 +155,29 @@ def layer_runs(T, B, K, args):
     grad = torch.randn_like(x)
     modules = c.layers(K, weight_dropout=args.weight_dropout)
     return {name: c.forward_and_backward(module.to(args.device, dtype), x, grad) for name, module in modules.items()}
+
+
+def bandwidth(args):
+    rows = []
+    for T in args.lengths:
+        x = torch.randn(T, max(1, args.tokens // T), 512, device=args.device, dtype=getattr(torch, args.dtype))
+        y = torch.empty_like(x)
+        functions = {"copy": partial(y.copy_, x)}
+        for K in args.kernels:
+            kernel = torch.randn(x.size(1), 4, K, device=args.device)
+            functions[f"K {K}"] = partial(gated_lightconv, x, kernel, K // 2)
+        with torch.no_grad():
+            results = compare(functions, args.repeats, args.device, f"T {T}")
+        copied = 2 * x.numel() * x.element_size() / results["copy"]["median"] / 1e6  # read and written
+        row = {"T x B": f"{T} x {x.size(1)}", "copy, GB/s": round(copied, 1)}
+        for name in list(functions)[1:]:
+            row[name] = f"{1 / results[name]['ratio']:.2f}"
+        rows.append({**row, "measured": results})
+    title = (
+        f"Forward of one convolution of 512 channels, one kernel a sentence and head, {args.dtype}: share of a copy's "
+        f"bandwidth, median of {args.repeats} repeats"
+    )
+    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
 
 
 def growth(args):

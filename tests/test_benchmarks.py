@@ -1,0 +1,91 @@
+import csv
+import json
+import time
+
+import pytest
+import torch
+from benchmarks.__main__ import main
+from benchmarks.contenders import LENGTHS, batches
+from benchmarks.measure import compare, peak_memory
+
+SMALL = {
+    "operators": ["--tokens", "60", "--lengths", "5", "30", "--kernels", "3", "31"],
+    "bandwidth": ["--tokens", "60", "--lengths", "30", "--kernels", "3"],
+    "growth": ["--lengths", "40", "80", "--sentences", "1"],
+    "training": ["--max-tokens", "60", "--batches", "1"],
+    "generation": ["--max-tokens", "60", "--batches", "1", "--beam", "2"],
+}
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    options = ["--repeats", "1", "--threads", "1", "--out", str(out)]
+    if command == "growth":
+        options += ["--plot", str(tmp_path / "growth.png")]
+    main([command, *SMALL[command], *options])
+    printed = capsys.readouterr().out
+    record = json.loads(out.read_text())
+    assert record["title"] in printed and record["command"].startswith(f"python -m benchmarks {command} ")
+    assert record["threads"] == 1 and record["device"] and record["versions"]["torch"] == torch.__version__
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(record["rows"]) and len({line.count("|") for line in lines}) == 1
+    assert all(row["measured"] for row in record["rows"])
+    if command == "growth":
+        assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    if command == "generation":
+        assert "; 0 sentences came out different" in record["title"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["operators", "--repeats", "0"], "error: --repeats is 0; it must be at least 1"),
+        (["operators", "--kernels", "3", "0"], "error: --kernels is 0"),
+        (["growth", "--lengths", "-1"], "error: --lengths is -1"),
+        (["training", "--device", "cuda"], "error: --device cuda: torch finds no GPU"),
+    ],
+)
+def test_wrong_options_are_named(options, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=words):
+        main(options)
+
+
+def test_contenders_are_timed_and_compared():
+    results = compare({"slow": lambda: time.sleep(0.02), "fast": lambda: time.sleep(0.01)}, repeats=3)
+    assert results["slow"]["ratio"] == 1 and 0.4 < results["fast"]["ratio"] < 0.9
+    assert len(results["fast"]["ms"]) == 3 and results["fast"]["median"] >= 10
+    left = compare({"slow": lambda: time.sleep(0.02), "fast": lambda: time.sleep(0.001)}, repeats=1, limit=0.01)
+    assert list(left) == ["fast"] and "ratio" not in left["fast"]
+
+
+def test_peak_memory_is_what_is_held_at_once():
+    def function():
+        for _ in range(3):
+            torch.empty(1000, 1000)
+
+    assert 4_000_000 <= peak_memory(function) < 4_100_000
+
+
+def test_lengths_are_those_of_the_160239_pairs():
+    with LENGTHS.open() as file:
+        rows = [tuple(map(int, row)) for row in list(csv.reader(file))[1:]]
+    assert sum(count for _, _, count in rows) == 160_239
+    lengths = [(source, count) for source, _, count in rows]
+    shorter = {n: sum(count for source, count in lengths if source <= n) / 160_239 for n in (9, 21, 45, 93)}
+    assert {n: round(100 * share) for n, share in shorter.items()} == {9: 11, 21: 53, 45: 89, 93: 99}
+
+
+def test_batches_hold_sentences_of_like_length_up_to_the_number_of_tokens():
+    samples = batches(1000, 20, seed=3)
+    again = batches(1000, 20, seed=3)
+    for sample, other in zip(samples, again):
+        source, target = sample["net_input"]["src_tokens"], sample["target"]
+        assert max(source.numel(), target.numel()) <= 1000
+        assert source.equal(other["net_input"]["src_tokens"])
+        assert (source[:, -1] == 2).all() and source.ne(1).sum() == sample["source_tokens"]
+        assert target.ne(1).sum() == sample["ntokens"]
+        assert sample["net_input"]["prev_output_tokens"][:, 0].eq(2).all()
+        lengths = sample["net_input"]["src_lengths"]
+        assert source.ne(1).sum(1).equal(lengths) and lengths.max() - lengths.min() <= 3
