@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+
 from benchmarks.__main__ import main
 from benchmarks.contenders import LENGTHS, batches
 from benchmarks.measure import compare, peak_memory

@@ -17,17 +17,31 @@ def relative(value, expected):
     return ((value.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-9)).item()
 
 
-def check(T, B, H, R, K, padding_l, path=None, strided=False, dtype=torch.float64, tolerance=1e-12, device="cpu"):
+def check(
+    T,
+    B,
+    H,
+    R,
+    K,
+    padding_l,
+    path=None,
+    strided=False,
+    dtype=torch.float64,
+    tolerance=1e-12,
+    device="cpu",
+    per_token=False,
+):
     """Value and both gradients, against the reference in float64 on the same numbers."""
     x = torch.randn(B, T, H * R).transpose(0, 1) if strided else torch.randn(T, B, H * R)
     x = x.to(device, dtype).requires_grad_()
-    kernel = torch.randn(B, H, K).to(device, dtype).requires_grad_()
+    kernel = torch.randn((T,) * per_token + (B, H, K)).to(device, dtype).requires_grad_()
     grad = torch.randn(T, B, H * R).to(device, dtype)
     if strided:
         grad = grad.transpose(0, 1).contiguous().transpose(0, 1)
     y = gated_lightconv(x, kernel, padding_l, path=path)
     assert y.dtype == dtype and y.shape == x.shape
-    expected = torch.stack([naive_gated_lightconv(x[:, b], kernel[b], padding_l) for b in range(B)], dim=1)
+    own = kernel.unbind(1 if per_token else 0)
+    expected = torch.stack([naive_gated_lightconv(x[:, b], own[b], padding_l) for b in range(B)], dim=1)
     assert relative(y, expected) < tolerance
     gradients = torch.autograd.grad(y, [x, kernel], grad)
     exact = torch.autograd.grad(expected, [x, kernel], grad.double())
@@ -42,6 +56,12 @@ def test_bands_equal_the_reference(T, K, padding_l):
     check(T, 2, 2, 3, K, padding_l, "bands")
 
 
+@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize("K, padding_l", [(1, 0), (3, 1), (4, 2), (7, 0), (31, 15), (31, 30)])
+def test_bands_of_one_kernel_a_token_equal_the_reference(T, K, padding_l):
+    check(T, 2, 2, 3, K, padding_l, "bands", per_token=True)
+
+
 @pytest.mark.parametrize("T, K", [(1, 1), (6, 3), (7, 3), (40, 3), (14, 7), (150, 7), (62, 31), (400, 31)])
 def test_depthwise_equals_the_reference(T, K):
     check(T, 2, 2, 3, K, K // 2, "depthwise", dtype=torch.float32, tolerance=1e-6)
@@ -50,14 +70,17 @@ def test_depthwise_equals_the_reference(T, K):
 def test_depthwise_refuses_a_kernel_that_is_not_centred():
     with pytest.raises(ValueError, match="as many taps before as behind, not 0 of 3"):
         gated_lightconv(torch.randn(9, 1, 2), torch.randn(1, 1, 3), 0, path="depthwise")
+    with pytest.raises(ValueError, match="one kernel a sentence, not one a token; take bands"):
+        gated_lightconv(torch.randn(9, 1, 2), torch.randn(9, 1, 1, 3), 1, path="depthwise")
 
 
 @pytest.mark.parametrize(
     "dtype, tolerance", [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)], ids=str
 )
 @pytest.mark.parametrize("T, K", [(10, 31), (60, 7), (150, 31)])
-def test_every_dtype_is_as_exact_as_it_can_be(dtype, tolerance, T, K):
-    check(T, 2, 2, 8, K, K // 2, dtype=dtype, tolerance=tolerance)
+@pytest.mark.parametrize("per_token", [False, True], ids=["sentence", "token"])
+def test_every_dtype_is_as_exact_as_it_can_be(dtype, tolerance, T, K, per_token):
+    check(T, 2, 2, 8, K, K // 2, dtype=dtype, tolerance=tolerance, per_token=per_token)
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,9 +92,10 @@ def test_every_dtype_is_as_exact_as_it_can_be(dtype, tolerance, T, K):
     K=st.integers(1, 40),
     where=st.floats(0, 1),
     strided=st.booleans(),
+    per_token=st.booleans(),
 )
-def test_random_shapes_equal_the_reference(T, B, H, R, K, where, strided):
-    check(T, B, H, R, K, round(where * (K - 1)), strided=strided)
+def test_random_shapes_equal_the_reference(T, B, H, R, K, where, strided, per_token):
+    check(T, B, H, R, K, round(where * (K - 1)), strided=strided, per_token=per_token)
 
 
 @settings(max_examples=25, deadline=None)
@@ -80,8 +104,9 @@ def test_random_shapes_that_are_chosen_a_path_equal_the_reference(T, B, R, half)
     check(T, B, 2, R, 2 * half + 1, half, dtype=torch.float32, tolerance=1e-5)
 
 
-def test_many_tiles_equal_one(monkeypatch):
-    x, kernel = torch.randn(70, 5, 8).double(), torch.randn(5, 2, 7).double()
+@pytest.mark.parametrize("shape", [(5, 2, 7), (70, 5, 2, 7)])
+def test_many_tiles_equal_one(shape, monkeypatch):
+    x, kernel = torch.randn(70, 5, 8).double(), torch.randn(shape).double()
     whole = gated_lightconv(x, kernel, 3)
     monkeypatch.setattr("fairseq_cgc.ops.bands.TILE", 1)
     torch.testing.assert_close(gated_lightconv(x, kernel, 3), whole, rtol=0, atol=1e-12)
@@ -193,6 +218,7 @@ def test_autocast_keeps_the_input_s_dtype(dtype):
     [
         (5, (1, 2, 3), 1, "5 channels do not divide into 2 heads"),
         (4, (1, 2, 3), 3, "padding_l is 3; for kernel size 3 it lies in 0 ... 2"),
+        (4, (7, 1, 2, 3), 1, r"the kernels are \(7, 1, 2, 3\), wanted T x B x H x K: \(9, 1, 2, 3\)"),
         (4, (7, 2, 3), 1, r"the kernels are \(7, 2, 3\), wanted B x H x K: \(1, 2, 3\)"),
     ],
 )

@@ -35,6 +35,14 @@ def test_triton_equals_the_reference(dtype, T, K, padding_l):
 
 @needs_triton
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("T", [1, 32, 33, 65])
+@pytest.mark.parametrize("K, padding_l", [(1, 0), (7, 0), (31, 15), (31, 30)])
+def test_one_kernel_a_token_equals_the_reference(dtype, T, K, padding_l):
+    check(T, 2, 2, 5, K, padding_l, "triton", False, dtype, TOLERANCE[dtype], DEVICE, per_token=True)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     "T, B, H, R, K, strided",
     [
@@ -81,8 +89,8 @@ def build(kernel, types, constants):
     source = ASTSource(fn=kernel, signature=signature, constexprs=places)
     return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
 
-sizes = {"INTERPRETED": False, "BLOCK_T": kernels.BLOCK_T, "BLOCK_S": 64}
-for dtype, band in (("fp32", False), ("bf16", True), ("fp16", False)):
+for dtype, band, per_token in (("fp32", False, True), ("bf16", True, True), ("bf16", True, False), ("fp16", False, False)):
+    sizes = {"INTERPRETED": False, "BLOCK_T": kernels.BLOCK_T, "BLOCK_S": 64, "PER_TOKEN": per_token}
     types = {"x": "*" + dtype, "y": "*" + dtype, "grad": "*" + dtype, "kernel": "*fp32", "plus": "*fp32", "sums": "*fp32"}
     built = build(kernels._convolve, types, {**sizes, "BLOCK_R": 128, "HAS_PLUS": True, "BAND": band})
     assert ("mma" in built.asm["ptx"]) == band and built.metadata.shared < 48 * 1024

@@ -14,12 +14,13 @@ TILE = 1 << 18
 def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
     """``gated_lightconv`` without gradients.
 
-    A block of S outputs of one sentence and head is an S x (S + K - 1) band matrix, which all blocks
-    of the sentence share, times the block's inputs, which are read where they are: nothing is padded.
+    A block of S outputs of one sentence and head is an S x (S + K - 1) band matrix times the block's
+    inputs, which are read where they are: nothing is padded. All blocks of a sentence share the
+    matrix, if it has one kernel.
 
     Args:
         x: T x B x C, contiguous
-        kernel: B x H x K
+        kernel: B x H x K, or T x B x H x K
         padding_l: taps before the output's own position
         plus: T x B x H, added to all channels of its head
 
@@ -27,30 +28,39 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
         T x B x C
     """
     T, B, C = x.shape
-    H, K = kernel.shape[1:]
-    heads = x.view(T, B * H, C // H)
+    H, K = kernel.shape[-2:]
+    N, R = B * H, C // H
+    heads = x.view(T, N, R)
     y = torch.empty_like(x)
-    out = y.view(T, B * H, C // H)
+    out = y.view(T, N, R)
     size = _block(T)
-    band = _band(kernel.reshape(B * H, K).to(x.dtype), size)
+    per_token = kernel.dim() == 4
+    kernel = kernel.reshape(*(T,) * per_token, N, K).to(x.dtype)
+    band = x.new_zeros(N, size, size + K - 1) if per_token else _band(kernel, size)
     if plus is not None:
-        plus = plus.reshape(T, B * H, 1)
+        plus = plus.reshape(T, N, 1)
     # On the CPU a tile's sentences are few enough for the cache.
-    rows_of_a_tile = B * H if x.is_cuda else max(1, TILE // (size * (C // H)))
-    product_memory = x.new_empty(min(rows_of_a_tile, B * H) * size * (C // H))
-    for rows, outputs, inputs, columns in _tiles(T, B * H, rows_of_a_tile, K, size, padding_l):
-        block = band[rows, : outputs.stop - outputs.start, columns]
-        product = product_memory[: block[:, :, 0].numel() * (C // H)].view(*block.shape[:2], -1)
-        torch.bmm(block, heads[inputs, rows].transpose(0, 1), out=product)
-        product = product.transpose(0, 1)
-        if plus is None:
-            out[outputs, rows] = product
-        else:
-            torch.add(product, plus[outputs, rows], out=out[outputs, rows])
+    rows_of_a_tile = N if x.is_cuda else min(N, max(1, TILE // (size * R)))
+    product_memory = x.new_empty(rows_of_a_tile * size * R)
+    for outputs, inputs, columns in _blocks(T, K, size, padding_l):
+        length = outputs.stop - outputs.start
+        if per_token:  # the taps stand where the last block's stood
+            _taps(band, K)[:, :length] = kernel[outputs].transpose(0, 1)
+        for start in range(0, N, rows_of_a_tile):
+            rows = slice(start, min(N, start + rows_of_a_tile))
+            product = product_memory[: (rows.stop - start) * length * R].view(-1, length, R)
+            torch.bmm(band[rows, :length, columns], heads[inputs, rows].transpose(0, 1), out=product)
+            product = product.transpose(0, 1)
+            if plus is None:
+                out[outputs, rows] = product
+            else:
+                torch.add(product, plus[outputs, rows], out=out[outputs, rows])
     return y
 
 
-def kernel_gradient(grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> Tensor:
+def kernel_gradient(
+    grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool = False
+) -> Tensor:
     """The gradient of ``convolve``'s kernel.
 
     Args:
@@ -58,32 +68,54 @@ def kernel_gradient(grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, p
         num_heads: H
         kernel_size: K
         padding_l: taps before the output's own position
+        per_token: whether there is one kernel a token
 
     Returns:
-        B x H x K, float32 (float64 for float64 input), summed in that precision
+        B x H x K or T x B x H x K, float32 (float64 for float64 input), summed in that precision
     """
     T, B, C = x.shape
-    H, K, R = num_heads, kernel_size, C // num_heads
+    H, K = num_heads, kernel_size
+    N, R = B * H, C // H
     precise = torch.float64 if x.dtype == torch.float64 else torch.float32
     size = _block(T)
-    band = torch.zeros(B * H, size, size + K - 1, dtype=precise, device=x.device)
-    for _, outputs, inputs, columns in _tiles(T, B * H, B * H, K, size, padding_l):
-        left = grad.view(T, B * H, R)[outputs].transpose(0, 1).to(precise)
-        right = x.view(T, B * H, R)[inputs].permute(1, 2, 0).to(precise)
-        block = band[:, : outputs.stop - outputs.start, columns]
+    band = torch.zeros(N, size, size + K - 1, dtype=precise, device=x.device)
+    gradient = torch.empty(T, N, K, dtype=precise, device=x.device) if per_token else None
+    for outputs, inputs, columns in _blocks(T, K, size, padding_l):
+        length = outputs.stop - outputs.start
+        left = grad.view(T, N, R)[outputs].transpose(0, 1).to(precise)
+        right = x.view(T, N, R)[inputs].permute(1, 2, 0).to(precise)
+        block = band[:, :length, columns]
         product = torch.bmm(left, right)
-        if outputs.start:
-            block += product
-        else:
+        if per_token:
+            band.zero_()  # columns beyond the sentence's ends
+        if per_token or not outputs.start:
             block.copy_(product)
-    # Tap k of row t stands in column t + k.
-    taps = band.as_strided((B * H, size, K), (size * (size + K - 1), size + K, 1))
-    return taps.sum(1).view(B, H, K)
+        else:
+            block += product
+        if per_token:
+            gradient[outputs] = _taps(band, K)[:, :length].transpose(0, 1)
+    if per_token:
+        return gradient.view(T, B, H, K)
+    return _taps(band, K).sum(1).view(B, H, K)
 
 
 def _block(T: int) -> int:
     """T cut into blocks of about equal length, at most ``BLOCK``."""
     return -(-T // -(-T // BLOCK))
+
+
+def _blocks(T, kernel_size, size, padding_l):
+    """Cut T outputs into blocks.
+
+    Yields:
+        of each, as slices: its outputs' positions, the positions of the inputs that they read, and the
+        band's columns that meet those
+    """
+    for start in range(0, T, size):
+        stop = min(T, start + size)
+        first = start - padding_l
+        inputs = slice(max(0, first), min(T, stop + kernel_size - 1 - padding_l))
+        yield slice(start, stop), inputs, slice(inputs.start - first, inputs.stop - first)
 
 
 def _band(kernel: Tensor, size: int) -> Tensor:
@@ -96,17 +128,7 @@ def _band(kernel: Tensor, size: int) -> Tensor:
     return rows[:, : size * (size + K - 1)].view(N, size, size + K - 1)
 
 
-def _tiles(T, N, step, kernel_size, size, padding_l):
-    """Cut T x N x R outputs into tiles of at most ``size`` x ``step`` x R.
-
-    Yields:
-        of each, as slices: its rows of N, its outputs' positions, the positions of the inputs that
-        they read, and the band's columns that meet those
-    """
-    for row in range(0, N, step):
-        for start in range(0, T, size):
-            stop = min(T, start + size)
-            first = start - padding_l
-            inputs = slice(max(0, first), min(T, stop + kernel_size - 1 - padding_l))
-            columns = slice(inputs.start - first, inputs.stop - first)
-            yield slice(row, row + step), slice(start, stop), inputs, columns
+def _taps(band: Tensor, kernel_size: int) -> Tensor:
+    """The N x size x K entries of such matrices that hold kernels: tap k of row t stands in column t + k."""
+    N, size, width = band.shape
+    return band.as_strided((N, size, kernel_size), (size * width, width + 1, 1))

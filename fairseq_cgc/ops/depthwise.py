@@ -26,6 +26,8 @@ def suits(x: Tensor, kernel_size: int, padding_l: int) -> bool:
 
 def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
     """As ``bands.convolve``."""
+    if kernel.dim() == 4:
+        raise ValueError("a depthwise convolution has one kernel a sentence, not one a token; take bands")
     T, B, C = x.shape
     H, K = kernel.shape[1:]
     if 2 * padding_l != K - 1:
@@ -38,7 +40,9 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
     return y
 
 
-def kernel_gradient(grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> Tensor:
+def kernel_gradient(
+    grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool = False
+) -> Tensor:
     """As ``bands.kernel_gradient``."""
     T, B, C = x.shape
     H, K = num_heads, kernel_size

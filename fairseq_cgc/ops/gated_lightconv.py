@@ -1,4 +1,7 @@
-"""Lightweight convolution with one kernel a sentence and head: the operation, its paths and its gradients."""
+"""Lightweight convolution with one kernel a sentence and head, and dynamic convolution with one a token.
+
+The operation, its paths and its gradients.
+"""
 
 import functools
 import importlib.util
@@ -14,7 +17,7 @@ from .context_pool import accumulation_dtype, head_means
 
 # Each path is a module with these two functions, free of autograd:
 #   convolve(x, kernel, padding_l, plus=None)
-#   kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
+#   kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token=False)
 # They compute the gradient of x too: it is the convolution of the output's with the kernel reversed.
 PATHS = ("bands", "depthwise", "triton")
 
@@ -26,10 +29,10 @@ def gated_lightconv(x: Tensor, kernel: Tensor, padding_l: int, dropout: float = 
 
     Args:
         x: T x B x C
-        kernel: B x H x K, H must divide C
+        kernel: B x H x K, H must divide C; or T x B x H x K, with one kernel a token: kernel[t, b, h(c), k]
         padding_l: taps before the output's own position, 0 ... K - 1
-        dropout: DropConnect's probability: each tap of a sentence's head is zeroed with it, and the
-            others are scaled by 1 / (1 - dropout)
+        dropout: DropConnect's probability: each tap of a kernel is zeroed with it, and the others are
+            scaled by 1 / (1 - dropout)
         path: one of ``PATHS``, instead of the one that device, dtype, T and K choose
 
     Returns:
@@ -38,7 +41,8 @@ def gated_lightconv(x: Tensor, kernel: Tensor, padding_l: int, dropout: float = 
     Raises:
         ValueError: sizes that do not fit each other, or the path
     """
-    return _convolve(x, lambda _: kernel, kernel.size(1), kernel.size(2), padding_l, dropout, path, means=False)
+    sizes = kernel.shape[-2:]
+    return _convolve(x, lambda _: kernel, *sizes, padding_l, dropout, path, per_token=kernel.dim() == 4, means=False)
 
 
 def context_gated_lightconv(
@@ -49,6 +53,7 @@ def context_gated_lightconv(
     padding_l: int,
     dropout: float = 0.0,
     path: str | None = None,
+    per_token: bool = False,
 ) -> Tensor:
     """``gated_lightconv(x, kernel_of(head_means(x, H)), padding_l)`` in fewer passes over x.
 
@@ -56,23 +61,24 @@ def context_gated_lightconv(
 
     Args:
         x: T x B x C
-        kernel_of: from the head means, T x B x H, to the kernels, B x H x K
+        kernel_of: from the head means, T x B x H, to the kernels, B x H x K or T x B x H x K
         num_heads: H, must divide C
         kernel_size: K
         padding_l, dropout, path: as for ``gated_lightconv``
+        per_token: whether there is one kernel a token
 
     Returns:
         T x B x C
     """
-    return _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, means=True)
+    return _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, per_token, means=True)
 
 
-def choose_path(x: Tensor, kernel_size: int, padding_l: int) -> str:
+def choose_path(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = False) -> str:
     """The fastest of ``PATHS`` for x (T x B x C), on the CPU as measured: see benchmarks/results."""
     if x.is_cuda:
         return "triton" if _has_triton() and _module("triton").suits(x, kernel_size) else "bands"
     # A depthwise convolution's work grows with K, a band's share of the work shrinks with T.
-    if x.size(0) >= max(20, kernel_size**2) and depthwise.suits(x, kernel_size, padding_l):
+    if not per_token and x.size(0) >= max(20, kernel_size**2) and depthwise.suits(x, kernel_size, padding_l):
         return "depthwise"
     return "bands"
 
@@ -99,7 +105,7 @@ def _module(path):
     return {"bands": bands, "depthwise": depthwise}[path]
 
 
-def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, means):
+def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, per_token, means):
     T, B, C = x.shape
     if num_heads < 1 or C % num_heads:
         raise ValueError(f"{C} channels do not divide into {num_heads} heads")
@@ -109,12 +115,14 @@ def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, me
     # Of a short sentence leave out the taps that lie beyond its ends wherever the output is.
     first, last = max(0, padding_l - T + 1), min(kernel_size, padding_l + T)
     padding_l -= first
-    path = path or choose_path(x, last - first, padding_l)
-    means, x, message = _Fork.apply(x, num_heads, last - first, padding_l, path, means)
+    path = path or choose_path(x, last - first, padding_l, per_token)
+    means, x, message = _Fork.apply(x, num_heads, last - first, padding_l, path, per_token, means)
     kernel = kernel_of(means)
-    if kernel.shape != (B, num_heads, kernel_size):
-        raise ValueError(f"the kernels are {tuple(kernel.shape)}, wanted B x H x K: {(B, num_heads, kernel_size)}")
-    kernel = kernel[:, :, first:last].to(message.dtype)
+    wanted = (T,) * per_token + (B, num_heads, kernel_size)
+    if kernel.shape != wanted:
+        letters = "T x B x H x K" if per_token else "B x H x K"
+        raise ValueError(f"the kernels are {tuple(kernel.shape)}, wanted {letters}: {wanted}")
+    kernel = kernel[..., first:last].to(message.dtype)
     if dropout:
         kernel = torch.dropout(kernel, dropout, train=True)
     return _Convolve.apply(x, message, kernel.contiguous(), padding_l, path)
@@ -127,22 +135,31 @@ def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, me
 
 class _Fork(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, num_heads, kernel_size, padding_l, path, means):
+    def forward(ctx, x, num_heads, kernel_size, padding_l, path, per_token, means):
         ctx.sizes = num_heads, kernel_size, padding_l, path
         message = torch.empty((), dtype=accumulation_dtype(x), device=x.device)
-        return (
-            head_means(x, num_heads) if means else None,
-            x.view_as(x),
-            message.expand(x.size(1), num_heads, kernel_size),
-        )
+        shape = x.shape[0 if per_token else 1 : 2] + (num_heads, kernel_size)
+        return head_means(x, num_heads) if means else None, x.view_as(x), message.expand(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_means, grad_output, kernel):
         H, K, padding_l, path = ctx.sizes
         plus = None if grad_means is None else grad_means * (H / grad_output.size(2))
-        grad = _lightconv(grad_output, kernel.flip(2), K - 1 - padding_l, plus, path)
-        return grad, None, None, None, None, None
+        grad = _lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, plus, path)
+        return grad, None, None, None, None, None, None
+
+
+def _reversed(kernel, padding_l):
+    """The kernel that convolves back: what reached output t from input s goes from t to s."""
+    if kernel.dim() == 3:
+        return kernel.flip(2)
+    T, B, H, K = kernel.shape
+    after = K - 1 - padding_l
+    # Tap j at s is tap K - 1 - j of the output at s + j - after: along j, a step in time forth and a tap back.
+    padded = torch.nn.functional.pad(kernel, (0, 0, 0, 0, 0, 0, after, padding_l))
+    step = B * H * K
+    return padded.as_strided((T, B, H, K), (step, H * K, K, step - 1), K - 1)
 
 
 class _Convolve(torch.autograd.Function):
@@ -159,7 +176,8 @@ class _Convolve(torch.autograd.Function):
         grad = grad.contiguous()
         grad_kernel = None
         if ctx.needs_input_grad[2]:
-            grad_kernel = _lightconv_kernel_gradient(grad, x, *kernel.shape[1:], ctx.padding_l, ctx.path)
+            H, K = kernel.shape[-2:]
+            grad_kernel = _lightconv_kernel_gradient(grad, x, H, K, ctx.padding_l, kernel.dim() == 4, ctx.path)
         return grad, kernel, grad_kernel, None, None
 
 
@@ -179,12 +197,13 @@ def _(x, kernel, padding_l, plus, path):
 
 @torch.library.custom_op("fairseq_cgc::lightconv_kernel_gradient", mutates_args=())
 def _lightconv_kernel_gradient(
-    grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, path: str
+    grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool, path: str
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        return _module(path).kernel_gradient(grad, x, num_heads, kernel_size, padding_l)
+        return _module(path).kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token)
 
 
 @_lightconv_kernel_gradient.register_fake
-def _(grad, x, num_heads, kernel_size, padding_l, path):
-    return x.new_empty(x.size(1), num_heads, kernel_size, dtype=accumulation_dtype(x))
+def _(grad, x, num_heads, kernel_size, padding_l, per_token, path):
+    shape = x.shape[0 if per_token else 1 : 2] + (num_heads, kernel_size)
+    return x.new_empty(shape, dtype=accumulation_dtype(x))

@@ -103,22 +103,23 @@ def naive_gated_lightconv(sentence, kernel, padding_l):
 
     Args:
         sentence: n x C
-        kernel: H x K
+        kernel: H x K, or n x H x K with one kernel a token (dynamic convolution)
         padding_l: how many of the K taps lie before the output's own position
 
     Returns:
-        n x C, float64: y[t, c] = sum_k kernel[c // R, k] * sentence[t + k - padding_l, c]
+        n x C, float64: y[t, c] = sum_k kernel[(t,) c // R, k] * sentence[t + k - padding_l, c]
     """
     sentence, kernel = sentence.double(), kernel.double()
     n, channels = sentence.shape
-    num_heads, kernel_size = kernel.shape
+    num_heads, kernel_size = kernel.shape[-2:]
     width = channels // num_heads
     output = torch.zeros_like(sentence)
     for t in range(n):
         for k in range(kernel_size):
             s = t + k - padding_l
             if 0 <= s < n:
-                output[t] += kernel[:, k].repeat_interleave(width) * sentence[s]
+                taps = kernel[t, :, k] if kernel.dim() == 3 else kernel[:, k]
+                output[t] += taps.repeat_interleave(width) * sentence[s]
     return output
 
 

@@ -30,7 +30,7 @@ def suits(x: Tensor, kernel_size: int) -> bool:
 def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
     """As ``bands.convolve``."""
     T, B, C = x.shape
-    H, K = kernel.shape[1:]
+    H, K = kernel.shape[-2:]
     R = C // H
     _check(x, K)
     kernel = kernel.contiguous()
@@ -42,6 +42,7 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
         _convolve[grid](
             *(x, kernel, kernel if plus is None else plus, y),
             *(T, B * H, R, K, padding_l),
+            PER_TOKEN=kernel.dim() == 4,
             HAS_PLUS=plus is not None,
             BAND=x.dtype != torch.float32 and K > FEW_TAPS,
             INTERPRETED=INTERPRETED,
@@ -52,23 +53,26 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
     return y
 
 
-def kernel_gradient(grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> Tensor:
+def kernel_gradient(
+    grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool = False
+) -> Tensor:
     """As ``bands.kernel_gradient``. Adds in an order of its own making: the same numbers every time."""
     T, B, C = x.shape
     H, K, R = num_heads, kernel_size, C // num_heads
     _check(x, K)
-    blocks = min(8, triton.cdiv(T, BLOCK_T))  # of a program
+    blocks = 1 if per_token else min(8, triton.cdiv(T, BLOCK_T))  # of a program
     programs = triton.cdiv(T, BLOCK_T * blocks)
-    sums = torch.empty(B, H, programs, K, dtype=torch.float32, device=x.device)
+    sums = torch.empty(*((T, B, H) if per_token else (B, H, programs)), K, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         _kernel_gradient[(B * H, programs)](
             *(grad, x, sums, T, B * H, R, K, padding_l, blocks),
+            PER_TOKEN=per_token,
             INTERPRETED=INTERPRETED,
             BLOCK_T=BLOCK_T,
             BLOCK_S=triton.next_power_of_2(BLOCK_T + K - 1),
             BLOCK_R=min(64, _block_r(R)),
         )
-    return sums.sum(2)
+    return sums if per_token else sums.sum(2)
 
 
 def _check(x, K):
@@ -99,6 +103,7 @@ def _convolve(
     R,
     K,
     padding_l,
+    PER_TOKEN: tl.constexpr,
     HAS_PLUS: tl.constexpr,
     BAND: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -116,7 +121,11 @@ def _convolve(
         inside = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
         tile = tl.load(x + n * R + s[:, None] * step + r[None, :], mask=inside, other=0.0)
         tap = tl.arange(0, BLOCK_S)[None, :] - tl.arange(0, BLOCK_T)[:, None]
-        band = tl.load(kernel + n * K + tap, mask=(tap >= 0) & (tap < K), other=0.0)
+        on_band = (tap >= 0) & (tap < K)
+        if PER_TOKEN:
+            band = tl.load(kernel + (t * N + n)[:, None] * K + tap, mask=on_band & (t < T)[:, None], other=0.0)
+        else:
+            band = tl.load(kernel + n * K + tap, mask=on_band, other=0.0)
         band = band.to(tile.dtype)
         if INTERPRETED:
             band, tile = band.to(tl.float32), tile.to(tl.float32)
@@ -127,7 +136,11 @@ def _convolve(
             s = t + k - padding_l
             inside = ((s >= 0) & (s < T))[:, None] & (r < R)[None, :]
             tile = tl.load(x + n * R + s[:, None] * step + r[None, :], mask=inside, other=0.0)
-            total += tl.load(kernel + n * K + k) * tile.to(tl.float32)
+            if PER_TOKEN:
+                weight = tl.load(kernel + (t * N + n) * K + k, mask=t < T, other=0.0)[:, None]
+            else:
+                weight = tl.load(kernel + n * K + k)
+            total += weight * tile.to(tl.float32)
     if HAS_PLUS:
         total += tl.load(plus + t * N + n, mask=t < T, other=0.0)[:, None]
     inside = (t < T)[:, None] & (r < R)[None, :]
@@ -145,6 +158,7 @@ def _kernel_gradient(
     K,
     padding_l,
     blocks,
+    PER_TOKEN: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -170,5 +184,9 @@ def _kernel_gradient(
             total += tl.dot(left, tl.trans(right), input_precision="ieee")
     tap = tl.arange(0, BLOCK_S)[None, :] - tl.arange(0, BLOCK_T)[:, None]
     for k in range(K):
-        diagonal = tl.sum(tl.sum(tl.where(tap == k, total, 0.0), axis=1), axis=0)
-        tl.store(sums + (n * tl.num_programs(1) + part) * K + k, diagonal)
+        of_tap = tl.sum(tl.where(tap == k, total, 0.0), axis=1)
+        if PER_TOKEN:  # one block a program
+            t = part * BLOCK_T + tl.arange(0, BLOCK_T)
+            tl.store(sums + (t * N + n) * K + k, of_tap, mask=t < T)
+        else:
+            tl.store(sums + (n * tl.num_programs(1) + part) * K + k, tl.sum(of_tap, axis=0))
