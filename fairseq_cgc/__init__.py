@@ -12,7 +12,7 @@ compat.explain_user_errors()
 
 from .channel_gate import GatedChannelTransformation
 from .context_gate import ContextGate
-from .gated_convolution import ContextGatedLightweightConv
+from .gated_convolution import ContextGatedDynamicConv, ContextGatedLightweightConv
 from .lightconv_cgc import (
     LightConvCGCEncoder,
     LightConvCGCEncoderLayer,
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ContextGate",
+    "ContextGatedDynamicConv",
     "ContextGatedLightweightConv",
     "GatedChannelTransformation",
     "LightConvCGCEncoder",

@@ -1,10 +1,11 @@
-"""LightConv's convolution with its kernel gated by the sentence."""
+"""LightConv's and DynamicConv's convolutions with their kernels gated by the sentence."""
 
 from contextlib import contextmanager
 
 import torch
+from fairseq.modules.dynamic_convolution import DynamicConv_scripatable
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
-from torch import Tensor
+from torch import Tensor, nn
 
 from .channel_gate import GatedChannelTransformation
 from .context_gate import ConstantGate, ContextGate, check_choice
@@ -15,7 +16,102 @@ GATES = ("context", "constant")
 GATE_ON = ("kernel", "logits")
 
 
-class ContextGatedLightweightConv(LightweightConv1dTBC):
+class _ContextGated:
+    """What the gated convolutions share: the gate beside fairseq's parameters, and the forward."""
+
+    def _check(self, input_size, kernel_size, padding_l, num_heads, gate, gate_on):
+        """The padding on the left, for sizes and choices that fit."""
+        if num_heads < 1 or input_size % num_heads:
+            raise OptionError(
+                f"{input_size} convolution channels do not divide into {num_heads} heads; "
+                "choose a number of heads that divides the channels"
+            )
+        check_choice("gate", gate, GATES)
+        check_choice("gate_on", gate_on, GATE_ON)
+        if padding_l is None:
+            padding_l = kernel_size // 2
+        elif isinstance(padding_l, (tuple, list)):
+            padding_l = padding_l[0]
+        if not 0 <= padding_l < max(kernel_size, 1):
+            raise OptionError(
+                f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}"
+            )
+        return padding_l
+
+    def _add_gate(self, gate, gate_on, gct, gate_options):
+        self.gate_on = gate_on
+        if gate == "constant":
+            self.gate = ConstantGate(self.num_heads, self.kernel_size, gate_options.get("activation", "sigmoid"))
+        else:
+            self.gate = ContextGate(self.num_heads, self.kernel_size, **gate_options)
+        self.gct = GatedChannelTransformation(self.input_size) if gct else None
+        self._padding_of_zeroed_input: Padding | Tensor | None = None
+
+    @contextmanager
+    def zeroed_at(self, padding: Padding | Tensor | None):
+        """Within this context, ``forward(x)`` takes x to be zero already where the mask is true.
+
+        fairseq's encoder layer zeroes the padding and calls its convolution with x alone; this is
+        how the mask reaches the gate without a copy of that layer's code, or a second pass over x.
+        """
+        self._padding_of_zeroed_input = padding
+        try:
+            yield
+        finally:
+            self._padding_of_zeroed_input = None
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: T x B x C
+            padding_mask: B x T, true at padding, where x is taken as zero
+
+        Returns:
+            T x B x C; what stands at padding is of no meaning
+        """
+        padding = self._padding_of_zeroed_input if padding_mask is None else padding_mask
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
+        if self.gct is not None:
+            x = self.gct(x)
+        weights = self._weights(x)
+        module = self.weight_dropout_module
+        dropout = module.p if self.training or module.apply_during_inference else 0.0
+        if isinstance(self.gate, ConstantGate):
+            return gated_lightconv(x, self.gated_kernel(self.gate(x), weights), self.padding_l, dropout)
+        return context_gated_lightconv(
+            x,
+            lambda means: self.gated_kernel(self.gate.of_means(means, padding), weights),
+            self.num_heads,
+            self.kernel_size,
+            self.padding_l,
+            dropout,
+            per_token=weights.dim() == 4,
+        )
+
+    def gated_kernel(self, gate: Tensor, weights: Tensor) -> Tensor:
+        """The kernels before DropConnect, float32 or better (Eq. 2).
+
+        Args:
+            gate: B x H x K
+            weights: H x K, or T x B x H x K with one kernel a token; before the softmax
+
+        Returns:
+            B x H x K, or T x B x H x K
+        """
+        if weights.dtype != torch.float64:
+            weights, gate = weights.float(), gate.float()
+        if not self.weight_softmax:
+            return weights * gate
+        if self.gate_on == "logits":
+            return torch.softmax(weights * gate, dim=-1)
+        return torch.softmax(weights, dim=-1) * gate
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, gate_on={self.gate_on}"
+
+
+class ContextGatedLightweightConv(_ContextGated, LightweightConv1dTBC):
     """fairseq's ``LightweightConv`` whose kernel is gated by the whole sentence (Eq. 2, section 4.4).
 
     The parameters of the convolution, their names and their initialisation are fairseq's, so a
@@ -62,21 +158,7 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
         gct: bool = False,
         **gate_options,
     ):
-        if num_heads < 1 or input_size % num_heads:
-            raise OptionError(
-                f"{input_size} convolution channels do not divide into {num_heads} heads; "
-                "choose a number of heads that divides the channels"
-            )
-        check_choice("gate", gate, GATES)
-        check_choice("gate_on", gate_on, GATE_ON)
-        if padding_l is None:
-            padding_l = kernel_size // 2
-        elif isinstance(padding_l, (tuple, list)):
-            padding_l = padding_l[0]
-        if not 0 <= padding_l < max(kernel_size, 1):
-            raise OptionError(
-                f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}"
-            )
+        padding_l = self._check(input_size, kernel_size, padding_l, num_heads, gate, gate_on)
         super().__init__(
             input_size,
             kernel_size=kernel_size,
@@ -86,66 +168,73 @@ class ContextGatedLightweightConv(LightweightConv1dTBC):
             weight_softmax=weight_softmax,
             bias=bias,
         )
-        self.gate_on = gate_on
-        if gate == "constant":
-            self.gate = ConstantGate(num_heads, kernel_size, gate_options.get("activation", "sigmoid"))
-        else:
-            self.gate = ContextGate(num_heads, kernel_size, **gate_options)
-        self.gct = GatedChannelTransformation(input_size) if gct else None
-        self._padding_of_zeroed_input: Padding | Tensor | None = None
-
-    @contextmanager
-    def zeroed_at(self, padding: Padding | Tensor | None):
-        """Within this context, ``forward(x)`` takes x to be zero already where the mask is true.
-
-        fairseq's encoder layer zeroes the padding and calls its convolution with x alone; this is
-        how the mask reaches the gate without a copy of that layer's code, or a second pass over x.
-        """
-        self._padding_of_zeroed_input = padding
-        try:
-            yield
-        finally:
-            self._padding_of_zeroed_input = None
+        self._add_gate(gate, gate_on, gct, gate_options)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            x: T x B x C
-            padding_mask: B x T, true at padding, where x is taken as zero
-
-        Returns:
-            T x B x C; what stands at padding is of no meaning
-        """
-        padding = self._padding_of_zeroed_input if padding_mask is None else padding_mask
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
-        if self.gct is not None:
-            x = self.gct(x)
-        dropout = self.weight_dropout_module
-        p = dropout.p if self.training or dropout.apply_during_inference else 0.0
-        if isinstance(self.gate, ConstantGate):
-            output = gated_lightconv(x, self.gated_kernel(self.gate(x)), self.padding_l, p)
-        else:
-            output = context_gated_lightconv(
-                x,
-                lambda means: self.gated_kernel(self.gate.of_means(means, padding)),
-                self.num_heads,
-                self.kernel_size,
-                self.padding_l,
-                p,
-            )
+        output = super().forward(x, padding_mask)
         return output if self.bias is None else output + self.bias
 
-    def gated_kernel(self, gate: Tensor) -> Tensor:
-        """B x H x K gates to the B x H x K kernels before DropConnect, float32 or better (Eq. 2)."""
-        weight = self.weight.squeeze(1)
-        if weight.dtype != torch.float64:
-            weight, gate = weight.float(), gate.float()
-        if not self.weight_softmax:
-            return weight * gate
-        if self.gate_on == "logits":
-            return torch.softmax(weight * gate, dim=2)
-        return torch.softmax(weight, dim=1) * gate
+    forward.__doc__ = _ContextGated.forward.__doc__
 
-    def extra_repr(self):
-        return f"{super().extra_repr()}, gate_on={self.gate_on}"
+    def _weights(self, x):
+        return self.weight.squeeze(1)
+
+
+class ContextGatedDynamicConv(_ContextGated, DynamicConv_scripatable):
+    """fairseq's ``DynamicConv``, one kernel a token, with all of a sentence's kernels gated by the whole sentence.
+
+    Token t of sentence b is convolved with softmax(weight_linear(x_tb)) * gate_b. No paper has this.
+    DropConnect draws once a token, head and tap, as in fairseq; time and memory are linear in T. The
+    parameters of the convolution, their names and their initialisation are fairseq's; ``gate.*`` is new.
+    fairseq's has a ``conv_bias`` even where it does not use it, and counts it: here it is zero then, and
+    not trained.
+
+    Args:
+        conv_bias: add a bias of size C
+        others: ``ContextGatedLightweightConv``'s
+
+    Attributes:
+        weight_linear: C to H * K: the tokens' kernels
+        gate, gct: as in ContextGatedLightweightConv
+        conv_bias: 1 x 1 x C
+
+    Raises:
+        OptionError: (a ValueError) for sizes or choices that do not fit
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        kernel_size: int = 1,
+        padding_l: int | tuple[int, int] | None = None,
+        num_heads: int = 1,
+        weight_softmax: bool = True,
+        weight_dropout: float = 0.0,
+        conv_bias: bool = False,
+        gate: str = "context",
+        gate_on: str = "kernel",
+        gct: bool = False,
+        **gate_options,
+    ):
+        padding_l = self._check(input_size, kernel_size, padding_l, num_heads, gate, gate_on)
+        super().__init__(
+            input_size,
+            kernel_size=kernel_size,
+            padding_l=padding_l,
+            num_heads=num_heads,
+            weight_dropout=weight_dropout,
+            weight_softmax=weight_softmax,
+            conv_bias=conv_bias,
+        )
+        if not conv_bias:
+            nn.init.zeros_(self.conv_bias).requires_grad_(False)
+        self._add_gate(gate, gate_on, gct, gate_options)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        output = super().forward(x, padding_mask)
+        return output + self.conv_bias if self.has_conv_bias else output
+
+    forward.__doc__ = _ContextGated.forward.__doc__
+
+    def _weights(self, x):
+        return self.weight_linear(x).unflatten(2, (self.num_heads, self.kernel_size))

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
 from .errors import CheckpointError, OptionError, check_at_least
-from .gated_convolution import GATE_ON, GATES, ContextGatedLightweightConv
+from .gated_convolution import GATE_ON, GATES, ContextGatedDynamicConv, ContextGatedLightweightConv
 from .incremental import IncrementalDecoder, reorder_encoder_out
 from .ops import Padding
 from .text import PREPARATION, hub_options
 
 
 class LightConvCGCEncoderLayer(LightConvEncoderLayer):
-    """LightConv's encoder layer with a context-gated convolution.
+    """LightConv's encoder layer with a context-gated convolution, lightweight or dynamic.
 
     Args:
         args: the model's options
@@ -28,7 +28,8 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
     def __init__(self, args, kernel_size=0, shared=None):
         super().__init__(args, kernel_size=kernel_size)
         self.shared = [] if shared is None else shared
-        self.conv = ContextGatedLightweightConv(
+        dynamic = args.encoder_conv_type == "dynamic"
+        self.conv = (ContextGatedDynamicConv if dynamic else ContextGatedLightweightConv)(
             self.conv_dim,
             kernel_size,
             padding_l=(kernel_size - 1) // 2,
@@ -103,7 +104,7 @@ class LightConvCGCModel(LightConvModel):
     def add_args(parser):
         """LightConv's options, and those of the gate."""
         LightConvModel.add_args(parser)
-        # fairseq's default, dynamic, is the one that cannot be gated.
+        # fairseq's default is dynamic; the paper gates LightConv.
         parser.set_defaults(encoder_conv_type="lightweight", decoder_conv_type="lightweight")
         parser.add_argument(
             "--cgc-gate",
@@ -210,12 +211,6 @@ def check_options(args):
     Raises:
         OptionError: naming the option, its value and what it should be
     """
-    if args.encoder_conv_type != "lightweight":
-        raise OptionError(
-            f"--encoder-conv-type is {args.encoder_conv_type}, and lightconv_cgc gates the one kernel a layer of "
-            "a lightweight encoder; a dynamic encoder has one a token.\n"
-            "Leave the option out, or use --arch lightconv_iwslt_de_en for an ungated dynamic encoder."
-        )
     for side in ("encoder", "decoder"):
         layers = getattr(args, f"{side}_layers")
         sizes = getattr(args, f"{side}_kernel_size_list")

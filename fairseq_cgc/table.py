@@ -49,6 +49,7 @@ SYSTEMS = {
     "cgc-constant": System("CGC, constant gate (control)", None, None, "#E69F00"),
     "gct": System("LightConv + GCT encoder", None, None, "#56B4E9"),
     "cgc-gct": System("CGC + GCT", None, None, "#000000"),
+    "cgc-dynamic": System("CGC + Dynamic encoder", None, None, "#8C564B"),
     "cgc-rdrop": System("CGC + R-Drop", None, None, "#CC79A7"),
 }
 

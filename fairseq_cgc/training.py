@@ -43,6 +43,7 @@ ROWS = {
     "cgc-constant": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-gate", "constant"],
     "gct": ["--arch", "lightconv_gct", "--weight-dropout", "0.1"],
     "cgc-gct": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--encoder-gct"],
+    "cgc-dynamic": ["--arch", "lightconv_cgc", "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
     "cgc-rdrop": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
 }
 CRITERION = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]

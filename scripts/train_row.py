@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-ROWS = ("transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "gct", "cgc-gct", "cgc-rdrop")
+ROWS = ("transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-rdrop")
 
 
 def parse(argv=None):

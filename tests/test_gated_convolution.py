@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 from conftest import padded_batch
+from fairseq.modules.dynamic_convolution import DynamicConv_scripatable
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 
-from fairseq_cgc import ContextGatedLightweightConv
+from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv
 from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
 from fairseq_cgc.errors import OptionError
 from fairseq_cgc.gated_convolution import GATE_ON
@@ -18,12 +19,19 @@ def reference(conv, sentence, norm="latent", activation="sigmoid", gate_on="kern
     gate = conv.gate
     weights = gate.encode.weight, gate.norm.weight, gate.norm.bias, gate.decode.weight
     values = naive_context_gate(sentence, *weights, HEADS, norm=norm, activation=activation)
-    kernel = naive_gated_kernel(conv.weight.squeeze(1), values, gate_on, conv.weight_softmax)
+    if isinstance(conv, ContextGatedDynamicConv):
+        tokens = (sentence.double() @ conv.weight_linear.weight.double().T).unflatten(1, (HEADS, -1))
+        kernel = torch.stack([naive_gated_kernel(own, values, gate_on, conv.weight_softmax) for own in tokens])
+    else:
+        kernel = naive_gated_kernel(conv.weight.squeeze(1), values, gate_on, conv.weight_softmax)
     return naive_gated_lightconv(sentence, kernel, conv.padding_l)
 
 
-def make(kernel_size, **options):
-    conv = ContextGatedLightweightConv(CHANNELS, kernel_size, num_heads=HEADS, **options)
+KINDS = [ContextGatedLightweightConv, ContextGatedDynamicConv]
+
+
+def make(kernel_size, kind=ContextGatedLightweightConv, **options):
+    conv = kind(CHANNELS, kernel_size, num_heads=HEADS, **options)
     with torch.no_grad():
         for parameter in conv.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -33,8 +41,9 @@ def make(kernel_size, **options):
 @pytest.mark.parametrize("kernel_size", [3, 7, 15, 31])
 @pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5)])
-def test_convolution_equals_the_reference(kernel_size, left, dtype, tolerance):
-    conv = make(kernel_size).to(dtype)
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolution_equals_the_reference(kind, kernel_size, left, dtype, tolerance):
+    conv = make(kernel_size, kind).to(dtype)
     slots = 3 * kernel_size
     sentences = [torch.randn(n, CHANNELS, dtype=dtype) for n in (1, 2, 20, slots - 1, slots, slots + 1, 200)]
     x, mask = padded_batch(sentences, left)
@@ -47,9 +56,10 @@ def test_convolution_equals_the_reference(kernel_size, left, dtype, tolerance):
 @pytest.mark.parametrize("norm, activation, gate_on", itertools.product(NORMS, ACTIVATIONS, GATE_ON))
 @pytest.mark.parametrize("weight_softmax", [True, False])
 @pytest.mark.parametrize("n", [5, 40])
-def test_every_option_equals_the_reference(norm, activation, gate_on, weight_softmax, n):
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_equals_the_reference(kind, norm, activation, gate_on, weight_softmax, n):
     options = {"norm": norm, "activation": activation, "gate_on": gate_on}
-    conv = make(7, weight_softmax=weight_softmax, **options).double()
+    conv = make(7, kind, weight_softmax=weight_softmax, **options).double()
     sentence = torch.randn(n, CHANNELS, dtype=torch.float64)
     torch.testing.assert_close(conv(sentence.unsqueeze(1))[:, 0], reference(conv, sentence, **options))
 
@@ -77,6 +87,18 @@ def test_a_gate_of_one_computes_fairseq_s_convolution(T):
     torch.testing.assert_close(conv(x), plain(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("T", [1, 10, 150])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gate_of_one_computes_fairseq_s_dynamic_convolution(T, bias):
+    conv = ContextGatedDynamicConv(CHANNELS, 7, 3, HEADS, conv_bias=bias, activation="one-plus-tanh", zero_init=True)
+    if bias:
+        torch.nn.init.normal_(conv.conv_bias)
+    plain = DynamicConv_scripatable(CHANNELS, 7, 3, HEADS, weight_softmax=True, conv_bias=bias)
+    plain.load_state_dict({k: v for k, v in conv.state_dict().items() if not k.startswith("gate.")})
+    x = torch.randn(T, 3, CHANNELS)
+    torch.testing.assert_close(conv(x), plain(x), rtol=0, atol=1e-6)
+
+
 def test_dropconnect_drops_taps_of_a_sentence_and_only_in_training():
     conv = ContextGatedLightweightConv(CHANNELS, 7, 3, HEADS, weight_dropout=0.5)
     impulse = torch.zeros(7, 64, CHANNELS)
@@ -90,8 +112,9 @@ def test_dropconnect_drops_taps_of_a_sentence_and_only_in_training():
 
 @pytest.mark.parametrize("gate_on", GATE_ON)
 @pytest.mark.parametrize("kernel_size, n", [(3, 5), (3, 13), (5, 4)])
-def test_gradcheck(kernel_size, n, gate_on):
-    conv = ContextGatedLightweightConv(4, kernel_size, num_heads=2, gate_on=gate_on).double()
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind, kernel_size, n, gate_on):
+    conv = kind(4, kernel_size, num_heads=2, gate_on=gate_on).double()
     x, mask = padded_batch([torch.randn(length, 4, dtype=torch.float64) for length in (2, n)], left=True)
     x.requires_grad_()
     names = [name for name, _ in conv.named_parameters()]
@@ -105,21 +128,23 @@ def test_gradcheck(kernel_size, n, gate_on):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("T", [30, 150])
-def test_autocast_is_finite_and_close_to_float32(dtype, T):
-    conv = make(15)
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_is_finite_and_close_to_float32(kind, dtype, T):
+    conv = make(15, kind)
     x, mask = padded_batch([torch.randn(n, CHANNELS) for n in (T, T // 2)], left=True)
     with torch.autocast("cpu", dtype=dtype):
         y = conv(x, mask)
     y.float().sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in conv.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in conv.parameters() if p.requires_grad)
     y, exact = (t.float().masked_fill(mask.T.unsqueeze(2), 0.0) for t in (y, conv(x, mask)))
     assert torch.isfinite(y).all()
     torch.testing.assert_close(y, exact, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_model_in_half_precision_throughout_is_close_to_float32(dtype):
-    conv = make(15)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_in_half_precision_throughout_is_close_to_float32(kind, dtype):
+    conv = make(15, kind)
     x = torch.randn(40, 2, CHANNELS)
     exact = conv(x)
     y = conv.to(dtype)(x.to(dtype))
@@ -138,6 +163,7 @@ def test_a_model_in_half_precision_throughout_is_close_to_float32(dtype):
         ({"padding_l": 7}, "padding_l is 7"),
     ],
 )
-def test_an_option_that_cannot_be_names_its_value(options, words):
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_option_that_cannot_be_names_its_value(kind, options, words):
     with pytest.raises(OptionError, match=words):
-        ContextGatedLightweightConv(CHANNELS, 7, **{"num_heads": HEADS, **options})
+        kind(CHANNELS, 7, **{"num_heads": HEADS, **options})

@@ -197,7 +197,6 @@ def test_layers_take_no_mask_as_no_padding(length):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"encoder_conv_type": "dynamic"}, "--encoder-conv-type is dynamic.*\n.*ungated"),
         ({"encoder_kernel_size_list": [3, 7]}, r"--encoder-kernel-size-list has 2 kernel sizes, \[3, 7\].*layers 3"),
         ({"decoder_kernel_size_list": [3, 7, 9]}, "--decoder-kernel-size-list has 3 kernel sizes.*layers 2"),
         ({"encoder_kernel_size_list": [3, 0, 7]}, "a kernel size is at least 1"),
@@ -252,3 +251,18 @@ def test_layers_work_out_once_what_the_padding_means_and_forget_it(monkeypatch):
     model.encoder(source, torch.tensor([9, 8, 9]))
     source[0, :4] = 1
     torch.testing.assert_close(model.encoder(source, torch.tensor([5, 8, 9]))["encoder_out"][0], first, rtol=0, atol=0)
+
+
+def test_a_dynamic_encoder_is_gated_and_takes_the_dynamic_row_s_parameters():
+    task = Task()
+    dynamic = {"encoder_conv_type": "dynamic"}
+    theirs = tiny_model("lightconv_iwslt_de_en", task, **{**LIGHTWEIGHT, **dynamic}).eval()
+    ours = tiny_model(task=task, cgc_gate_activation="one-plus-tanh", cgc_zero_init=True, **dynamic).eval()
+    missing = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not missing.unexpected_keys and all(".conv.gate." in name for name in missing.missing_keys)
+    assert count(ours) - count(theirs) == sum(p.numel() for n, p in ours.named_parameters() if ".conv.gate." in n)
+    source, lengths = torch.randint(4, 40, (3, 9)), torch.tensor([5, 8, 9])
+    source[0, :4] = source[1, :1] = 1
+    previous = torch.randint(4, 30, (3, 6))
+    expected = theirs(source, lengths, previous)[0]
+    torch.testing.assert_close(ours(source, lengths, previous)[0], expected, rtol=0, atol=1e-5)
