@@ -155,5 +155,7 @@ class ConstantGate(nn.Module):
         """
         return x.new_full((x.size(1), self.num_heads, self.kernel_size), self.value)
 
+    of_means = forward
+
     def extra_repr(self):
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, value={self.value}"

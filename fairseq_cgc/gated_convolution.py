@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from fairseq.modules import FairseqDropout
 from fairseq.modules.dynamic_convolution import DynamicConv_scripatable
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor, nn
@@ -14,6 +15,40 @@ from .ops import Padding, context_gated_lightconv, gated_lightconv
 
 GATES = ("context", "constant")
 GATE_ON = ("kernel", "logits")
+
+
+def gated_kernel(gate: Tensor, weights: Tensor, weight_softmax: bool = True, gate_on: str = "kernel") -> Tensor:
+    """The kernels before DropConnect, float32 or better (Eq. 2).
+
+    Args:
+        gate: B x H x K
+        weights: H x K, or T x B x H x K with one kernel a token; before the softmax
+        weight_softmax: normalise them over the K taps
+        gate_on: ``kernel``: softmax(W) * G; ``logits``: softmax(W * G)
+
+    Returns:
+        B x H x K, or T x B x H x K
+    """
+    if weights.dtype != torch.float64:
+        weights, gate = weights.float(), gate.float()
+    if not weight_softmax:
+        return weights * gate
+    if gate_on == "logits":
+        return torch.softmax(weights * gate, dim=-1)
+    return torch.softmax(weights, dim=-1) * gate
+
+
+def make_gate(kind: str, num_heads: int, kernel_size: int, **options) -> nn.Module:
+    """A ``ContextGate`` or a ``ConstantGate``, which heeds of a ContextGate's options ``activation`` alone."""
+    check_choice("gate", kind, GATES)
+    if kind == "constant":
+        return ConstantGate(num_heads, kernel_size, options.get("activation", "sigmoid"))
+    return ContextGate(num_heads, kernel_size, **options)
+
+
+def dropout_probability(module: FairseqDropout) -> float:
+    """What fairseq's dropout module would drop with now."""
+    return module.p if module.training or module.apply_during_inference else 0.0
 
 
 class _ContextGated:
@@ -40,10 +75,7 @@ class _ContextGated:
 
     def _add_gate(self, gate, gate_on, gct, gate_options):
         self.gate_on = gate_on
-        if gate == "constant":
-            self.gate = ConstantGate(self.num_heads, self.kernel_size, gate_options.get("activation", "sigmoid"))
-        else:
-            self.gate = ContextGate(self.num_heads, self.kernel_size, **gate_options)
+        self.gate = make_gate(gate, self.num_heads, self.kernel_size, **gate_options)
         self.gct = GatedChannelTransformation(self.input_size) if gct else None
         self._padding_of_zeroed_input: Padding | Tensor | None = None
 
@@ -75,8 +107,7 @@ class _ContextGated:
         if self.gct is not None:
             x = self.gct(x)
         weights = self._weights(x)
-        module = self.weight_dropout_module
-        dropout = module.p if self.training or module.apply_during_inference else 0.0
+        dropout = dropout_probability(self.weight_dropout_module)
         if isinstance(self.gate, ConstantGate):
             return gated_lightconv(x, self.gated_kernel(self.gate(x), weights), self.padding_l, dropout)
         return context_gated_lightconv(
@@ -90,22 +121,7 @@ class _ContextGated:
         )
 
     def gated_kernel(self, gate: Tensor, weights: Tensor) -> Tensor:
-        """The kernels before DropConnect, float32 or better (Eq. 2).
-
-        Args:
-            gate: B x H x K
-            weights: H x K, or T x B x H x K with one kernel a token; before the softmax
-
-        Returns:
-            B x H x K, or T x B x H x K
-        """
-        if weights.dtype != torch.float64:
-            weights, gate = weights.float(), gate.float()
-        if not self.weight_softmax:
-            return weights * gate
-        if self.gate_on == "logits":
-            return torch.softmax(weights * gate, dim=-1)
-        return torch.softmax(weights, dim=-1) * gate
+        return gated_kernel(gate, weights, self.weight_softmax, self.gate_on)
 
     def extra_repr(self):
         return f"{super().extra_repr()}, gate_on={self.gate_on}"

@@ -5,6 +5,8 @@
   attention can do so (``beam_size``), but what it is told holds for good, for training on the same model
   too, so fairseq's own models of this kind are never told. Here it is told call by call.
 * The encoder's output is reordered only when that changes it.
+
+And, on request, gated by the source sentence (``SourceGatedLightweightConv``), which no paper has.
 """
 
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ from fairseq import utils
 from fairseq.models.lightconv import LightConvDecoder
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor
+
+from .gated_convolution import dropout_probability, gated_kernel, make_gate
+from .ops import Padding, gated_lightconv, head_means
 
 
 class IncrementalLightweightConv(LightweightConv1dTBC):
@@ -45,7 +50,7 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
         output = self._step(x[0], incremental_state).unsqueeze(0)
         return output if self.bias is None else output + self.bias
 
-    def _step(self, x, incremental_state):
+    def _step(self, x, incremental_state, kernel=None):
         B, C = x.shape
         H, K = self.num_heads, self.kernel_size
         history = utils.get_incremental_state(self, incremental_state, "history")
@@ -60,10 +65,12 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
         utils.set_incremental_state(self, incremental_state, "history", history)
 
         taps = min(steps + 1, K)  # those that have an input to meet
-        weight = self.weight.view(H, K)
-        if self.weight_softmax:
-            weight = torch.softmax(weight, dim=1, dtype=torch.float32)
-        weight = self.weight_dropout_module(weight[:, K - taps :]).to(x.dtype)
+        if kernel is None:
+            weight = self.weight.view(H, K)
+            if self.weight_softmax:
+                weight = torch.softmax(weight, dim=1, dtype=torch.float32)
+            kernel = weight.expand(B, H, K)
+        kernel = self.weight_dropout_module(kernel[:, :, K - taps :]).to(x.dtype)
         # Tap k of the last ``taps`` meets the input of step ``steps + 1 - taps + k``.
         order = torch.arange(steps + 1 - taps, steps + 1, device=x.device) % K
         own = rows.index_select(0, order).t().unsqueeze(1) * H  # B x 1 x taps
@@ -72,7 +79,7 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
             own.reshape(B * H, taps),
             inputs.view(-1, C // H),
             mode="sum",
-            per_sample_weights=weight.expand(B, H, taps).reshape(B * H, taps),
+            per_sample_weights=kernel.reshape(B * H, taps),
         ).view(B, C)
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
@@ -88,6 +95,78 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
             rows = torch.arange(rows.numel(), device=rows.device).view_as(rows)
         history = {"inputs": inputs, "rows": rows, "steps": history["steps"]}
         utils.set_incremental_state(self, incremental_state, "history", history)
+
+
+class SourceGatedLightweightConv(IncrementalLightweightConv):
+    """A decoder's lightweight convolution, its kernel gated by a summary of the source sentence.
+
+    The gate is an encoder layer's (section 3.2), on the encoder's output instead of the convolution's
+    input, which a decoder does not have yet. It is computed once a sentence: in step-by-step decoding
+    each hypothesis takes its sentence's kernel along.
+
+    Attributes:
+        gate: a ContextGate or ConstantGate
+        gate_on: what it multiplies: ``kernel`` or ``logits``
+        source: the sentences at hand, set for the time of the decoder's forward
+    """
+
+    source: "Source | None" = None
+
+    def forward(self, x: Tensor, incremental_state=None, unfold: bool = False) -> Tensor:
+        """
+        Args:
+            x: T x B x C; with a state, its steps
+            incremental_state: fairseq's, or None
+            unfold: no matter here
+
+        Returns:
+            T x B x C
+        """
+        if incremental_state is None:
+            dropout = dropout_probability(self.weight_dropout_module)
+            output = gated_lightconv(x, self._kernels(), self.padding_l, dropout)
+        else:
+            kernels = utils.get_incremental_state(self, incremental_state, "kernels")
+            if kernels is None:
+                kernels = self._kernels()
+                utils.set_incremental_state(self, incremental_state, "kernels", kernels)
+            output = torch.stack([self._step(step, incremental_state, kernels) for step in x])
+        return output if self.bias is None else output + self.bias
+
+    def _kernels(self):
+        """B x H x K, one a row of the batch."""
+        means = self.source.means(self.num_heads)
+        gate = self.gate.of_means(means, self.source.padding)
+        kernels = gated_kernel(gate, self.weight.squeeze(1), self.weight_softmax, self.gate_on)
+        return kernels.repeat_interleave(self.source.copies, 0) if self.source.copies > 1 else kernels
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor):
+        """Let hypothesis i go on from the past of hypothesis ``new_order[i]``, with its sentence's kernel."""
+        super().reorder_incremental_state(incremental_state, new_order)
+        kernels = utils.get_incremental_state(self, incremental_state, "kernels")
+        if kernels is not None:
+            utils.set_incremental_state(self, incremental_state, "kernels", kernels.index_select(0, new_order))
+
+
+class Source:
+    """The encoder's output, as the gates of a decoder's layers see it: each sentence once.
+
+    Args:
+        encoder_out: output of the encoder, T x B x C and B x T
+    """
+
+    def __init__(self, encoder_out):
+        self.copies = encoder_out[COPIES][0] if COPIES in encoder_out else 1
+        self._output = encoder_out["encoder_out"][0]
+        masks = encoder_out.get("encoder_padding_mask")
+        self.padding = Padding(masks[0][:: self.copies]) if masks else None
+        self._means = {}
+
+    def means(self, num_heads: int) -> Tensor:
+        """T x B x H: each head's mean over its channels, of each sentence."""
+        if num_heads not in self._means:
+            self._means[num_heads] = head_means(self._output[:, :: self.copies], num_heads)
+        return self._means[num_heads]
 
 
 COPIES = "copies"  # in the encoder's output: how many rows, one after another, each sentence has
@@ -134,16 +213,31 @@ class IncrementalDecoder(LightConvDecoder):
     """LightConv's decoder for ``reorder_encoder_out``'s output. Takes what ``LightConvDecoder`` takes."""
 
     @classmethod
-    def of(cls, decoder: LightConvDecoder) -> "IncrementalDecoder":
-        """Make a LightConv decoder one of these, in place: nothing is initialised again."""
+    def of(cls, decoder: LightConvDecoder, gate: str | None = None, gate_on: str = "kernel", **options):
+        """Make a LightConv decoder one of these, in place: nothing is initialised again.
+
+        Args:
+            decoder: its dynamic convolutions stay as they are
+            gate: gate its convolutions by the source: ``context``, or ``constant`` for the control
+            gate_on: what the gate multiplies: ``kernel`` or ``logits``
+            **options: ContextGate's
+        """
         decoder.__class__ = cls
         for layer in decoder.layers:
-            if type(layer.conv) is LightweightConv1dTBC:  # a dynamic one stays as it is
-                layer.conv.__class__ = IncrementalLightweightConv
+            conv = layer.conv
+            if type(conv) is LightweightConv1dTBC:
+                conv.__class__ = IncrementalLightweightConv if gate is None else SourceGatedLightweightConv
+            if gate is not None:
+                conv.gate = make_gate(gate, conv.num_heads, conv.kernel_size, **options)
+                conv.gate_on = gate_on
         return decoder
 
     def forward(self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None):
         """As ``LightConvDecoder.forward``."""
+        with self._gated_by(encoder_out):
+            return self._forward(prev_output_tokens, encoder_out, incremental_state, src_lengths)
+
+    def _forward(self, prev_output_tokens, encoder_out, incremental_state, src_lengths):
         if incremental_state is None or not encoder_out or COPIES not in encoder_out:
             return super().forward(prev_output_tokens, encoder_out, incremental_state, src_lengths)
         copies = encoder_out[COPIES][0]
@@ -172,6 +266,18 @@ class IncrementalDecoder(LightConvDecoder):
             utils.set_incremental_state(self, incremental_state, COPIES, copies)
         with self._sharing(copies):
             super().reorder_incremental_state_scripting(incremental_state, new_order)
+
+    @contextmanager
+    def _gated_by(self, encoder_out):
+        convs = [layer.conv for layer in self.layers if isinstance(layer.conv, SourceGatedLightweightConv)]
+        source = Source(encoder_out) if convs else None
+        for conv in convs:
+            conv.source = source
+        try:
+            yield
+        finally:
+            for conv in convs:
+                conv.source = None
 
     def _attentions(self):
         return [layer.encoder_attn for layer in self.layers if layer.encoder_attn is not None]

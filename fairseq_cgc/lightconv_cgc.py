@@ -15,6 +15,8 @@ from .incremental import IncrementalDecoder, reorder_encoder_out
 from .ops import Padding
 from .text import PREPARATION, hub_options
 
+DECODERS = ("none", "source")
+
 
 class LightConvCGCEncoderLayer(LightConvEncoderLayer):
     """LightConv's encoder layer with a context-gated convolution, lightweight or dynamic.
@@ -36,14 +38,8 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
             num_heads=args.encoder_attention_heads,
             weight_softmax=args.weight_softmax,
             weight_dropout=args.weight_dropout,
-            gate=args.cgc_gate,
-            gate_on=args.cgc_gate_on,
             gct=args.encoder_gct,
-            norm=args.cgc_norm,
-            activation=args.cgc_gate_activation,
-            zero_init=args.cgc_zero_init,
-            latent_dim=args.cgc_latent_dim,
-            pool_factor=args.cgc_pool_factor,
+            **_gate_options(args),
         )
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None = None) -> Tensor:
@@ -149,6 +145,12 @@ class LightConvCGCModel(LightConvModel):
         )
 
         parser.add_argument(
+            "--cgc-decoder",
+            choices=DECODERS,
+            help="none: the paper's, whose decoder is LightConv's (default); source: gate each decoder convolution by a "
+            "summary of the encoder's output, with the options of the encoder's gates",
+        )
+        parser.add_argument(
             "--encoder-gct",
             action="store_true",
             help="a Gated Channel Transformation (Yang et al. 2020) before every encoder convolution, and before its "
@@ -194,7 +196,20 @@ class LightConvCGCModel(LightConvModel):
         model = super().build_model(ungated, task)
         args.max_source_positions = ungated.max_source_positions
         encoder = LightConvCGCEncoder(args, model.encoder.dictionary, model.encoder.embed_tokens)
-        return cls(encoder, IncrementalDecoder.of(model.decoder))
+        gate = _gate_options(args) if args.cgc_decoder == "source" else {}
+        return cls(encoder, IncrementalDecoder.of(model.decoder, **gate))
+
+
+def _gate_options(args):
+    return {
+        "gate": args.cgc_gate,
+        "gate_on": args.cgc_gate_on,
+        "norm": args.cgc_norm,
+        "activation": args.cgc_gate_activation,
+        "zero_init": args.cgc_zero_init,
+        "latent_dim": args.cgc_latent_dim,
+        "pool_factor": args.cgc_pool_factor,
+    }
 
 
 def _without_layers(args, side):
@@ -228,6 +243,16 @@ def check_options(args):
                 f"--{side}-attention-heads {heads} does not divide the {channels} channels of the {side}'s "
                 f"convolutions (--{side}-conv-dim, by default --{side}-embed-dim); choose one that does"
             )
+    if args.cgc_decoder == "source" and args.decoder_conv_type != "lightweight":
+        raise OptionError(
+            f"--cgc-decoder source gates the one kernel a layer of a lightweight decoder, and --decoder-conv-type is "
+            f"{args.decoder_conv_type}; leave one of the two out"
+        )
+    if args.cgc_decoder == "source" and args.encoder_embed_dim % args.decoder_attention_heads:
+        raise OptionError(
+            f"--cgc-decoder source divides the encoder's {args.encoder_embed_dim} channels (--encoder-embed-dim) among "
+            f"the decoder's {args.decoder_attention_heads} heads (--decoder-attention-heads); choose a number that divides them"
+        )
     if args.cgc_latent_dim is not None:
         check_at_least(1, cgc_latent_dim=args.cgc_latent_dim)
     check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
@@ -246,6 +271,7 @@ def _fill_in(args, lightconv_architecture):
     args.cgc_latent_dim = getattr(args, "cgc_latent_dim", None)
     args.cgc_pool_factor = getattr(args, "cgc_pool_factor", POOL_FACTOR)
     args.encoder_gct = getattr(args, "encoder_gct", False)
+    args.cgc_decoder = getattr(args, "cgc_decoder", "none")
     try:
         lightconv_architecture(args)
     except AssertionError:  # a kernel list of the wrong length, which fairseq says without numbers

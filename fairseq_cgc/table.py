@@ -50,6 +50,7 @@ SYSTEMS = {
     "gct": System("LightConv + GCT encoder", None, None, "#56B4E9"),
     "cgc-gct": System("CGC + GCT", None, None, "#000000"),
     "cgc-dynamic": System("CGC + Dynamic encoder", None, None, "#8C564B"),
+    "cgc-source": System("CGC encoder and decoder", None, None, "#332288"),
     "cgc-rdrop": System("CGC + R-Drop", None, None, "#CC79A7"),
 }
 

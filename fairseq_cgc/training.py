@@ -44,6 +44,7 @@ ROWS = {
     "gct": ["--arch", "lightconv_gct", "--weight-dropout", "0.1"],
     "cgc-gct": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--encoder-gct"],
     "cgc-dynamic": ["--arch", "lightconv_cgc", "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
+    "cgc-source": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-decoder", "source"],
     "cgc-rdrop": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
 }
 CRITERION = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]

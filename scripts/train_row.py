@@ -3,7 +3,18 @@
 import argparse
 from pathlib import Path
 
-ROWS = ("transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-rdrop")
+ROWS = (
+    "transformer",
+    "lightconv",
+    "dynamic",
+    "cgc",
+    "cgc-constant",
+    "gct",
+    "cgc-gct",
+    "cgc-dynamic",
+    "cgc-source",
+    "cgc-rdrop",
+)
 
 
 def parse(argv=None):

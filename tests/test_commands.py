@@ -75,6 +75,7 @@ def trained(data, tmp_path_factory):
     stopped, whole = tmp_path_factory.mktemp("stopped"), tmp_path_factory.mktemp("whole")
     options = ["--cgc-gate-activation", "one-plus-tanh", "--cgc-norm", "heads-latent", "--cgc-latent-dim", "5"]
     options += ["--cgc-pool-factor", "2", "--cgc-gate-on", "logits", "--cgc-zero-init", "--encoder-gct"]
+    options += ["--cgc-decoder", "source"]
     unbroken = losses(train(data, whole, *options, "--max-update", 24))
     first = losses(train(data, stopped, *options, "--max-update", 14))
     second = losses(train(data, stopped, *options, "--max-update", 24))
@@ -101,6 +102,7 @@ def test_options_are_kept_in_the_checkpoint(trained):
         "cgc_latent_dim": 5,
         "cgc_pool_factor": 2,
         "encoder_gct": True,
+        "cgc_decoder": "source",
     }
 
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
-from conftest import LIGHTWEIGHT, Task, tiny_model
+from conftest import LIGHTWEIGHT, Task, build_model, tiny_model
 from fairseq.sequence_generator import SequenceGenerator
 
+from fairseq_cgc.errors import OptionError
 from fairseq_cgc.incremental import COPIES
+from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_gated_lightconv
 
 LENGTHS = [3, 9, 5, 7]
 
@@ -82,6 +84,14 @@ def test_each_sentence_is_attended_to_once_however_many_hypotheses_it_has():
     assert ours.encoder.reorder_encoder_out(encoder_out, within) is encoder_out
 
 
+def source_gated(**options):
+    model = tiny_model(cgc_decoder="source", **options).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
 def together(rows, copies):
     """Whole sentences: some leave, one comes twice, each takes its hypotheses in any order."""
     sentences = torch.randint(0, rows // copies, (max(1, rows // copies - 1),))
@@ -103,8 +113,9 @@ def same_number_of_sentences(rows, copies):
 @pytest.mark.parametrize("choose", [together, anyhow, growing, same_number_of_sentences])
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("steps", [3, 24])
-def test_steps_with_any_reordering_equal_the_forward_that_sees_all_at_once(choose, copies, steps):
-    _, _, ours = models(decoder_kernel_size_list=[3, 15])
+@pytest.mark.parametrize("gated", [False, True], ids=["ungated", "gated"])
+def test_steps_with_any_reordering_equal_the_forward_that_sees_all_at_once(gated, choose, copies, steps):
+    ours = source_gated(decoder_kernel_size_list=[3, 15]) if gated else models(decoder_kernel_size_list=[3, 15])[2]
     source, lengths = batch()
     order = torch.arange(len(lengths)).repeat_interleave(copies)
     encoder_out = ours.encoder(source, lengths)
@@ -140,3 +151,69 @@ def test_a_dynamic_decoder_is_fairseq_s():
     ours = tiny_model(task=task, decoder_conv_type="dynamic").eval()
     found = generate(task, ours, batch(), beam_size=3)
     assert all(len(sentence) == 3 for sentence in found)
+
+
+def test_a_decoder_gated_by_the_source_is_what_the_reference_says():
+    model = source_gated()
+    source, lengths = batch()
+    encoder_out = model.encoder(source, lengths)
+    seen, x = [], torch.randn(8, len(lengths), 16, dtype=torch.float64)
+    conv = model.decoder.layers[1].conv
+    conv.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    model.decoder(torch.randint(4, 30, (len(lengths), 8)), encoder_out)
+    (x, y), gate = seen[0], conv.gate
+    weights = gate.encode.weight, gate.norm.weight, gate.norm.bias, gate.decode.weight
+    for b, n in enumerate(lengths):
+        values = naive_context_gate(encoder_out["encoder_out"][0][-n:, b], *weights, conv.num_heads)
+        kernel = naive_gated_kernel(conv.weight.squeeze(1), values)
+        expected = naive_gated_lightconv(x[:, b], kernel, conv.kernel_size - 1)
+        torch.testing.assert_close(y[:, b], expected, rtol=1e-6, atol=1e-6)  # softmax and means are in float32
+
+
+def test_the_source_s_gates_have_parameters_of_their_own_and_learn():
+    ungated, gated = build_model("lightconv_cgc", Task(8848, 6632)), None
+    gated = build_model("lightconv_cgc", Task(8848, 6632), cgc_decoder="source")
+    own = {name: p.numel() for name, p in gated.named_parameters() if name.startswith("decoder.") and ".gate." in name}
+    assert sum(own.values()) == 6692
+    count = [sum(p.numel() for p in model.parameters()) for model in (ungated, gated)]
+    assert count[1] - count[0] == 6692
+    constant = build_model("lightconv_cgc", Task(8848, 6632), cgc_decoder="source", cgc_gate="constant")
+    assert sum(p.numel() for p in constant.parameters()) == count[0] - 8708
+    model = source_gated()
+    source, lengths = batch()
+    model(source, lengths, torch.randint(4, 30, (len(lengths), 6)))[0].square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in model.decoder.named_parameters() if ".gate." in name)
+
+
+@pytest.mark.parametrize("options", [{}, {"cgc_gate": "constant"}, {"cgc_gate_on": "logits"}], ids=str)
+def test_a_gated_decoder_translates_the_same_whatever_else_is_in_the_batch(options):
+    model, task = source_gated(**options), Task()
+    source, lengths = batch()
+    together = generate(task, model, (source, lengths), beam_size=3, max_len_b=12, max_len_a=0)
+    for row, n in enumerate(lengths):
+        alone = generate(
+            task, model, (source[row : row + 1, -n:], lengths[row : row + 1]), beam_size=3, max_len_b=12, max_len_a=0
+        )
+        for one, other in zip(alone[0], together[row]):
+            assert one["tokens"].equal(other["tokens"])
+            torch.testing.assert_close(one["score"], other["score"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("decoder", ["none", "source"])
+def test_half_precision_decodes(dtype, decoder):
+    model = tiny_model(cgc_decoder=decoder).to(dtype).eval()
+    found = generate(Task(), model, batch(), beam_size=3, max_len_b=9, max_len_a=0)
+    assert all(torch.isfinite(h["score"]) for sentence in found for h in sentence)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"decoder_conv_type": "dynamic"}, "--decoder-conv-type is dynamic; leave one of the two out"),
+        ({"decoder_attention_heads": 3, "decoder_conv_dim": 15}, "encoder's 16 channels .* the decoder's 3 heads"),
+    ],
+)
+def test_what_the_source_cannot_gate_is_named(options, words):
+    with pytest.raises(OptionError, match=words):
+        tiny_model(cgc_decoder="source", **options)

@@ -75,6 +75,7 @@ def losses(run_folder):
         ("gct", "lightconv_gct", 38_150_188),
         ("cgc-gct", "lightconv_cgc", 38_158_896),
         ("cgc-dynamic", "lightconv_cgc", 38_456_284),
+        ("cgc-source", "lightconv_cgc", 38_154_836),
         ("cgc-rdrop", "lightconv_cgc", 38_148_144),
     ],
 )
@@ -100,7 +101,7 @@ TABLE_6 = {"transformer", "lightconv", "dynamic", "cgc"}
 def test_there_is_no_other_row():
     with pytest.raises(OptionError, match="no row 'lstm'; choose from transformer, lightconv"):
         row_options("lstm")
-    assert set(ROWS) == {*TABLE_6, "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-rdrop"}
+    assert set(ROWS) == {*TABLE_6, "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-source", "cgc-rdrop"}
 
 
 @pytest.mark.parametrize(
