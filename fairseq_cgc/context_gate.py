@@ -8,6 +8,7 @@ from .errors import OptionError
 from .ops import Padding, head_means, pool_slots
 
 NORMS = ("latent", "heads-latent")
+POOLS = ("average", "max")
 ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
 POOL_FACTOR = 3
 
@@ -15,6 +16,11 @@ POOL_FACTOR = 3
 def check_choice(name, value, choices):
     if value not in choices:
         raise OptionError(f"{name} is '{value}'; choose from {', '.join(choices)}")
+
+
+def activate(logits: Tensor, activation: str) -> Tensor:
+    """The gates of these logits, by one of ``ACTIVATIONS``."""
+    return torch.sigmoid(logits) if activation == "sigmoid" else 1 + torch.tanh(logits)
 
 
 class ContextGate(nn.Module):
@@ -36,6 +42,8 @@ class ContextGate(nn.Module):
             normalisation layer instead, but with the ReLU behind it no gradient would ever pass.
         latent_dim: d; default K // 2 + 1
         pool_factor: time slots of the context map, in kernel sizes
+        pool: what a slot holds of the tokens of a sentence longer than that: their ``average`` (the
+            paper's) or ``max``
 
     Attributes:
         encode.weight: d x (pool_factor * K)
@@ -55,6 +63,7 @@ class ContextGate(nn.Module):
         zero_init: bool = False,
         latent_dim: int | None = None,
         pool_factor: int = POOL_FACTOR,
+        pool: str = "average",
     ):
         super().__init__()
         if latent_dim is None:
@@ -69,8 +78,10 @@ class ContextGate(nn.Module):
                 raise OptionError(f"the gate's {name} is {value}; it must be at least 1")
         check_choice("the gate's norm", norm, NORMS)
         check_choice("the gate's activation", activation, ACTIVATIONS)
+        check_choice("the gate's pool", pool, POOLS)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
+        self.pool = pool
         self.num_slots = pool_factor * kernel_size
         self.activation = activation
         self.zero_init = zero_init
@@ -108,17 +119,15 @@ class ContextGate(nn.Module):
         Returns:
             B x H x K
         """
-        context = pool_slots(means, self.num_slots, padding)  # the slots that are zero for all left out
+        context = pool_slots(means, self.num_slots, padding, self.pool)  # the slots that are zero for all left out
         weight = self.encode.weight[:, : context.size(2)]
         latent = F.linear(context.to(weight.dtype), weight)  # B x H x d
         logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
-        if self.activation == "sigmoid":
-            return torch.sigmoid(logits)
-        return 1 + torch.tanh(logits)
+        return activate(logits, self.activation)
 
     def extra_repr(self):
         text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"
-        text += f", num_slots={self.num_slots}, activation={self.activation}"
+        text += f", num_slots={self.num_slots}, pool={self.pool}, activation={self.activation}"
         return text + (", zero_init=True" if self.zero_init else "")
 
 
@@ -159,3 +168,44 @@ class ConstantGate(nn.Module):
 
     def extra_repr(self):
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, value={self.value}"
+
+
+class LearnedGate(nn.Module):
+    """The control that has parameters: one learned gate a head and tap, the same for every sentence.
+
+    It tells the context from what a kernel gains by being scaled at all. It starts at what
+    ``ConstantGate`` stands at.
+
+    Args:
+        num_heads: H
+        kernel_size: K
+        activation: ``sigmoid`` or ``one-plus-tanh``
+
+    Attributes:
+        logits: H x K, from 0
+
+    Raises:
+        OptionError: (a ValueError) for an unknown activation
+    """
+
+    def __init__(self, num_heads: int, kernel_size: int, activation: str = "sigmoid"):
+        check_choice("the gate's activation", activation, ACTIVATIONS)
+        super().__init__()
+        self.activation = activation
+        self.logits = nn.Parameter(torch.zeros(num_heads, kernel_size))
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: T x B x C
+            padding_mask: not looked at
+
+        Returns:
+            B x H x K
+        """
+        return activate(self.logits, self.activation).expand(x.size(1), -1, -1)
+
+    of_means = forward
+
+    def extra_repr(self):
+        return "num_heads={}, kernel_size={}, activation={}".format(*self.logits.shape, self.activation)

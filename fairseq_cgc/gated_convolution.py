@@ -9,11 +9,11 @@ from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor, nn
 
 from .channel_gate import GatedChannelTransformation
-from .context_gate import ConstantGate, ContextGate, check_choice
+from .context_gate import ConstantGate, ContextGate, LearnedGate, check_choice
 from .errors import OptionError
 from .ops import Padding, context_gated_lightconv, gated_lightconv
 
-GATES = ("context", "constant")
+GATES = ("context", "constant", "learned")
 GATE_ON = ("kernel", "logits")
 
 
@@ -39,11 +39,12 @@ def gated_kernel(gate: Tensor, weights: Tensor, weight_softmax: bool = True, gat
 
 
 def make_gate(kind: str, num_heads: int, kernel_size: int, **options) -> nn.Module:
-    """A ``ContextGate`` or a ``ConstantGate``, which heeds of a ContextGate's options ``activation`` alone."""
+    """A ContextGate, or one of its controls, which heed of its options ``activation`` alone."""
     check_choice("gate", kind, GATES)
-    if kind == "constant":
-        return ConstantGate(num_heads, kernel_size, options.get("activation", "sigmoid"))
-    return ContextGate(num_heads, kernel_size, **options)
+    if kind == "context":
+        return ContextGate(num_heads, kernel_size, **options)
+    control = ConstantGate if kind == "constant" else LearnedGate
+    return control(num_heads, kernel_size, options.get("activation", "sigmoid"))
 
 
 def dropout_probability(module: FairseqDropout) -> float:
@@ -108,7 +109,7 @@ class _ContextGated:
             x = self.gct(x)
         weights = self._weights(x)
         dropout = dropout_probability(self.weight_dropout_module)
-        if isinstance(self.gate, ConstantGate):
+        if not isinstance(self.gate, ContextGate):
             return gated_lightconv(x, self.gated_kernel(self.gate(x), weights), self.padding_l, dropout)
         return context_gated_lightconv(
             x,
@@ -144,15 +145,16 @@ class ContextGatedLightweightConv(_ContextGated, LightweightConv1dTBC):
         weight_softmax: normalise the kernel over its K taps
         weight_dropout: DropConnect's probability
         bias: add a bias of size C
-        gate: ``context``: a ``ContextGate``; ``constant``: a ``ConstantGate``, the control
+        gate: ``context``: a ``ContextGate``; ``constant`` and ``learned``: the controls, a ``ConstantGate`` and
+            a ``LearnedGate``
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
             is the same without ``weight_softmax``
         gct: scale the input's channels by a ``GatedChannelTransformation`` before gate and convolution
-        **gate_options: ContextGate's; a ConstantGate heeds ``activation`` alone
+        **gate_options: ContextGate's; the controls heed ``activation`` alone
 
     Attributes:
         weight: H x 1 x K
-        gate: the ContextGate or ConstantGate
+        gate: the ContextGate, ConstantGate or LearnedGate
         gct: the GatedChannelTransformation, or None
         bias: C, or None
 

@@ -105,7 +105,7 @@ class SourceGatedLightweightConv(IncrementalLightweightConv):
     each hypothesis takes its sentence's kernel along.
 
     Attributes:
-        gate: a ContextGate or ConstantGate
+        gate: a ContextGate, or one of its controls
         gate_on: what it multiplies: ``kernel`` or ``logits``
         source: the sentences at hand, set for the time of the decoder's forward
     """
@@ -218,7 +218,7 @@ class IncrementalDecoder(LightConvDecoder):
 
         Args:
             decoder: its dynamic convolutions stay as they are
-            gate: gate its convolutions by the source: ``context``, or ``constant`` for the control
+            gate: gate its convolutions by the source: ``context``, or one of the controls, ``constant`` and ``learned``
             gate_on: what the gate multiplies: ``kernel`` or ``logits``
             **options: ContextGate's
         """

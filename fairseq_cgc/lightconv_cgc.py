@@ -8,7 +8,7 @@ from fairseq.models import lightconv, register_model, register_model_architectur
 from fairseq.models.lightconv import LightConvEncoder, LightConvEncoderLayer, LightConvModel
 from torch import Tensor, nn
 
-from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR
+from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR, POOLS
 from .errors import CheckpointError, OptionError, check_at_least
 from .gated_convolution import GATE_ON, GATES, ContextGatedDynamicConv, ContextGatedLightweightConv
 from .incremental import IncrementalDecoder, reorder_encoder_out
@@ -25,9 +25,10 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
         args: the model's options
         kernel_size: K of this layer
         shared: a list for the batch's ``Padding``, which layers that share it work out once
+        gated: whether the layer has a gate; without, it computes what LightConv's does
     """
 
-    def __init__(self, args, kernel_size=0, shared=None):
+    def __init__(self, args, kernel_size=0, shared=None, gated=True):
         super().__init__(args, kernel_size=kernel_size)
         self.shared = [] if shared is None else shared
         dynamic = args.encoder_conv_type == "dynamic"
@@ -39,7 +40,7 @@ class LightConvCGCEncoderLayer(LightConvEncoderLayer):
             weight_softmax=args.weight_softmax,
             weight_dropout=args.weight_dropout,
             gct=args.encoder_gct,
-            **_gate_options(args),
+            **{**_gate_options(args), **({} if gated else UNGATED)},
         )
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None = None) -> Tensor:
@@ -67,8 +68,10 @@ class LightConvCGCEncoder(LightConvEncoder):
         # fairseq's encoder names its layer class inside __init__: let it build none.
         super().__init__(_without_layers(args, "encoder"), dictionary, embed_tokens)
         self.shared = []
+        gated = _gated_layers(args)
         self.layers = nn.ModuleList(
-            LightConvCGCEncoderLayer(args, kernel_size, self.shared) for kernel_size in args.encoder_kernel_size_list
+            LightConvCGCEncoderLayer(args, kernel_size, self.shared, number in gated)
+            for number, kernel_size in enumerate(args.encoder_kernel_size_list, start=1)
         )
 
     def forward(self, *args, **kwargs):
@@ -106,7 +109,18 @@ class LightConvCGCModel(LightConvModel):
             "--cgc-gate",
             choices=GATES,
             help="context: computed from the sentence (section 3.2; default); constant: the control, every gate fixed "
-            "at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh), without parameters",
+            "at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh), without parameters; learned: the control with "
+            "parameters, one gate a head and tap for all sentences, which starts from constant's",
+        )
+        parser.add_argument(
+            "--cgc-layers",
+            metavar="[N,...]",
+            help="gate these encoder layers alone, by number from 1, e.g. [6,7] (default: all); the others are LightConv's",
+        )
+        parser.add_argument(
+            "--cgc-pool",
+            choices=POOLS,
+            help="what a time slot holds of the tokens of a long sentence: their average (section 4.4; default) or max",
         )
         parser.add_argument(
             "--cgc-gate-on",
@@ -209,7 +223,32 @@ def _gate_options(args):
         "zero_init": args.cgc_zero_init,
         "latent_dim": args.cgc_latent_dim,
         "pool_factor": args.cgc_pool_factor,
+        "pool": args.cgc_pool,
     }
+
+
+UNGATED = {"gate": "constant", "activation": "one-plus-tanh"}  # every gate is 1
+
+
+def _gated_layers(args):
+    """The numbers, from 1, of the encoder layers that are gated.
+
+    Raises:
+        OptionError: not a list of numbers, or no layer has such a number
+    """
+    everyone = range(1, args.encoder_layers + 1)
+    if args.cgc_layers is None:
+        return list(everyone)
+    try:
+        numbers = [int(number) for number in str(args.cgc_layers).strip("[] ").split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or any(number not in everyone for number in numbers):
+        raise OptionError(
+            f"--cgc-layers is '{args.cgc_layers}'; it is a list of numbers from 1 to {args.encoder_layers}, the encoder's "
+            f"layers, such as [1,{args.encoder_layers}]; for none of them, --cgc-gate constant --cgc-gate-activation one-plus-tanh"
+        )
+    return numbers
 
 
 def _without_layers(args, side):
@@ -256,6 +295,7 @@ def check_options(args):
     if args.cgc_latent_dim is not None:
         check_at_least(1, cgc_latent_dim=args.cgc_latent_dim)
     check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
+    _gated_layers(args)
 
 
 def _fill_in(args, lightconv_architecture):
@@ -270,6 +310,8 @@ def _fill_in(args, lightconv_architecture):
     args.cgc_zero_init = getattr(args, "cgc_zero_init", False)
     args.cgc_latent_dim = getattr(args, "cgc_latent_dim", None)
     args.cgc_pool_factor = getattr(args, "cgc_pool_factor", POOL_FACTOR)
+    args.cgc_layers = getattr(args, "cgc_layers", None)
+    args.cgc_pool = getattr(args, "cgc_pool", "average")
     args.encoder_gct = getattr(args, "encoder_gct", False)
     args.cgc_decoder = getattr(args, "cgc_decoder", "none")
     try:

@@ -75,7 +75,7 @@ def trained(data, tmp_path_factory):
     stopped, whole = tmp_path_factory.mktemp("stopped"), tmp_path_factory.mktemp("whole")
     options = ["--cgc-gate-activation", "one-plus-tanh", "--cgc-norm", "heads-latent", "--cgc-latent-dim", "5"]
     options += ["--cgc-pool-factor", "2", "--cgc-gate-on", "logits", "--cgc-zero-init", "--encoder-gct"]
-    options += ["--cgc-decoder", "source"]
+    options += ["--cgc-decoder", "source", "--cgc-layers", "[1,2]", "--cgc-pool", "max"]
     unbroken = losses(train(data, whole, *options, "--max-update", 24))
     first = losses(train(data, stopped, *options, "--max-update", 14))
     second = losses(train(data, stopped, *options, "--max-update", 24))
@@ -103,6 +103,8 @@ def test_options_are_kept_in_the_checkpoint(trained):
         "cgc_pool_factor": 2,
         "encoder_gct": True,
         "cgc_decoder": "source",
+        "cgc_layers": "[1,2]",
+        "cgc_pool": "max",
     }
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import padded_batch
 
 from fairseq_cgc import ContextGate
-from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
+from fairseq_cgc.context_gate import ACTIVATIONS, NORMS, LearnedGate
 from fairseq_cgc.errors import OptionError
 from fairseq_cgc.ops.naive import naive_context_gate
 
@@ -42,6 +42,36 @@ def test_pool_factor_and_latent_size_are_options(options):
     assert gate.encode.weight.shape == (options.get("latent_dim", 4), 7 * options.get("pool_factor", 3))
     sentence = torch.randn(30, CHANNELS, dtype=torch.float64)
     torch.testing.assert_close(gate(sentence.unsqueeze(1))[0], reference(gate, sentence))
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+def test_max_pooling_equals_the_reference(kernel_size, left):
+    gate = randomise(ContextGate(HEADS, kernel_size, pool="max").double())
+    lengths = [1, 2, 3 * kernel_size, 3 * kernel_size + 1, 60]
+    sentences = [torch.randn(n, CHANNELS, dtype=torch.float64) - 3 for n in lengths]  # zeros would be the largest
+    expected = torch.stack([reference(gate, s, pool="max") for s in sentences])
+    torch.testing.assert_close(gate(*padded_batch(sentences, left)), expected)
+    for sentence, own in zip(sentences, expected):
+        torch.testing.assert_close(gate(sentence.unsqueeze(1))[0], own)
+
+
+def test_a_row_of_padding_alone_passes_finite_gradients_through_the_maximum():
+    gate = randomise(ContextGate(HEADS, 3, pool="max"))
+    x = torch.randn(20, 2, CHANNELS, requires_grad=True)
+    gate(x, torch.tensor([[True] * 20, [False] * 20])).sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad[:, 0].eq(0).all() and x.grad[:, 1].ne(0).any()
+
+
+@pytest.mark.parametrize("activation, start", [("sigmoid", 0.5), ("one-plus-tanh", 1.0)])
+def test_the_learned_control_starts_constant_and_is_the_same_for_every_sentence(activation, start):
+    gate = LearnedGate(HEADS, 7, activation)
+    x = torch.randn(9, 3, CHANNELS)
+    torch.testing.assert_close(gate(x), torch.full((3, HEADS, 7), start), rtol=0, atol=0)
+    values = randomise(gate)(x)
+    assert values[0].equal(values[2]) and values.unique().numel() == HEADS * 7
+    values.sum().backward()
+    assert gate.logits.grad.ne(0).all()
 
 
 @pytest.mark.parametrize("kernel_size, latent", [(3, 2), (7, 4), (15, 8), (31, 16), (4, 3)])

@@ -31,8 +31,9 @@ def count(model):
         ("lightconv_iwslt_de_en", {**LIGHTWEIGHT, "encoder_conv_type": "dynamic"}, 38_447_576),
         ("lightconv_cgc", {}, 38_148_144),
         ("lightconv_cgc", {"cgc_gate": "constant"}, 38_139_436),
+        ("lightconv_cgc", {"cgc_gate": "learned"}, 38_139_436 + 4 * (3 + 7 + 15 + 4 * 31)),
     ],
-    ids=["transformer", "lightconv", "dynamic", "cgc", "cgc-constant"],
+    ids=["transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "cgc-learned"],
 )
 def test_parameters_of_table_6(arch, options, parameters):
     if arch.startswith("transformer"):
@@ -84,7 +85,14 @@ def encode(model, sentences, left_pad, pad_to=None):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cgc_gate_on": "logits"}, {"cgc_norm": "heads-latent"}, {"encoder_glu": True}, {"cgc_gate": "constant"}],
+    [
+        {},
+        {"cgc_gate_on": "logits"},
+        {"cgc_norm": "heads-latent"},
+        {"encoder_glu": True},
+        {"cgc_gate": "constant"},
+        {"cgc_pool": "max"},
+    ],
 )
 def test_a_sentence_is_encoded_the_same_alone_and_in_any_batch(options):
     model = tiny_model(**options).eval()
@@ -203,6 +211,9 @@ def test_layers_take_no_mask_as_no_padding(length):
         ({"encoder_attention_heads": 3}, "--encoder-attention-heads 3 does not divide the 16 channels"),
         ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),
         ({"cgc_latent_dim": 0}, "--cgc-latent-dim is 0"),
+        ({"cgc_layers": "[1,4]"}, r"--cgc-layers is '\[1,4\]'; it is a list of numbers from 1 to 3"),
+        ({"cgc_layers": "last"}, "--cgc-layers is 'last'"),
+        ({"cgc_layers": ""}, "--cgc-layers is ''"),
         ({"cgc_pool_factor": -1}, "--cgc-pool-factor is -1"),
     ],
 )
@@ -266,3 +277,15 @@ def test_a_dynamic_encoder_is_gated_and_takes_the_dynamic_row_s_parameters():
     previous = torch.randint(4, 30, (3, 6))
     expected = theirs(source, lengths, previous)[0]
     torch.testing.assert_close(ours(source, lengths, previous)[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers, gated", [(None, [1, 2, 3]), ("[2]", [2]), ("1,3", [1, 3]), ("[1, 2, 3]", [1, 2, 3])])
+def test_layers_are_gated_by_number(layers, gated):
+    model = tiny_model(cgc_layers=layers, cgc_gate_activation="one-plus-tanh", cgc_zero_init=True).eval()
+    names = {int(name.split(".")[2]) + 1 for name, _ in model.named_parameters() if ".conv.gate." in name}
+    assert names == set(gated)
+    theirs = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT).eval()
+    model.load_state_dict(theirs.state_dict(), strict=False)
+    source = torch.randint(4, 40, (2, 9)), torch.tensor([9, 9])
+    output = [m.encoder(*source)["encoder_out"][0] for m in (model, theirs)]
+    torch.testing.assert_close(*output, rtol=0, atol=1e-5)

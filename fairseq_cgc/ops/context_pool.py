@@ -68,7 +68,7 @@ class Padding:
         return self._slots[num_slots]
 
 
-def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None = None) -> Tensor:
+def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None = None, pool: str = "average") -> Tensor:
     """Pool each sentence's own tokens to time slots (section 4.4).
 
     Token t of a sentence of n <= ``num_slots`` tokens fills slot t and the other slots are zero;
@@ -81,6 +81,7 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
         heads: T x B x H
         num_slots: 3K in the paper
         padding: B x T, true at padding, or a ``Padding`` of it; ``None``: no padding
+        pool: ``average``, or ``max``: of a long sentence, the largest of each slot's tokens instead of their mean
 
     Returns:
         B x H x min(T, num_slots): the further slots are zero for every sentence
@@ -88,6 +89,8 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
     T, B, H = heads.shape
     if padding is None and T <= num_slots:
         return heads.permute(1, 2, 0)
+    if padding is None and pool == "max":
+        padding = torch.zeros(B, T, dtype=torch.bool, device=heads.device)
     if padding is None:  # every sentence has the same slots: one product does it
         first, last = _windows(torch.full((1, 1), T, device=heads.device), num_slots)
         token = torch.arange(T, device=heads.device)
@@ -99,9 +102,13 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
     padding = padding if isinstance(padding, Padding) else Padding(padding)
     rows, outside, count = padding.slots(num_slots)
     pooled = heads.reshape(T * B, H).index_select(0, rows).view(*outside.shape, H)
-    pooled = pooled.masked_fill(outside.unsqueeze(3), 0.0)
-    # Of up to num_slots tokens each slot reads one: there is nothing to average.
-    pooled = pooled.squeeze(2) if T <= num_slots else pooled.sum(2) / count.unsqueeze(2)
+    outside = outside.unsqueeze(3)
+    if T <= num_slots:  # each slot reads one token: there is nothing to pool
+        pooled = pooled.masked_fill(outside, 0.0).squeeze(2)
+    elif pool == "max":
+        pooled = pooled.masked_fill(outside, -torch.inf).amax(2).masked_fill(outside.all(2), 0.0)
+    else:
+        pooled = pooled.masked_fill(outside, 0.0).sum(2) / count.unsqueeze(2)
     return pooled.transpose(1, 2)
 
 
@@ -114,7 +121,9 @@ def _windows(lengths, num_slots):
     return first, last
 
 
-def context_pool(x: Tensor, num_heads: int, num_slots: int, padding_mask: Tensor | None = None) -> Tensor:
+def context_pool(
+    x: Tensor, num_heads: int, num_slots: int, padding_mask: Tensor | None = None, pool: str = "average"
+) -> Tensor:
     """Each sentence's context map: head means pooled to time slots (section 4.4).
 
     ``naive.naive_context_pool`` is the reference.
@@ -124,9 +133,10 @@ def context_pool(x: Tensor, num_heads: int, num_slots: int, padding_mask: Tensor
         num_heads: H, must divide C
         num_slots: 3K in the paper
         padding_mask: B x T, true at padding; ``None``: no padding
+        pool: ``average`` or ``max``
 
     Returns:
         B x H x num_slots, float32 (float64 for float64 input)
     """
-    pooled = pool_slots(head_means(x, num_heads), num_slots, padding_mask)
+    pooled = pool_slots(head_means(x, num_heads), num_slots, padding_mask, pool)
     return F.pad(pooled, (0, num_slots - pooled.size(2)))

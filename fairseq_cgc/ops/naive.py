@@ -14,13 +14,14 @@ import math
 import torch
 
 
-def naive_context_pool(sentence, num_heads, num_slots):
+def naive_context_pool(sentence, num_heads, num_slots, pool="average"):
     """Pool one sentence to its context map (section 4.4; "Context Encoding Module", section 3.2).
 
     Args:
         sentence: n x C, real tokens only
         num_heads: H
         num_slots: number of time slots, 3K in the paper
+        pool: of the tokens of a slot: ``average`` or ``max``
 
     Returns:
         H x num_slots, float64
@@ -38,7 +39,7 @@ def naive_context_pool(sentence, num_heads, num_slots):
             else:
                 first = math.floor(i * n / num_slots)
                 last = math.ceil((i + 1) * n / num_slots)
-                context[h, i] = head[first:last].mean()
+                context[h, i] = head[first:last].max() if pool == "max" else head[first:last].mean()
     return context
 
 
@@ -52,6 +53,7 @@ def naive_context_gate(
     norm="latent",
     activation="sigmoid",
     norm_eps=1e-5,
+    pool="average",
 ):
     """Gate of one sentence (section 3.2: encode, normalise, ReLU, decode, activate).
 
@@ -62,11 +64,12 @@ def naive_context_gate(
         decode_weight: K x d, shared by all heads
         norm: over which values the LayerNorm normalises: ``latent`` (d) or ``heads-latent`` (H x d)
         activation: ``sigmoid`` or ``one-plus-tanh``
+        pool: ``average`` or ``max``
 
     Returns:
         H x K, float64
     """
-    context = naive_context_pool(sentence, num_heads, encode_weight.size(1))
+    context = naive_context_pool(sentence, num_heads, encode_weight.size(1), pool)
     latent = context @ encode_weight.double().T  # H x d
     dims = (1,) if norm == "latent" else (0, 1)
     mean = latent.mean(dims, keepdim=True)
