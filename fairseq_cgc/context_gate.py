@@ -44,6 +44,8 @@ class ContextGate(nn.Module):
         pool_factor: time slots of the context map, in kernel sizes
         pool: what a slot holds of the tokens of a sentence longer than that: their ``average`` (the
             paper's) or ``max``
+        shuffle: outside training, give each sentence the gate of the one before it in its batch: the
+            control that tells whether the context is used or only there
 
     Attributes:
         encode.weight: d x (pool_factor * K)
@@ -64,6 +66,7 @@ class ContextGate(nn.Module):
         latent_dim: int | None = None,
         pool_factor: int = POOL_FACTOR,
         pool: str = "average",
+        shuffle: bool = False,
     ):
         super().__init__()
         if latent_dim is None:
@@ -82,6 +85,7 @@ class ContextGate(nn.Module):
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.pool = pool
+        self.shuffle = shuffle
         self.num_slots = pool_factor * kernel_size
         self.activation = activation
         self.zero_init = zero_init
@@ -123,7 +127,8 @@ class ContextGate(nn.Module):
         weight = self.encode.weight[:, : context.size(2)]
         latent = F.linear(context.to(weight.dtype), weight)  # B x H x d
         logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
-        return activate(logits, self.activation)
+        gate = activate(logits, self.activation)
+        return gate.roll(1, 0) if self.shuffle and not self.training else gate
 
     def extra_repr(self):
         text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"

@@ -118,6 +118,13 @@ class LightConvCGCModel(LightConvModel):
             help="gate these encoder layers alone, by number from 1, e.g. [6,7] (default: all); the others are LightConv's",
         )
         parser.add_argument(
+            "--cgc-shuffle-context",
+            action="store_true",
+            help="at evaluation, gate each sentence by the context of the one before it in its batch: the control that "
+            "tells use from presence. For a trained model: fairseq-generate --model-overrides "
+            "\"{'cgc_shuffle_context': True}\"",
+        )
+        parser.add_argument(
             "--cgc-pool",
             choices=POOLS,
             help="what a time slot holds of the tokens of a long sentence: their average (section 4.4; default) or max",
@@ -224,6 +231,7 @@ def _gate_options(args):
         "latent_dim": args.cgc_latent_dim,
         "pool_factor": args.cgc_pool_factor,
         "pool": args.cgc_pool,
+        "shuffle": args.cgc_shuffle_context,
     }
 
 
@@ -312,6 +320,7 @@ def _fill_in(args, lightconv_architecture):
     args.cgc_pool_factor = getattr(args, "cgc_pool_factor", POOL_FACTOR)
     args.cgc_layers = getattr(args, "cgc_layers", None)
     args.cgc_pool = getattr(args, "cgc_pool", "average")
+    args.cgc_shuffle_context = getattr(args, "cgc_shuffle_context", False)
     args.encoder_gct = getattr(args, "encoder_gct", False)
     args.cgc_decoder = getattr(args, "cgc_decoder", "none")
     try:

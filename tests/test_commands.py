@@ -104,6 +104,7 @@ def test_options_are_kept_in_the_checkpoint(trained):
         "encoder_gct": True,
         "cgc_decoder": "source",
         "cgc_layers": "[1,2]",
+        "cgc_shuffle_context": False,
         "cgc_pool": "max",
     }
 
@@ -127,6 +128,15 @@ def test_generate_validate_and_interactive_need_none_of_the_options_again(data, 
     options += ["--source-lang", "de", "--target-lang", "en"]
     done = fairseq("interactive", data / "bin", *options, "--beam", 6, stdin=lines)
     assert len(re.findall(r"^D-\d+\t", done.stdout, re.M)) == 3
+
+
+def test_a_trained_model_is_given_shuffled_context_by_an_override(data, trained):
+    options = ["--path", trained[0], "--user-dir", USER_DIR, "--beam", 2, "--max-tokens", 2000, *EVERY_SENTENCE]
+    scores = []
+    for overrides in ({}, {"cgc_shuffle_context": True}):
+        done = fairseq("generate", data / "bin", *options, "--model-overrides", overrides)
+        scores.append(re.findall(r"^H-\d+\t(\S+)", done.stdout, re.M))
+    assert len(scores[0]) == len(scores[1]) == 23 and scores[0] != scores[1]
 
 
 def test_lightconv_gct_trains_and_translates(data, tmp_path):

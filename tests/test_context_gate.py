@@ -63,6 +63,14 @@ def test_a_row_of_padding_alone_passes_finite_gradients_through_the_maximum():
     assert torch.isfinite(x.grad).all() and x.grad[:, 0].eq(0).all() and x.grad[:, 1].ne(0).any()
 
 
+def test_shuffled_context_is_another_sentence_s_and_only_outside_training():
+    gate = randomise(ContextGate(HEADS, 7, shuffle=True))
+    x = torch.randn(9, 3, CHANNELS)
+    own = gate(x)
+    torch.testing.assert_close(gate.eval()(x), own[[2, 0, 1]], rtol=0, atol=0)
+    torch.testing.assert_close(gate(x[:, :1]), own[:1])  # alone in its batch a sentence keeps its own
+
+
 @pytest.mark.parametrize("activation, start", [("sigmoid", 0.5), ("one-plus-tanh", 1.0)])
 def test_the_learned_control_starts_constant_and_is_the_same_for_every_sentence(activation, start):
     gate = LearnedGate(HEADS, 7, activation)
