@@ -55,8 +55,20 @@ def dropout_probability(module: FairseqDropout) -> float:
 class _ContextGated:
     """What the gated convolutions share: the gate beside fairseq's parameters, and the forward."""
 
-    def _check(self, input_size, kernel_size, padding_l, num_heads, gate, gate_on):
-        """The padding on the left, for sizes and choices that fit."""
+    def __init__(
+        self,
+        input_size: int,
+        kernel_size: int = 1,
+        padding_l: int | tuple[int, int] | None = None,
+        num_heads: int = 1,
+        weight_softmax: bool = True,
+        weight_dropout: float = 0.0,
+        gate: str = "context",
+        gate_on: str = "kernel",
+        gct: bool = False,
+        conv_options: dict | None = None,
+        **gate_options,
+    ):
         if num_heads < 1 or input_size % num_heads:
             raise OptionError(
                 f"{input_size} convolution channels do not divide into {num_heads} heads; "
@@ -72,12 +84,18 @@ class _ContextGated:
             raise OptionError(
                 f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}"
             )
-        return padding_l
-
-    def _add_gate(self, gate, gate_on, gct, gate_options):
+        super().__init__(
+            input_size,
+            kernel_size=kernel_size,
+            padding_l=padding_l,
+            num_heads=num_heads,
+            weight_dropout=weight_dropout,
+            weight_softmax=weight_softmax,
+            **(conv_options or {}),
+        )
         self.gate_on = gate_on
-        self.gate = make_gate(gate, self.num_heads, self.kernel_size, **gate_options)
-        self.gct = GatedChannelTransformation(self.input_size) if gct else None
+        self.gate = make_gate(gate, num_heads, kernel_size, **gate_options)
+        self.gct = GatedChannelTransformation(input_size) if gct else None
         self._padding_of_zeroed_input: Padding | Tensor | None = None
 
     @contextmanager
@@ -162,31 +180,8 @@ class ContextGatedLightweightConv(_ContextGated, LightweightConv1dTBC):
         OptionError: (a ValueError) for sizes or choices that do not fit
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        kernel_size: int = 1,
-        padding_l: int | tuple[int, int] | None = None,
-        num_heads: int = 1,
-        weight_softmax: bool = True,
-        weight_dropout: float = 0.0,
-        bias: bool = False,
-        gate: str = "context",
-        gate_on: str = "kernel",
-        gct: bool = False,
-        **gate_options,
-    ):
-        padding_l = self._check(input_size, kernel_size, padding_l, num_heads, gate, gate_on)
-        super().__init__(
-            input_size,
-            kernel_size=kernel_size,
-            padding_l=padding_l,
-            num_heads=num_heads,
-            weight_dropout=weight_dropout,
-            weight_softmax=weight_softmax,
-            bias=bias,
-        )
-        self._add_gate(gate, gate_on, gct, gate_options)
+    def __init__(self, *sizes, bias: bool = False, **options):
+        super().__init__(*sizes, conv_options={"bias": bias}, **options)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         output = super().forward(x, padding_mask)
@@ -220,33 +215,10 @@ class ContextGatedDynamicConv(_ContextGated, DynamicConv_scripatable):
         OptionError: (a ValueError) for sizes or choices that do not fit
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        kernel_size: int = 1,
-        padding_l: int | tuple[int, int] | None = None,
-        num_heads: int = 1,
-        weight_softmax: bool = True,
-        weight_dropout: float = 0.0,
-        conv_bias: bool = False,
-        gate: str = "context",
-        gate_on: str = "kernel",
-        gct: bool = False,
-        **gate_options,
-    ):
-        padding_l = self._check(input_size, kernel_size, padding_l, num_heads, gate, gate_on)
-        super().__init__(
-            input_size,
-            kernel_size=kernel_size,
-            padding_l=padding_l,
-            num_heads=num_heads,
-            weight_dropout=weight_dropout,
-            weight_softmax=weight_softmax,
-            conv_bias=conv_bias,
-        )
+    def __init__(self, *sizes, conv_bias: bool = False, **options):
+        super().__init__(*sizes, conv_options={"conv_bias": conv_bias}, **options)
         if not conv_bias:
             nn.init.zeros_(self.conv_bias).requires_grad_(False)
-        self._add_gate(gate, gate_on, gct, gate_options)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         output = super().forward(x, padding_mask)
