@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from fairseq_cgc.errors import UserError, check_at_least
-from fairseq_cgc.files import whole
+from fairseq_cgc.files import read_json, whole
 from fairseq_cgc.ops import gated_lightconv
 
 from . import contenders as c
 from .measure import compare, peak_memory, quartiles
 
+RESULTS = Path(__file__).with_name("results")
 OPERATOR_LENGTHS = [10, 25, 60, 250, 1000]
 GROWTH_LENGTHS = [250, 500, 1000, 2000, 4000]
 KERNELS = [3, 7, 15, 31]
@@ -77,8 +78,16 @@ def main(arguments=None):
     sub.add_argument("--max-tokens", type=int, default=1000, help="source tokens a batch (default: %(default)s)")
     sub.add_argument("--batches", type=int, default=4, help="how many (default: %(default)s)")
 
+    sub = commands.add_parser("report", help="the tables of all measurements of a folder, as Markdown")
+    sub.set_defaults(function=None)
+    sub.add_argument(
+        "folder", nargs="?", default=RESULTS, type=Path, help="of JSON files (default: benchmarks/results)"
+    )
+
     args = parser.parse_args(arguments)
     try:
+        if args.command == "report":
+            return print("\n".join(report(args.folder)), end="")
         numbers = ("repeats", "threads", "tokens", "sentences", "kernel", "max_tokens", "batches", "beam")
         check_at_least(1, **{name: getattr(args, name) for name in numbers if getattr(args, name, None) is not None})
         for name in ("lengths", "kernels"):
@@ -98,6 +107,27 @@ def main(arguments=None):
                 path.write_text(json.dumps(record, indent=1) + "\n")
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def report(folder):
+    """The lines of a Markdown page with every measurement's table, and what it was made with."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise UserError(f"there are no measurements, *.json, in {folder}; make some with --out {folder}/NAME.json")
+    lines = ["# What was measured", "", "Made by `python -m benchmarks report`.", ""]
+    for file in files:
+        record = read_json(file)
+        try:
+            versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+            device = f"{record['device']}, {record['threads']} of {record['cores']} cores"
+            lines += [f"## {file.stem}", "", record["title"] + ".", "", f"`{record['command']}`", ""]
+            lines += [f"{device}; Python {record['python']}, {versions}.", ""]
+            lines += [*table(record["rows"], record["columns"]), ""]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is not as python -m benchmarks writes it ({error!r}); make it again") from None
+        if file.with_suffix(".png").exists():
+            lines += [f"![{file.stem}]({file.stem}.png)", ""]
+    return lines
 
 
 def command_line(arguments):

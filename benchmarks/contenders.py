@@ -23,6 +23,7 @@ MODELS = {
     "dynamic encoder": ("lightconv_iwslt_de_en", {**LIGHTWEIGHT, "encoder_conv_type": "dynamic"}),
     "CGC": ("lightconv_cgc", {}),
     "CGC, constant gate": ("lightconv_cgc", {"cgc_gate": "constant"}),
+    "CGC, dynamic encoder": ("lightconv_cgc", {"encoder_conv_type": "dynamic"}),
 }
 
 

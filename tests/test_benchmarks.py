@@ -32,6 +32,9 @@ def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_p
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(record["rows"]) and len({line.count("|") for line in lines}) == 1
     assert all(row["measured"] for row in record["rows"])
+    main(["report", str(tmp_path)])
+    page = capsys.readouterr().out
+    assert record["title"] in page and record["command"] in page and all(line in page for line in lines)
     if command == "growth":
         assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
     if command == "generation":
@@ -51,6 +54,16 @@ def test_wrong_options_are_named(options, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=words):
         main(options)
+
+
+@pytest.mark.parametrize(
+    "content, words", [(None, "there are no measurements"), ("{}", "r.json is not as .* writes it")]
+)
+def test_a_folder_that_cannot_be_reported_is_named(content, words, tmp_path):
+    if content:
+        (tmp_path / "r.json").write_text(content)
+    with pytest.raises(SystemExit, match=words):
+        main(["report", str(tmp_path)])
 
 
 def test_contenders_are_timed_and_compared():
