@@ -253,7 +253,9 @@ def plot_growth(rows, args):
             own = [row for row in rows if row["layer"] == name]
             axis.plot([row["T"] for row in own], [row[column] for row in own], marker="o", label=name)
         axis.set(xscale="log", yscale="log", xlabel="tokens a sentence", ylabel=label)
-        axis.grid(True, which="both", alpha=0.2)
+        axis.set_xticks(lengths := sorted(args.lengths), [f"{length:,}" for length in lengths])
+        axis.minorticks_off()
+        axis.grid(True, alpha=0.2)
     axes[0].legend()
     figure.suptitle(f"Forward and backward of one convolution: kernel {args.kernel}, {args.sentences} sentences")
     with whole(Path(args.plot)) as path:
@@ -312,9 +314,9 @@ def training_step(model, args):
         logprobs = model.get_normalized_probs(output, log_probs=True).flatten(0, 1)
         target = sample["target"].to(args.device).flatten()
         loss, _ = label_smoothed_nll_loss(logprobs, target.unsqueeze(1), 0.1, ignore_index=1)
-        optimizer.zero_grad()
         (loss / sample["ntokens"]).backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
 

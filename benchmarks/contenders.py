@@ -58,13 +58,13 @@ def layers(kernel_size, channels=512, heads=4, weight_dropout=0.1):
 
 
 def forward_and_backward(module, x, grad):
-    """A function of no arguments that runs both, with fresh gradients."""
+    """A function of no arguments that runs both, and leaves no gradients."""
     parameters = list(module.parameters())
 
     def run():
+        module(x).backward(grad)
         for tensor in (x, *parameters):
             tensor.grad = None
-        module(x).backward(grad)
 
     return run
 

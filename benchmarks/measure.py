@@ -69,7 +69,10 @@ def quartiles(values):
 
 
 def peak_memory(function, device="cpu"):
-    """Bytes that ``function`` allocates through torch at most, beyond what was there before."""
+    """Bytes that ``function`` holds at most of what it allocates through torch.
+
+    On the CPU it must free nothing that was there before: torch's profiler may know its size or not.
+    """
     function()
     gc.collect()
     if device == "cuda":
