@@ -51,11 +51,13 @@ def require_environment():
 
 
 def quiet_fairseq():
-    """Silence two remarks of fairseq's that are of no use here.
+    """Silence remarks that are of no use here.
 
     * On import it advises to install tensorboardX, for a speech task.
+    * Its import sets the root logger to DEBUG, and matplotlib tells of every font that it looks at.
     * It asks for pinned memory whether or not there is an accelerator, and torch warns.
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator")
 

@@ -252,14 +252,17 @@ class IncrementalDecoder(LightConvDecoder):
         copies = utils.get_incremental_state(self, incremental_state, COPIES) or 1
         together = _moves_sentences(new_order, copies)
         rows = new_order.view(-1, copies)[:, 0] // copies if together else new_order
+        moved = None  # decided once: on a GPU the question waits for the answer
         for attention in self._attentions():
             state = attention._get_input_buffer(incremental_state)
             for name, value in state.items():
-                if value is not None and not together:  # from here on each hypothesis has its own
+                if value is None:
+                    continue
+                if not together:  # from here on each hypothesis has its own
                     value = value.repeat_interleave(copies, 0)
-                if value is not None and not torch.equal(rows, _rows(value.size(0), rows)):
-                    value = value.index_select(0, rows)
-                state[name] = value
+                if moved is None:
+                    moved = not torch.equal(rows, _rows(value.size(0), rows))
+                state[name] = value.index_select(0, rows) if moved else value
             attention._set_input_buffer(incremental_state, state)
         if not together:
             copies = 1
