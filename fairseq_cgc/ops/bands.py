@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .context_pool import accumulation_dtype
+
 # Outputs a block. The products grow with it, the work of laying out the bands shrinks.
 BLOCK = 32
 # Elements of an intermediate product on the CPU: what the cache keeps until it is copied to its
@@ -76,7 +78,7 @@ def kernel_gradient(
     T, B, C = x.shape
     H, K = num_heads, kernel_size
     N, R = B * H, C // H
-    precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+    precise = accumulation_dtype(x)
     size = _block(T)
     band = torch.zeros(N, size, size + K - 1, dtype=precise, device=x.device)
     gradient = torch.empty(T, N, K, dtype=precise, device=x.device) if per_token else None
