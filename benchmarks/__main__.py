@@ -1,4 +1,4 @@
-"""Measure the gated convolution: ``python -m benchmarks {operators,bandwidth,growth,training,generation}``.
+"""Measure the gated convolution: ``python -m benchmarks {operators,bandwidth,growth,training,generation,report}``.
 
 Each command prints a table and, with --out, writes what it measured as JSON; ``growth`` also plots.
 """
@@ -99,7 +99,7 @@ def main(arguments=None):
             torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         result = args.function(args)
-        lines = table(result["rows"], result["columns"])
+        lines = table(result["rows"])
         print(f"\n{result['title']}\n\n" + "\n".join(lines))
         if args.out:
             record = {"command": command_line(arguments), **surroundings(args), **result}
@@ -122,7 +122,7 @@ def report(folder):
             device = f"{record['device']}, {record['threads']} of {record['cores']} cores"
             lines += [f"## {file.stem}", "", record["title"] + ".", "", f"`{record['command']}`", ""]
             lines += [f"{device}; Python {record['python']}, {versions}.", ""]
-            lines += [*table(record["rows"], record["columns"]), ""]
+            lines += [*table(record["rows"]), ""]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is not as python -m benchmarks writes it ({error!r}); make it again") from None
         if file.with_suffix(".png").exists():
@@ -171,12 +171,11 @@ def operators(args):
             for name in list(functions)[1:]:
                 row[name] = ratio(results[name])
             rows.append({**row, "measured": results})
-    columns = [name for name in rows[0] if name != "measured"]
     title = (
         f"One convolution of 512 channels and 4 heads, forward and backward, {args.dtype}, DropConnect "
         f"{args.weight_dropout}: time as a ratio to fairseq's LightConv, median [quartiles] of {args.repeats} repeats"
     )
-    return {"title": title, "columns": columns, "rows": rows}
+    return {"title": title, "rows": rows}
 
 
 def layer_runs(T, B, K, args):
@@ -207,7 +206,7 @@ def bandwidth(args):
         f"Forward of one convolution of 512 channels, one kernel a sentence and head, {args.dtype}: share of a copy's "
         f"bandwidth, median of {args.repeats} repeats"
     )
-    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+    return {"title": title, "rows": rows}
 
 
 def growth(args):
@@ -236,7 +235,7 @@ def growth(args):
         f"One convolution of 512 channels, kernel {args.kernel}, forward and backward, {args.sentences} sentences, "
         f"{args.dtype}: median of {args.repeats} repeats, and the most memory it allocates"
     )
-    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+    return {"title": title, "rows": rows}
 
 
 def plot_growth(rows, args):
@@ -297,7 +296,7 @@ def training(args):
         f"Training steps (forward, backward, Adam) of the paper's models on {len(samples)} batches of at most "
         f"{args.max_tokens} tokens with IWSLT'14's lengths, {args.dtype}: speed as a ratio, median [quartiles] over batches and repeats"
     )
-    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+    return {"title": title, "rows": rows}
 
 
 def training_step(model, args):
@@ -358,7 +357,7 @@ def generation(args):
         f"Beam {args.beam} on {sentences} sentences with IWSLT'14's lengths, the paper's size, fairseq's and ours with "
         f"the same weights, {args.dtype}: speed as a ratio, median [quartiles]; {different} sentences came out different"
     )
-    return {"title": title, "columns": [name for name in rows[0] if name != "measured"], "rows": rows}
+    return {"title": title, "rows": rows}
 
 
 def not_the_same(theirs, ours):
@@ -374,8 +373,9 @@ def ratio(result):
     return f"{result['ratio']:.2f} [{result['ratio_low']:.2f}, {result['ratio_high']:.2f}]"
 
 
-def table(rows, columns):
-    """Rows to the lines of a Markdown table."""
+def table(rows):
+    """Rows to the lines of a Markdown table, without what was measured in full."""
+    columns = [name for name in rows[0] if name != "measured"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
     return lines + ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
 
