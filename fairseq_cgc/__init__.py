@@ -1,6 +1,7 @@
 """Context-gated convolution for machine translation, as a fairseq plugin.
 
-This module is what ``--user-dir`` imports: it registers the architectures ``lightconv_cgc*`` and ``lightconv_gct``.
+This module is what ``--user-dir`` imports: it registers the architectures ``lightconv_cgc*`` and ``lightconv_gct``
+and the optimizer ``cgc_adam``.
 """
 
 from . import compat

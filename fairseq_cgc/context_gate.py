@@ -11,6 +11,7 @@ NORMS = ("latent", "heads-latent")
 POOLS = ("average", "max")
 ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
 POOL_FACTOR = 3
+AS_KERNEL = "K"  # a latent size: that of the kernel
 
 
 def check_choice(name, value, choices):
@@ -40,7 +41,7 @@ class ContextGate(nn.Module):
         zero_init: start with every gate constant (supplement A.2): at 0.5 with ``sigmoid``, at 1
             with ``one-plus-tanh``. It zeroes ``decode.weight``. The supplement zeroes the last
             normalisation layer instead, but with the ReLU behind it no gradient would ever pass.
-        latent_dim: d; default K // 2 + 1
+        latent_dim: d; default K // 2 + 1; ``K``: the kernel size
         pool_factor: time slots of the context map, in kernel sizes
         pool: what a slot holds of the tokens of a sentence longer than that: their ``average`` (the
             paper's) or ``max``
@@ -63,7 +64,7 @@ class ContextGate(nn.Module):
         norm: str = "latent",
         activation: str = "sigmoid",
         zero_init: bool = False,
-        latent_dim: int | None = None,
+        latent_dim: int | str | None = None,
         pool_factor: int = POOL_FACTOR,
         pool: str = "average",
         shuffle: bool = False,
@@ -71,6 +72,8 @@ class ContextGate(nn.Module):
         super().__init__()
         if latent_dim is None:
             latent_dim = kernel_size // 2 + 1
+        elif latent_dim == AS_KERNEL:
+            latent_dim = kernel_size
         for name, value in (
             ("number of heads", num_heads),
             ("kernel size", kernel_size),

@@ -8,11 +8,12 @@ from fairseq.models import lightconv, register_model, register_model_architectur
 from fairseq.models.lightconv import LightConvEncoder, LightConvEncoderLayer, LightConvModel
 from torch import Tensor, nn
 
-from .context_gate import ACTIVATIONS, NORMS, POOL_FACTOR, POOLS
+from .context_gate import ACTIVATIONS, AS_KERNEL, NORMS, POOL_FACTOR, POOLS, ContextGate, LearnedGate
 from .errors import CheckpointError, OptionError, check_at_least
 from .gated_convolution import GATE_ON, GATES, ContextGatedDynamicConv, ContextGatedLightweightConv
 from .incremental import IncrementalDecoder, reorder_encoder_out
 from .ops import Padding
+from .optimizer import check_optimizer, scale_learning_rate
 from .text import PREPARATION, hub_options
 
 DECODERS = ("none", "source")
@@ -115,7 +116,8 @@ class LightConvCGCModel(LightConvModel):
         parser.add_argument(
             "--cgc-layers",
             metavar="[N,...]",
-            help="gate these encoder layers alone, by number from 1, e.g. [6,7] (default: all); the others are LightConv's",
+            help="gate these encoder layers alone, by number from 1, or from -1 for the last, e.g. [6,7] or [-2,-1] (default: "
+            "all); the others are LightConv's",
         )
         parser.add_argument(
             "--cgc-shuffle-context",
@@ -154,9 +156,9 @@ class LightConvCGCModel(LightConvModel):
         )
         parser.add_argument(
             "--cgc-latent-dim",
-            type=int,
-            metavar="D",
-            help="latent size d of the gate (section 3.2; default: K // 2 + 1 for kernel size K)",
+            type=_latent_dim,
+            metavar="{N,K}",
+            help="latent size d of the gate (section 3.2; default: K // 2 + 1 for kernel size K), a number or the letter K",
         )
         parser.add_argument(
             "--cgc-pool-factor",
@@ -164,7 +166,13 @@ class LightConvCGCModel(LightConvModel):
             metavar="N",
             help="pool the sentence to N * K time slots for kernel size K (section 4.4; default: 3)",
         )
-
+        parser.add_argument(
+            "--cgc-lr-scale",
+            type=float,
+            metavar="X",
+            help="learn the gates' parameters at X times the rate of the others (supplement A.2 has 0.1; default: 1); with "
+            "--optimizer cgc_adam, which is adam with parameter groups",
+        )
         parser.add_argument(
             "--cgc-decoder",
             choices=DECODERS,
@@ -218,7 +226,16 @@ class LightConvCGCModel(LightConvModel):
         args.max_source_positions = ungated.max_source_positions
         encoder = LightConvCGCEncoder(args, model.encoder.dictionary, model.encoder.embed_tokens)
         gate = _gate_options(args) if args.cgc_decoder == "source" else {}
-        return cls(encoder, IncrementalDecoder.of(model.decoder, **gate))
+        model = cls(encoder, IncrementalDecoder.of(model.decoder, **gate))
+        if args.cgc_lr_scale != 1:
+            gates = (module for module in model.modules() if isinstance(module, (ContextGate, LearnedGate)))
+            scale_learning_rate((parameter for module in gates for parameter in module.parameters()), args.cgc_lr_scale)
+        return model
+
+
+def _latent_dim(text):
+    """A number, or K."""
+    return text if text == AS_KERNEL else int(text)
 
 
 def _gate_options(args):
@@ -239,7 +256,7 @@ UNGATED = {"gate": "constant", "activation": "one-plus-tanh"}  # every gate is 1
 
 
 def _gated_layers(args):
-    """The numbers, from 1, of the encoder layers that are gated.
+    """The numbers, from 1, of the encoder layers that are gated; -1 stands for the last.
 
     Raises:
         OptionError: not a list of numbers, or no layer has such a number
@@ -251,10 +268,11 @@ def _gated_layers(args):
         numbers = [int(number) for number in str(args.cgc_layers).strip("[] ").split(",")]
     except ValueError:
         numbers = []
+    numbers = [number + args.encoder_layers + 1 if number < 0 else number for number in numbers]
     if not numbers or any(number not in everyone for number in numbers):
         raise OptionError(
             f"--cgc-layers is '{args.cgc_layers}'; it is a list of numbers from 1 to {args.encoder_layers}, the encoder's "
-            f"layers, such as [1,{args.encoder_layers}]; for none of them, --cgc-gate constant --cgc-gate-activation one-plus-tanh"
+            f"layers (or from -1, the last), such as [1,{args.encoder_layers}]; for none of them, --cgc-gate constant --cgc-gate-activation one-plus-tanh"
         )
     return numbers
 
@@ -300,10 +318,18 @@ def check_options(args):
             f"--cgc-decoder source divides the encoder's {args.encoder_embed_dim} channels (--encoder-embed-dim) among "
             f"the decoder's {args.decoder_attention_heads} heads (--decoder-attention-heads); choose a number that divides them"
         )
-    if args.cgc_latent_dim is not None:
+    if args.cgc_latent_dim not in (None, AS_KERNEL):
         check_at_least(1, cgc_latent_dim=args.cgc_latent_dim)
     check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
     _gated_layers(args)
+    if args.cgc_lr_scale != 1:
+        if not args.cgc_lr_scale > 0:
+            raise OptionError(f"--cgc-lr-scale is {args.cgc_lr_scale}; it must be above 0")
+        if args.cgc_gate == "constant":
+            raise OptionError(
+                f"--cgc-lr-scale {args.cgc_lr_scale} is for the gates' parameters, and a constant gate has none; leave it out"
+            )
+        check_optimizer(args)
 
 
 def _fill_in(args, lightconv_architecture):
@@ -323,6 +349,7 @@ def _fill_in(args, lightconv_architecture):
     args.cgc_shuffle_context = getattr(args, "cgc_shuffle_context", False)
     args.encoder_gct = getattr(args, "encoder_gct", False)
     args.cgc_decoder = getattr(args, "cgc_decoder", "none")
+    args.cgc_lr_scale = getattr(args, "cgc_lr_scale", 1.0)
     try:
         lightconv_architecture(args)
     except AssertionError:  # a kernel list of the wrong length, which fairseq says without numbers

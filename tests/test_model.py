@@ -212,6 +212,7 @@ def test_layers_take_no_mask_as_no_padding(length):
         ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),
         ({"cgc_latent_dim": 0}, "--cgc-latent-dim is 0"),
         ({"cgc_layers": "[1,4]"}, r"--cgc-layers is '\[1,4\]'; it is a list of numbers from 1 to 3"),
+        ({"cgc_layers": "[-4]"}, r"--cgc-layers is '\[-4\]'"),
         ({"cgc_layers": "last"}, "--cgc-layers is 'last'"),
         ({"cgc_layers": ""}, "--cgc-layers is ''"),
         ({"cgc_pool_factor": -1}, "--cgc-pool-factor is -1"),
@@ -279,7 +280,9 @@ def test_a_dynamic_encoder_is_gated_and_takes_the_dynamic_row_s_parameters():
     torch.testing.assert_close(ours(source, lengths, previous)[0], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layers, gated", [(None, [1, 2, 3]), ("[2]", [2]), ("1,3", [1, 3]), ("[1, 2, 3]", [1, 2, 3])])
+@pytest.mark.parametrize(
+    "layers, gated", [(None, [1, 2, 3]), ("[2]", [2]), ("1,3", [1, 3]), ("[1, 2, 3]", [1, 2, 3]), ("[-2,-1]", [2, 3])]
+)
 def test_layers_are_gated_by_number(layers, gated):
     model = tiny_model(cgc_layers=layers, cgc_gate_activation="one-plus-tanh", cgc_zero_init=True).eval()
     names = {int(name.split(".")[2]) + 1 for name, _ in model.named_parameters() if ".conv.gate." in name}
