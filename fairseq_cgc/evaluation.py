@@ -3,12 +3,18 @@
 import re
 from pathlib import Path
 
-from .checkpoints import check_dictionaries, load_checkpoint
-from .errors import UserError
-from .files import is_held, read_json, read_lines, whole, write_json, write_lines
+from .checkpoints import (
+    average_checkpoints,
+    check_dictionaries,
+    find_checkpoints,
+    load_checkpoint,
+    write_model,
+)
+from .errors import CheckpointError, OptionError, UserError, check_at_least
+from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
 from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
 from .text import PREPARATION, SUBWORD_MODELS, MosesText
-from .training import LOCK
+from .training import AVERAGED, LOCK, MODEL_FOLDER, RUN, prepared_folder
 from .translate import BEAM, generate
 
 SCORES = "scores.json"
@@ -95,6 +101,62 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
         result = {"scores": scores, "generation": generation}
         write_json(partial / SCORES, result)
     return result
+
+
+def average_and_score(
+    folder, out=None, data=None, split="test", average=AVERAGED, by="epoch", beam=BEAM, max_tokens=8000, options=()
+):
+    """Average the last checkpoints of a run into its model folder, translate a split with it, and score.
+
+    Args:
+        folder: a run folder, or its checkpoints
+        out: the folder to write; default: the split's name in the run folder
+        data: the prepared folder; default: the one the run was trained on
+        split: what to translate
+        average: how many checkpoints
+        by: which of them; see ``find_checkpoints``
+        beam: beam size
+        max_tokens: source tokens a batch
+        options: further options of fairseq-generate
+
+    Returns:
+        out, and what ``translate_and_score`` returns
+
+    Raises:
+        UserError: a run that is being written, checkpoints that are missing or do not fit the data
+    """
+    check_at_least(1, average=average, beam=beam, max_tokens=max_tokens)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} does not exist or is not a folder; a run folder of train.sh was wanted")
+    run, checkpoints = folder, folder / "checkpoints"
+    if not checkpoints.is_dir():
+        checkpoints = folder
+        run = folder.parent if (folder.parent / RUN).exists() else folder
+    refuse_unfinished(run)
+    if data is None:
+        if not (run / RUN).exists():
+            raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
+        data = read_json(run / RUN)["data"]["path"]
+    prepared, out = prepared_folder(data), Path(out or run / split)
+    paths = find_checkpoints(checkpoints, by, average)
+    writable_folder(out.parent, option="--out")
+
+    print(f"[average] {', '.join(path.name for path in paths)} -> {run / MODEL_FOLDER}", flush=True)
+    state = average_checkpoints(paths)
+    languages = read_json(prepared / "bin" / PREPARATION)["settings"]
+    check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
+    write_model(state, prepared / "bin", run / MODEL_FOLDER)
+    print(f"[translate] {prepared}, {split}, beam {beam} -> {out}", flush=True)
+    return out, translate_and_score(
+        run / MODEL_FOLDER,
+        prepared,
+        out,
+        split,
+        beam,
+        ["--max-tokens", str(max_tokens), *options],
+        {"checkpoints": [path.name for path in paths]},
+    )
 
 
 def refuse_unfinished(run):

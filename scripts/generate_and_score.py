@@ -33,45 +33,10 @@ def parse(argv=None):
 
 
 def main(args):
-    from fairseq_cgc.checkpoints import average_checkpoints, check_dictionaries, find_checkpoints, write_model
-    from fairseq_cgc.errors import CheckpointError, OptionError, check_at_least
-    from fairseq_cgc.evaluation import SCORES, refuse_unfinished, score_table, translate_and_score
-    from fairseq_cgc.files import read_json, writable_folder
-    from fairseq_cgc.text import PREPARATION
-    from fairseq_cgc.training import MODEL_FOLDER, RUN, prepared_folder
+    from fairseq_cgc.evaluation import SCORES, average_and_score, score_table
 
-    check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
-    if not args.folder.is_dir():
-        raise CheckpointError(f"{args.folder} does not exist or is not a folder; a run folder of train.sh was wanted")
-    run, checkpoints = args.folder, args.folder / "checkpoints"
-    if not checkpoints.is_dir():
-        checkpoints = args.folder
-        run = args.folder.parent if (args.folder.parent / RUN).exists() else args.folder
-    refuse_unfinished(run)
-    data = args.data
-    if data is None:
-        if not (run / RUN).exists():
-            raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
-        data = read_json(run / RUN)["data"]["path"]
-    prepared = prepared_folder(data)
-    paths = find_checkpoints(checkpoints, args.by, args.average)
-    out = args.out or run / args.split
-    writable_folder(out.parent, option="--out")
-
-    print(f"[average] {', '.join(path.name for path in paths)} -> {run / MODEL_FOLDER}", flush=True)
-    state = average_checkpoints(paths)
-    languages = read_json(prepared / "bin" / PREPARATION)["settings"]
-    check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
-    write_model(state, prepared / "bin", run / MODEL_FOLDER)
-    print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
-    result = translate_and_score(
-        run / MODEL_FOLDER,
-        prepared,
-        out,
-        args.split,
-        args.beam,
-        ["--max-tokens", str(args.max_tokens), *args.fairseq],
-        {"checkpoints": [path.name for path in paths]},
+    out, result = average_and_score(
+        args.folder, args.out, args.data, args.split, args.average, args.by, args.beam, args.max_tokens, args.fairseq
     )
     print(*score_table(result["scores"]), sep="\n")
     speed = result["generation"]["sentences_per_second"]
