@@ -47,6 +47,23 @@ ROWS = {
     "cgc-source": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-decoder", "source"],
     "cgc-rdrop": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
 }
+# What is changed in the row cgc to tell which of its parts matter, as in the paper's Table 3.
+VARIANTS = {
+    "cgc-learned": ["--cgc-gate", "learned"],
+    "cgc-pool-1": ["--cgc-pool-factor", "1"],
+    "cgc-pool-2": ["--cgc-pool-factor", "2"],
+    "cgc-pool-6": ["--cgc-pool-factor", "6"],
+    "cgc-max": ["--cgc-pool", "max"],
+    "cgc-latent-k": ["--cgc-latent-dim", "K"],
+    "cgc-first": ["--cgc-layers", "[1,2]"],
+    "cgc-last": ["--cgc-layers", "[-2,-1]"],
+    "cgc-logits": ["--cgc-gate-on", "logits"],
+    "cgc-heads-latent": ["--cgc-norm", "heads-latent"],
+    "cgc-tanh": ["--cgc-gate-activation", "one-plus-tanh"],
+    "cgc-zero": ["--cgc-zero-init"],
+    "cgc-tanh-zero": ["--cgc-gate-activation", "one-plus-tanh", "--cgc-zero-init"],
+    "cgc-slow": ["--cgc-lr-scale", "0.1", "--optimizer", "cgc_adam"],
+}
 CRITERION = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
 # R-Drop's weight is that of Liang et al. 2021 for IWSLT'14.
 R_DROP = ["--criterion", "label_smoothed_cross_entropy_with_rdrop", "--label-smoothing", "0.1", "--rdrop-alpha", "5"]
@@ -58,13 +75,15 @@ PROTOCOL = """
 
 
 def row_options(row):
-    """fairseq-train's options for a row of the table (section 4.4 and the recipe that it cites).
+    """fairseq-train's options for a row of a table (section 4.4 and the recipe that it cites).
 
     Raises:
         OptionError: no such row
     """
+    if row in VARIANTS:
+        return [*row_options("cgc"), *VARIANTS[row]]
     if row not in ROWS:
-        raise OptionError(f"there is no row '{row}'; choose from {', '.join(ROWS)}")
+        raise OptionError(f"there is no row '{row}'; choose from {', '.join([*ROWS, *VARIANTS])}")
     return [*ROWS[row], *PROTOCOL, *(R_DROP if row == "cgc-rdrop" else CRITERION)]
 
 

@@ -15,6 +15,22 @@ ROWS = (
     "cgc-source",
     "cgc-rdrop",
 )
+VARIANTS = (
+    "cgc-learned",
+    "cgc-pool-1",
+    "cgc-pool-2",
+    "cgc-pool-6",
+    "cgc-max",
+    "cgc-latent-k",
+    "cgc-first",
+    "cgc-last",
+    "cgc-logits",
+    "cgc-heads-latent",
+    "cgc-tanh",
+    "cgc-zero",
+    "cgc-tanh-zero",
+    "cgc-slow",
+)
 
 
 def parse(argv=None):
@@ -26,7 +42,11 @@ def parse(argv=None):
         description="Train one row of Table 6 by the paper's protocol, or go on with it. Further options are passed to "
         "fairseq-train, after the row's own: the last one counts.",
     )
-    parser.add_argument("row", choices=ROWS, help="the system")
+    parser.add_argument(
+        "row",
+        choices=[*ROWS, *VARIANTS],
+        help="the system; those after cgc-rdrop change something in cgc (examples/ablations)",
+    )
     parser.add_argument("--python", metavar="PATH", help="interpreter whose environment to use instead of making .venv")
     parser.add_argument("--data", type=Path, default=Path("data/iwslt14.de-en"), metavar="DIR", help="prepared folder")
     parser.add_argument(

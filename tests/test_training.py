@@ -15,12 +15,12 @@ from fairseq import options as fairseq_options
 from fairseq.models import ARCH_MODEL_REGISTRY
 
 from fairseq_cgc import training
-from fairseq_cgc.checkpoints import count_parameters
+from fairseq_cgc.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.distributed import distributed_options
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
 from fairseq_cgc.files import held, is_held, read_json
 from fairseq_cgc.preparation import SPLITS, Settings, prepare
-from fairseq_cgc.training import ROWS, batch_options, launcher, parse_figures, precision_options, row_options
+from fairseq_cgc.training import ROWS, VARIANTS, batch_options, launcher, parse_figures, precision_options, row_options
 
 TRAIN_ROW = ROOT / "scripts" / "train_row.py"
 NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0", "--weight-dropout", "0"]
@@ -93,6 +93,33 @@ def test_a_row_s_command_builds_the_row_s_model(row, arch, parameters):
     if row != "transformer":
         assert args.weight_dropout == 0.1 and not args.encoder_glu and not args.decoder_glu
         assert args.decoder_conv_type == "lightweight"
+
+
+@pytest.mark.parametrize("row, options", VARIANTS.items())
+def test_a_variant_is_cgc_with_what_it_changes(row, options):
+    made, plain = (
+        vars(
+            fairseq_options.parse_args_and_arch(
+                fairseq_options.get_training_parser(), ["data", *row_options(name), "--max-tokens", "400"]
+            )
+        )
+        for name in (row, "cgc")
+    )
+    changed = {name for name, value in made.items() if plain[name] != value}
+    assert changed == {option[2:].replace("-", "_") for option in options if option.startswith("--")}
+
+
+def test_a_resumed_run_keeps_the_gate_s_rate(prepared, tmp_path):
+    """Stopped and resumed within an epoch: the parameters of a run that was never stopped."""
+    for name, updates in (("whole", 8), ("halves", 4), ("halves", 8)):
+        train_row("cgc-slow", prepared, tmp_path / name, "--max-update", updates)
+    whole, halves = (
+        load_checkpoint(tmp_path / name / "cgc-slow-seed1" / "checkpoints" / "checkpoint_last.pt")
+        for name in ("whole", "halves")
+    )
+    assert all(torch.equal(value, halves["model"][name]) for name, value in whole["model"].items())
+    rates = [group["lr"] for group in halves["last_optimizer_state"]["param_groups"]]
+    assert rates[1] == pytest.approx(0.1 * rates[0])
 
 
 TABLE_6 = {"transformer", "lightconv", "dynamic", "cgc"}
