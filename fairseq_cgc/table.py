@@ -53,6 +53,24 @@ SYSTEMS = {
     "cgc-source": System("CGC encoder and decoder", None, None, "#332288"),
     "cgc-rdrop": System("CGC + R-Drop", None, None, "#CC79A7"),
 }
+VARIANTS = {  # of cgc, which the table of ablations shows
+    "cgc-learned": "learned gate, no context (control)",
+    "cgc-shuffled": "another sentence's context, at evaluation (control)",
+    "cgc-pool-1": "pooled to K",
+    "cgc-pool-2": "pooled to 2K",
+    "cgc-pool-6": "pooled to 6K",
+    "cgc-max": "max pooling",
+    "cgc-latent-k": "latent size K",
+    "cgc-first": "first two layers alone",
+    "cgc-last": "last two layers alone",
+    "cgc-logits": "gate on the logits",
+    "cgc-heads-latent": "LayerNorm over heads x latents",
+    "cgc-tanh": "1 + tanh",
+    "cgc-zero": "zero start",
+    "cgc-tanh-zero": "1 + tanh, zero start",
+    "cgc-slow": "gate's rate x 0.1",
+}
+TITLES = {row: system.title for row, system in SYSTEMS.items()} | VARIANTS
 
 
 @dataclass
@@ -60,7 +78,7 @@ class Run:
     """A training run, with what its folder tells."""
 
     folder: Path
-    row: str  # a key of SYSTEMS
+    row: str  # a key of TITLES
     seed: int
     asked: int  # updates
     data: dict
@@ -68,9 +86,11 @@ class Run:
     done: int = 0  # updates
     tokens: float = 0.0  # target tokens trained on
     losses: list = field(default_factory=list)  # of (update, validation loss)
+    speeds: list = field(default_factory=list)  # target tokens a second, as training went along
     unfinished: str | None = None  # why it has no part in the means; None: it has
     parameters: int | None = None
     scores: dict | None = None  # figure to dict of score and signature
+    decoding: float | None = None  # sentences a second
     hypotheses: list | None = None  # tokenised, as the references
     references: list | None = None
 
@@ -92,23 +112,45 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
     Raises:
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
-    out = Path(out or runs_folder)
     runs = read_runs(runs_folder)
+    return write_table(
+        Path(out or runs_folder),
+        markdown(runs, corpus),
+        {
+            "table.png": lambda path: plot_bleu(runs, path, corpus),
+            "curves.png": lambda path: plot_curves(runs, path, corpus),
+        },
+    )
+
+
+def write_table(out, text, plots):
+    """Write ``table.md`` and, where there is matplotlib, plots.
+
+    Args:
+        out: folder
+        text: of the table, as Markdown
+        plots: dict of name to what draws it, given its path
+
+    Returns:
+        *text*
+
+    Raises:
+        UserError: the folder cannot be made
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
-    text = markdown(runs, corpus)
     with whole(out / "table.md") as partial:
         partial.write_text(text, encoding="utf-8")
     try:
-        plot_bleu(runs, out / "table.png", corpus)
-        plot_curves(runs, out / "curves.png", corpus)
+        for name, draw in plots.items():
+            draw(out / name)
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] != "matplotlib":
             raise
         print(
-            "no table.png and curves.png without matplotlib; pip install -c constraints.txt -e '.[plots]'",
+            f"no {' and '.join(plots)} without matplotlib; pip install -c constraints.txt -e '.[plots]'",
             file=sys.stderr,
         )
     return text
@@ -137,12 +179,12 @@ def read_runs(folder):
             tested = tested or run
             if run.references != tested.references:
                 raise _not_comparable(tested, run, f"scored on different test sets (test/{_reference(run)})")
-    for row in SYSTEMS:
+    for row in TITLES:
         counts = {run.parameters: run for run in runs if run.row == row and run.parameters}
         if len(counts) > 1:
             (one, first), (two, second) = list(counts.items())[:2]
             raise _not_comparable(first, second, f"both {row}, of {one:,} and {two:,} parameters")
-    order = list(SYSTEMS)
+    order = list(TITLES)
     return sorted(runs, key=lambda run: (order.index(run.row), run.seed))
 
 
@@ -171,7 +213,7 @@ def read_run(folder):
     elif not (folder / "test" / SCORES).exists():
         run.unfinished = "not translated yet: run generate.sh"
     else:
-        _read_results(run)
+        read_results(run, folder / "test")
     return run
 
 
@@ -186,13 +228,13 @@ def _read_record(folder):
         raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not as train.sh writes it ({error}); train this run anew") from None
-    if run.row not in SYSTEMS:
-        raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(SYSTEMS)} was wanted")
+    if run.row not in TITLES:
+        raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
     return run
 
 
 def read_log(run):
-    """Read ``log.jsonl`` into ``done``, ``tokens`` and ``losses`` of a run.
+    """Read ``log.jsonl`` into ``done``, ``tokens``, ``losses`` and ``speeds`` of a run.
 
     A resumed run says the same update numbers again: from the first of them on, what was said before
     does not count. A last line that is cut off is still being written.
@@ -211,6 +253,8 @@ def read_log(run):
                 continue
             count, value = LOGGED[kind]
             update, value = int(event[count]), float(event[value])
+            if kind == "train_inner" and event.get("wps"):
+                run.speeds.append(float(event["wps"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
                 break
@@ -230,11 +274,17 @@ def _reference(run):
     return f"test.tok.{run.data['target_lang']}"
 
 
-def _read_results(run):
-    test = run.folder / "test"
+def read_results(run, test):
+    """Read a folder of translations and scores into a run.
+
+    Raises:
+        UserError: what is there is damaged or does not fit together
+    """
     path = test / SCORES
-    found = read_json(path)
-    found = found.get("scores") if isinstance(found, dict) else None
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
+    found = content.get("scores")
+    run.decoding = (content.get("generation") or {}).get("sentences_per_second")
     run.scores = {}
     for figure in FIGURES:
         try:
@@ -287,10 +337,20 @@ def markdown(runs, corpus):
     header += ["training tokens (M)"] + ["paper's BLEU", "paper's parameters"] * with_paper
     against = differences(runs, SYSTEMS, BASELINE)
     rows = [[*_cells(runs, row, against[row]), *_paper_cells(row)[: 2 * with_paper]] for row in SYSTEMS]
-    rule = ["---"] + ["---:"] * (len(header) - 1)
     title = f"# Table 6 of the paper on {corpus}" if with_paper else f"# The systems of the paper's Table 6 on {corpus}"
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-    return "\n\n".join([title, table, *_notes(runs, with_paper)]) + "\n"
+    return "\n\n".join([title, markdown_table(header, rows), *_notes(runs, with_paper)]) + "\n"
+
+
+def markdown_table(header, rows):
+    """A Markdown table whose first column is text and the others figures."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def deviation_of(values):
+    """The mean of some figures, with their standard deviation (n - 1) and number."""
+    deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{deviation} (n = {len(values)})"
 
 
 def _cells(runs, row, against):
@@ -300,13 +360,12 @@ def _cells(runs, row, against):
         state = "not finished" if any(run.row == row for run in runs) else "no run"
         return [title, "–", state, "–", "–", "–", "–", "–"]
     tokenised, bleu, chrf = ([run.scores[figure]["score"] for run in scored] for figure in FIGURES)
-    deviation = f" ± {stdev(tokenised):.2f}" if len(scored) > 1 else ""
     updates = sorted({run.done for run in scored})
     return [
         title,
         f"{scored[0].parameters:,}",
-        f"{mean(tokenised):.2f}{deviation} (n = {len(scored)})",
-        "–" if row == BASELINE else _difference(against),
+        deviation_of(tokenised),
+        "–" if row == BASELINE else difference_cell(against),
         f"{mean(bleu):.2f}",
         f"{mean(chrf):.2f}",
         "–".join(f"{number:,}" for number in dict.fromkeys((updates[0], updates[-1]))),
@@ -319,7 +378,8 @@ def _paper_cells(row):
     return [f"{system.paper_bleu:.2f}" if system.paper_bleu else "–", system.paper_parameters or "–"]
 
 
-def _difference(by_seed):
+def difference_cell(by_seed):
+    """What ``differences`` found of a row: the mean, and each seed's p."""
     if not by_seed:
         return "no common seed"
     values = mean(difference for difference, _ in by_seed.values())
@@ -329,28 +389,39 @@ def _difference(by_seed):
 
 def _notes(runs, with_paper):
     """What stands under the table: paragraphs and lists."""
-    notes = []
-    unfinished = [f"- {run}: {run.unfinished}" for run in runs if run.unfinished]
-    if unfinished:
-        notes.append("Left out of the means:\n\n" + "\n".join(unfinished))
+    notes = unfinished_notes(runs)
     control = differences(runs, ["cgc"], CONTROL)["cgc"]
     notes.append(
         "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
-        f"control: {_difference(control) if control else 'no common seed yet'}."
+        f"control: {difference_cell(control) if control else 'no common seed yet'}."
     )
     notes.append(
-        "± is the standard deviation over seeds (n − 1). Differences are means over the seeds that both systems have, "
-        f"each seed with its p-value of sacreBLEU's paired bootstrap ({SAMPLES} samples, seed {SEED}) on tokenised "
-        "BLEU-4. sacreBLEU and chrF are on detokenised text. Training tokens are target tokens, summed over updates."
+        f"{STATISTICS} sacreBLEU and chrF are on detokenised text. Training tokens are target tokens, summed over updates."
         + (" The paper gives one figure a system." if with_paper else "")
     )
+    return notes + provenance(runs)
+
+
+STATISTICS = (
+    "± is the standard deviation over seeds (n − 1). Differences are means over the seeds that both systems have, "
+    f"each seed with its p-value of sacreBLEU's paired bootstrap ({SAMPLES} samples, seed {SEED}) on tokenised BLEU-4."
+)
+
+
+def unfinished_notes(runs):
+    """A list of the runs that have no part in the means, where there are any."""
+    unfinished = [f"- {run}: {run.unfinished}" for run in runs if run.unfinished]
+    return ["Left out of the means:\n\n" + "\n".join(unfinished)] if unfinished else []
+
+
+def provenance(runs):
+    """What reproduces the figures: signatures, seeds, versions, data."""
+    notes = []
     scored = [run for run in runs if run.unfinished is None]
     if scored:
         notes.append("Signatures:\n\n" + "\n".join(_signatures(scored)))
-        seeds = {row: ", ".join(map(str, finished(runs, row))) for row in SYSTEMS}
-        notes.append(
-            "Seeds: " + "; ".join(f"{SYSTEMS[row].title} {found}" for row, found in seeds.items() if found) + "."
-        )
+        seeds = {row: ", ".join(map(str, finished(runs, row))) for row in TITLES}
+        notes.append("Seeds: " + "; ".join(f"{TITLES[row]} {found}" for row, found in seeds.items() if found) + ".")
     versions = Counter(f"{name} {version}" for run in runs for name, version in run.versions.items())
     parts = (
         version if count == len(runs) else f"{version} ({count} of {len(runs)} runs)"
@@ -417,7 +488,7 @@ def plot_bleu(runs, path, corpus):
     axes.set_xlabel(f"{TOKENISED_BLEU}, mean over seeds ± standard deviation" + (f" (axis from {low:.1f})" * (low > 0)))
     axes.set_title(corpus)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_curves(runs, path, corpus):
@@ -455,9 +526,10 @@ def plot_curves(runs, path, corpus):
     axes.set_ylabel("validation loss (high values cut off)")
     axes.set_title(f"{corpus}: one line a run")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure, path):
+def save_figure(figure, path):
+    """Write a figure as a PNG, which appears whole."""
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=150)

@@ -1,5 +1,6 @@
 import argparse
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 import fairseq_cgc
+from fairseq_cgc.preparation import SPLITS, Settings, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = str(ROOT / "fairseq_cgc")
@@ -62,6 +64,20 @@ def build_model(arch="lightconv_cgc", task=None, **options):
 
 def tiny_model(arch="lightconv_cgc", task=None, **options):
     return build_model(arch, task, **{**TINY, **options})
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A preparation of 160 training pairs of a toy language."""
+    folder = tmp_path_factory.mktemp("corpus")
+    shuffle = random.Random(5)
+    for split, count in zip(SPLITS, (160, 16, 16)):
+        lines = [[shuffle.randrange(30) for _ in range(shuffle.randrange(3, 14))] for _ in range(count)]
+        for language in ("de", "en"):
+            text = "".join(" ".join(f"{language}{word}" for word in line) + "\n" for line in lines)
+            (folder / f"{split}.{language}").write_text(text, encoding="utf-8")
+    prepare({s: folder / s for s in SPLITS}, folder / "data", Settings(bpe_size=50), workers=1)
+    return folder / "data"
 
 
 def padded_batch(sentences, left):

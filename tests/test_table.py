@@ -501,7 +501,7 @@ class Drawn:
     """Keeps the figure that would be saved."""
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr("fairseq_cgc.table._save", lambda figure, path: setattr(self, "axes", figure.axes[0]))
+        monkeypatch.setattr("fairseq_cgc.table.save_figure", lambda figure, path: setattr(self, "axes", figure.axes[0]))
 
 
 @NEEDS_MATPLOTLIB

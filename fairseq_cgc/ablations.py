@@ -1,0 +1,262 @@
+"""Which parts of the gate matter: rows trained over seeds on one corpus, and their table."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, median, stdev
+
+from tqdm import tqdm
+
+from .compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
+from .errors import UserError
+from .evaluation import SCORES
+from .files import read_json, write_json
+from .scoring import TOKENISED_BLEU
+from .table import (
+    BASELINE,
+    CONTROL,
+    STATISTICS,
+    SYSTEMS,
+    TITLES,
+    VARIANTS,
+    deviation_of,
+    difference_cell,
+    differences,
+    finished,
+    markdown_table,
+    plot_curves,
+    provenance,
+    read_results,
+    read_runs,
+    save_figure,
+    unfinished_notes,
+    write_table,
+)
+from .training import RUN, parse_figures
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SHUFFLED, OF = "cgc-shuffled", "cgc"  # a way to evaluate the runs of a row
+SHUFFLE = "{'cgc_shuffle_context': True}"
+SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
+
+
+def run_all(args, rows, seeds):
+    """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
+
+    Args:
+        args: the options of ``scripts/run_ablations.py``
+        rows: names
+        seeds: numbers
+
+    Raises:
+        UserError: some failed; the others have been finished
+    """
+    trained = [row for row in rows if row != SHUFFLED]
+    if SHUFFLED in rows and OF not in trained:
+        trained.insert(0, OF)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    failed = []
+
+    def run(row, seed):
+        folder = args.runs / f"{row}-seed{seed}"
+        try:
+            for command in _commands(args, row, seed, folder, SHUFFLED in rows):
+                _logged(command, args.runs / f"{folder.name}.log", environment)
+            if row == OF and SHUFFLED in rows:
+                _validate_shuffled(folder, args, environment)
+        except UserError as error:
+            failed.append(f"{row}, seed {seed}: {error}")
+            return f"{row}, seed {seed}: failed"
+        return f"{row}, seed {seed}: {read_json(folder / 'test' / SCORES)['scores'][TOKENISED_BLEU]['score']:.2f}"
+
+    tasks = [(row, seed) for seed in seeds for row in trained]
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(tasks), unit=" runs", disable=None) as bar:
+        futures = [pool.submit(run, *task) for task in tasks]
+        try:
+            for future in futures:
+                tqdm.write(future.result(), file=sys.stderr)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failed:
+        raise UserError(f"{len(failed)} of {len(tasks)} runs failed:\n" + "\n".join(failed))
+
+
+def _commands(args, row, seed, folder, shuffled):
+    """What is left to do of a run."""
+    train = [SCRIPTS / "train_row.py", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
+    train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", max(args.average, 1)]
+    generate = [SCRIPTS / "generate_and_score.py", folder, "--average", args.average, "--by", args.by]
+    commands = [train + args.fairseq]
+    before = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    new = before.get("done") != args.max_update
+    if new or not (folder / "test" / SCORES).exists():
+        commands.append(generate)
+    if shuffled and row == OF and (new or not (folder / SHUFFLED_TEST / SCORES).exists()):
+        commands.append([*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE])
+    return [[sys.executable, *map(str, command)] for command in commands]
+
+
+def _logged(command, log, environment):
+    with open(log, "a", encoding="utf-8") as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    if status:
+        with open(log, encoding="utf-8") as file:
+            end = [line.strip() for line in file if line.strip()][-1:]
+        raise UserError(f"exit status {status}, see {log}: {''.join(end)}")
+
+
+def _validate_shuffled(folder, args, environment):
+    """The validation loss of the last update with shuffled contexts."""
+    path = folder / SHUFFLED_TEST / LOSS
+    if path.exists():
+        return
+    command = [sys.executable, "-m", "fairseq_cli.validate", str(Path(read_json(folder / RUN)["data"]["path"]) / "bin")]
+    command += [
+        "--task",
+        "translation",
+        "--user-dir",
+        USER_DIR,
+        "--path",
+        str(folder / "checkpoints" / "checkpoint_last.pt"),
+    ]
+    command += ["--model-overrides", SHUFFLE, "--max-tokens", str(args.batch_tokens), "--log-format", "json"]
+    done = subprocess.run(
+        [*command, *EVERY_SENTENCE, *NO_WORKERS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    losses = [
+        values["valid_loss"] for event, values in map(parse_figures, done.stdout.splitlines()) if event == "valid"
+    ]
+    if done.returncode or not losses:
+        raise UserError(f"fairseq-validate failed with exit status {done.returncode}:\n{done.stdout[-2000:]}")
+    write_json(path, {"valid_loss": losses[-1]})
+
+
+def make_table(runs_folder, out=None, corpus="the corpus"):
+    """Write ``table.md``, ``table.png`` and ``curves.png`` of the rows that have runs.
+
+    Args:
+        runs_folder: folder of run folders
+        out: folder for what is made; ``None``: the same
+        corpus: its name, for the title
+
+    Returns:
+        the table as Markdown
+
+    Raises:
+        UserError: no runs, runs that do not belong in one table, or a folder that is damaged
+    """
+    runs = read_runs(runs_folder)
+    runs += [_shuffled(run) for run in runs if run.unfinished is None and (run.folder / SHUFFLED_TEST / LOSS).exists()]
+    plots = {
+        "table.png": lambda path: plot_differences(runs, path, corpus),
+        "curves.png": lambda path: plot_curves([run for run in runs if run.row in SYSTEMS], path, corpus),
+    }
+    return write_table(Path(out or runs_folder), markdown(runs, corpus), plots)
+
+
+def _shuffled(run):
+    """The same run, evaluated with shuffled contexts."""
+    folder = run.folder / SHUFFLED_TEST
+    other = dataclasses.replace(
+        run, row=SHUFFLED, losses=[(run.done, read_json(folder / LOSS)["valid_loss"])], speeds=[]
+    )
+    read_results(other, folder)
+    return other
+
+
+def markdown(runs, corpus):
+    """The table and what belongs under it."""
+    header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
+    header += ["validation loss", "training tokens a second", "sentences a second"]
+    present = [row for row in TITLES if any(run.row == row for run in runs)]
+    to_cgc, to_control = differences(runs, present, OF), differences(runs, present, CONTROL)
+    rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
+    notes = [
+        f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
+        "medians, of runs that shared their machine: they tell a factor of two, not a tenth. "
+        f"`{SHUFFLED}` is `{OF}` itself, whose sentences are given the contexts of their neighbours in the batch."
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"# Ablations on {corpus}",
+                markdown_table(header, rows),
+                *unfinished_notes(runs),
+                *notes,
+                *provenance(runs),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _cells(runs, row, to_cgc, to_control):
+    start, scored = [f"`{row}`", TITLES[row]], list(finished(runs, row).values())
+    if not scored:
+        return [*start, "–", "not finished", "–", "–", "–", "–", "–"]
+    losses = [run.losses[-1][1] for run in scored if run.losses]
+    speeds = [speed for run in scored for speed in run.speeds]
+    decoding = [run.decoding for run in scored if run.decoding]
+    return [
+        *start,
+        f"{scored[0].parameters:,}",
+        deviation_of([run.scores[TOKENISED_BLEU]["score"] for run in scored]),
+        "–" if row == OF else difference_cell(to_cgc),
+        "–" if row == CONTROL else difference_cell(to_control),
+        f"{mean(losses):.3f}" if losses else "–",
+        f"{median(speeds):,.0f}" if speeds else "–",
+        f"{median(decoding):,.0f}" if decoding else "–",
+    ]
+
+
+def plot_differences(runs, path, corpus):
+    """BLEU of every row as points, a point a seed, with the means of LightConv, CGC and its control as lines.
+
+    Args:
+        path: of the PNG, which appears whole
+
+    Raises:
+        ModuleNotFoundError: no matplotlib
+    """
+    from matplotlib.figure import Figure
+
+    scores = {
+        row: [run.scores[TOKENISED_BLEU]["score"] for run in finished(runs, row).values()] for row in reversed(TITLES)
+    }
+    scores = {row: found for row, found in scores.items() if found}
+    figure = Figure(figsize=(9, 1.5 + 0.3 * len(scores)), layout="constrained")
+    axes = figure.subplots()
+    for row in (BASELINE, CONTROL, OF):
+        if row in scores:
+            axes.axvline(
+                mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=f"mean of {TITLES[row]}"
+            )
+    for place, (row, found) in enumerate(scores.items()):
+        colour = "#D55E00" if row in VARIANTS else SYSTEMS[row].colour
+        axes.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.6)
+        axes.errorbar(
+            mean(found),
+            place,
+            xerr=stdev(found) if len(found) > 1 else None,
+            fmt="D",
+            color=colour,
+            markersize=6,
+            capsize=3,
+        )
+    axes.set_yticks(range(len(scores)), [TITLES[row] for row in scores])
+    axes.set_xlabel(f"{TOKENISED_BLEU}: a dot a seed, the mean ± standard deviation")
+    axes.set_title(corpus)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)
