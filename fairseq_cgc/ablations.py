@@ -33,7 +33,7 @@ from .table import (
     read_runs,
     save_figure,
     unfinished_notes,
-    write_table,
+    write_text_and_plots,
 )
 from .training import RUN, parse_figures
 
@@ -161,7 +161,7 @@ def make_table(runs_folder, out=None, corpus="the corpus"):
         "table.png": lambda path: plot_differences(runs, path, corpus),
         "curves.png": lambda path: plot_curves([run for run in runs if run.row in SYSTEMS], path, corpus),
     }
-    return write_table(Path(out or runs_folder), markdown(runs, corpus), plots)
+    return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus), plots)
 
 
 def _shuffled(run):

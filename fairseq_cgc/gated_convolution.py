@@ -1,6 +1,7 @@
 """LightConv's and DynamicConv's convolutions with their kernels gated by the sentence."""
 
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from fairseq.modules import FairseqDropout
@@ -45,6 +46,53 @@ def make_gate(kind: str, num_heads: int, kernel_size: int, **options) -> nn.Modu
         return ContextGate(num_heads, kernel_size, **options)
     control = ConstantGate if kind == "constant" else LearnedGate
     return control(num_heads, kernel_size, options.get("activation", "sigmoid"))
+
+
+class RecordedGate(NamedTuple):
+    """What one layer did to one batch, detached.
+
+    Attributes:
+        gate: B x H x K
+        kernel: with the gate, before DropConnect: B x H x K; T x B x H x K of a dynamic encoder
+        ungated: as ``kernel``, with every gate 1
+    """
+
+    gate: Tensor
+    kernel: Tensor
+    ungated: Tensor
+
+
+@contextmanager
+def recorded_gates(convolutions, gates=None):
+    """Within this context, gated convolutions hand out their gates. Outside of it they pay nothing for it.
+
+    Args:
+        convolutions: ``ContextGatedLightweightConv`` or ``ContextGatedDynamicConv``, in the order of the record
+        gates: to use instead of their own: one B x H x K a convolution, or None
+
+    Yields:
+        a list that has one entry a convolution, in that order: the ``RecordedGate`` of its last forward, or None
+    """
+    convolutions = list(convolutions)
+    record = [None] * len(convolutions)
+
+    def observe(number):
+        def observer(gate, kernels):
+            if gates is not None and gates[number] is not None:
+                gate = gates[number]
+            kernel = kernels(gate)
+            record[number] = RecordedGate(gate.detach(), kernel.detach(), kernels(torch.ones_like(gate)).detach())
+            return kernel
+
+        return observer
+
+    for number, convolution in enumerate(convolutions):
+        convolution.observer = observe(number)
+    try:
+        yield record
+    finally:
+        for convolution in convolutions:
+            convolution.observer = None
 
 
 def dropout_probability(module: FairseqDropout) -> float:
@@ -97,6 +145,7 @@ class _ContextGated:
         self.gate = make_gate(gate, num_heads, kernel_size, **gate_options)
         self.gct = GatedChannelTransformation(input_size) if gct else None
         self._padding_of_zeroed_input: Padding | Tensor | None = None
+        self.observer = None  # given the gate and what makes kernels of it, returns the kernels; see recorded_gates
 
     @contextmanager
     def zeroed_at(self, padding: Padding | Tensor | None):
@@ -140,6 +189,8 @@ class _ContextGated:
         )
 
     def gated_kernel(self, gate: Tensor, weights: Tensor) -> Tensor:
+        if self.observer is not None:
+            return self.observer(gate, lambda other: gated_kernel(other, weights, self.weight_softmax, self.gate_on))
         return gated_kernel(gate, weights, self.weight_softmax, self.gate_on)
 
     def extra_repr(self):

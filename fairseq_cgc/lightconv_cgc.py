@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from .context_gate import ACTIVATIONS, AS_KERNEL, NORMS, POOL_FACTOR, POOLS, ContextGate, LearnedGate
 from .errors import CheckpointError, OptionError, check_at_least
-from .gated_convolution import GATE_ON, GATES, ContextGatedDynamicConv, ContextGatedLightweightConv
+from .gated_convolution import (
+    GATE_ON,
+    GATES,
+    ContextGatedDynamicConv,
+    ContextGatedLightweightConv,
+    recorded_gates,
+)
 from .incremental import IncrementalDecoder, reorder_encoder_out
 from .ops import Padding
 from .optimizer import check_optimizer, scale_learning_rate
@@ -81,6 +87,23 @@ class LightConvCGCEncoder(LightConvEncoder):
             return super().forward(*args, **kwargs)
         finally:
             self.shared.clear()  # a mask that is changed later must not meet what was worked out from it
+
+    def recorded_gates(self, gates=None):
+        """A context within which ``forward`` hands out its layers' gates and kernels.
+
+        ::
+
+            with model.encoder.recorded_gates() as layers:
+                model.encoder(src_tokens, src_lengths)
+            layers[0].gate  # B x H x K
+
+        Args:
+            gates: to use instead: one B x H x K a layer, or None for the layer's own
+
+        Returns:
+            a context manager that yields a list of one ``RecordedGate`` a layer, filled by ``forward``
+        """
+        return recorded_gates([layer.conv for layer in self.layers], gates)
 
     def reorder_encoder_out(self, encoder_out, new_order: Tensor):
         """Rearrange the output of ``forward`` (T x B x C, and its B x T mask) by ``new_order``."""

@@ -113,8 +113,9 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
     runs = read_runs(runs_folder)
-    return write_table(
+    return write_text_and_plots(
         Path(out or runs_folder),
+        "table.md",
         markdown(runs, corpus),
         {
             "table.png": lambda path: plot_bleu(runs, path, corpus),
@@ -123,12 +124,13 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
     )
 
 
-def write_table(out, text, plots):
-    """Write ``table.md`` and, where there is matplotlib, plots.
+def write_text_and_plots(out, name, text, plots):
+    """Write a text and, where there is matplotlib, plots.
 
     Args:
         out: folder
-        text: of the table, as Markdown
+        name: of the text's file
+        text: Markdown
         plots: dict of name to what draws it, given its path
 
     Returns:
@@ -141,11 +143,11 @@ def write_table(out, text, plots):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
-    with whole(out / "table.md") as partial:
+    with whole(out / name) as partial:
         partial.write_text(text, encoding="utf-8")
     try:
-        for name, draw in plots.items():
-            draw(out / name)
+        for plot, draw in plots.items():
+            draw(out / plot)
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] != "matplotlib":
             raise

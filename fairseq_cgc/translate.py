@@ -78,6 +78,23 @@ def read_hypotheses(path):
     return hypotheses
 
 
+def encode(hub, sentence, number):
+    """The tokens of a raw sentence, cut, with a warning, at the model's position limit.
+
+    Args:
+        hub: what ``LightConvCGCModel.from_pretrained`` returns
+        number: of the sentence, for the warning
+
+    Returns:
+        token numbers, EOS the last
+    """
+    tokens, limit = hub.encode(sentence), hub.max_positions[0]
+    if len(tokens) > limit:
+        logger.warning("sentence %d has %d tokens and is cut to the model's limit of %d", number, len(tokens), limit)
+        tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
+    return tokens
+
+
 def translate(hub, sentences, beam=BEAM, batch=1):
     """Translate raw sentences.
 
@@ -92,19 +109,9 @@ def translate(hub, sentences, beam=BEAM, batch=1):
     Yields:
         raw translations
     """
-    limit, sentences, number = hub.max_positions[0], iter(sentences), 0
-    while group := list(islice(sentences, batch)):
-        encoded = []
-        for sentence in group:
-            number += 1
-            tokens = hub.encode(sentence)
-            if len(tokens) > limit:
-                logger.warning(
-                    "sentence %d has %d tokens and is cut to the model's limit of %d", number, len(tokens), limit
-                )
-                tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
-            encoded.append(tokens)
-        for hypotheses in hub.generate(encoded, beam=beam):
+    encoded = (encode(hub, sentence, number) for number, sentence in enumerate(sentences, 1))
+    while group := list(islice(encoded, batch)):
+        for hypotheses in hub.generate(group, beam=beam):
             yield hub.decode(hypotheses[0]["tokens"])
 
 
