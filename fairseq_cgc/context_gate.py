@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import OptionError
-from .ops import Padding, head_means, pool_slots
+from .ops import Padding, gate, head_means, pool_slots
 
 NORMS = ("latent", "heads-latent")
 POOLS = ("average", "max")
@@ -126,12 +126,42 @@ class ContextGate(nn.Module):
         Returns:
             B x H x K
         """
+        if self.fuses(means):
+            return self._shuffled(self._fused(means, padding))
         context = pool_slots(means, self.num_slots, padding, self.pool)  # the slots that are zero for all left out
         weight = self.encode.weight[:, : context.size(2)]
         latent = F.linear(context.to(weight.dtype), weight)  # B x H x d
         logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
-        gate = activate(logits, self.activation)
-        return gate.roll(1, 0) if self.shuffle and not self.training else gate
+        return self._shuffled(activate(logits, self.activation))
+
+    def fuses(self, means: Tensor) -> bool:
+        """Whether ``ops.gate`` computes this gate for such means: on a GPU."""
+        plain = self.pool == "average" and self.norm.weight.dim() == 1
+        return plain and gate.suits(means, self.num_slots, self.encode.out_features, self.kernel_size)
+
+    def kernels(
+        self, means: Tensor, padding: Padding | Tensor | None, weight: Tensor, weight_softmax: bool, gate_on: str
+    ) -> Tensor:
+        """The gated kernels, B x H x K, where ``fuses(means)``; as ``gated_convolution.gated_kernel`` of the gate.
+
+        Args:
+            means, padding: as for ``of_means``
+            weight: H x K
+            weight_softmax, gate_on: as for ``gated_kernel``
+        """
+        return self._fused(means, padding, weight, gate_on, weight_softmax)
+
+    def _fused(self, means, padding, weight=None, gate_on="kernel", weight_softmax=True):
+        norm = self.norm.weight, self.norm.bias, self.norm.eps
+        how = self.activation, gate_on, weight_softmax
+        return gate.gated_kernels(means, padding, self.encode.weight, *norm, self.decode.weight, weight, *how)
+
+    def _shuffled(self, values):
+        return values.roll(1, 0) if self.shuffles() else values
+
+    def shuffles(self) -> bool:
+        """Whether sentences now get the gates of others."""
+        return self.shuffle and not self.training
 
     def extra_repr(self):
         text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"

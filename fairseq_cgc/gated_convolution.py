@@ -180,13 +180,19 @@ class _ContextGated:
             return gated_lightconv(x, self.gated_kernel(self.gate(x), weights), self.padding_l, dropout)
         return context_gated_lightconv(
             x,
-            lambda means: self.gated_kernel(self.gate.of_means(means, padding), weights),
+            lambda means: self._kernels(means, padding, weights),
             self.num_heads,
             self.kernel_size,
             self.padding_l,
             dropout,
             per_token=weights.dim() == 4,
         )
+
+    def _kernels(self, means, padding, weights):
+        at_once = self.observer is None and weights.dim() == 2 and not self.gate.shuffles()
+        if at_once and self.gate.fuses(means):
+            return self.gate.kernels(means, padding, weights, self.weight_softmax, self.gate_on)
+        return self.gated_kernel(self.gate.of_means(means, padding), weights)
 
     def gated_kernel(self, gate: Tensor, weights: Tensor) -> Tensor:
         if self.observer is not None:

@@ -1,5 +1,6 @@
 """The GPU's kernels: on a GPU where there is one, or else in Triton's interpreter on the CPU."""
 
+import copy
 import importlib.util
 import sys
 import warnings
@@ -10,8 +11,11 @@ from conftest import ROOT, run
 from test_gated_lightconv import check, relative
 from torch._subclasses import FakeTensorMode
 
-from fairseq_cgc.ops import context_gated_lightconv, gated_lightconv
-from fairseq_cgc.ops.gated_lightconv import _has_triton, choose_path
+from fairseq_cgc import ContextGate, ContextGatedLightweightConv
+from fairseq_cgc.gated_convolution import gated_kernel
+from fairseq_cgc.ops import Padding, context_gated_lightconv, gated_lightconv
+from fairseq_cgc.ops import gate as gate_ops
+from fairseq_cgc.ops.gated_lightconv import choose_path, has_triton
 from fairseq_cgc.ops.naive import naive_gated_lightconv
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -75,11 +79,139 @@ def test_a_kernel_that_depends_on_the_input_gets_both_gradients(dtype):
         assert relative(value, reference) < TOLERANCE[dtype]
 
 
+def gate_cases(K, T, options, padded, dtype=torch.float32):
+    """Means, weight, gate and mask: what the fused gate takes."""
+    gate = ContextGate(2, K, **options).to(DEVICE, dtype)
+    with torch.no_grad():
+        for parameter in gate.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    means, weight = torch.randn(T, 3, 2, device=DEVICE), torch.randn(2, K, device=DEVICE, dtype=dtype)
+    mask = None
+    if padded:  # on the left, on the right, and a row of padding alone
+        mask = torch.zeros(3, T, dtype=torch.bool, device=DEVICE)
+        mask[0, : T // 2] = mask[1, T - T // 3 :] = mask[2] = True
+        means = means.masked_fill(mask.t().unsqueeze(2), float("nan"))  # is not to be looked at
+    return gate, means, weight, mask
+
+
+def outputs_and_gradients(gate, means, weight, kernels):
+    """What ``kernels(gate, means, weight)`` gives, and the gradients of all that goes in."""
+    inputs = [means.detach().requires_grad_(), weight.detach().requires_grad_()]
+    output = kernels(gate, *inputs)
+    grad = torch.linspace(-1, 1, output.numel(), device=DEVICE).view_as(output).to(output.dtype)
+    gradients = torch.autograd.grad(output, [*inputs, *gate.parameters()], grad, allow_unused=True)
+    return [output, *(torch.zeros(()) if gradient is None else gradient for gradient in gradients)]
+
+
+@needs_triton
+@pytest.mark.parametrize("padded", [False, True], ids=["no-padding", "padding"])
+@pytest.mark.parametrize(
+    "K, T, options, how",
+    [
+        (1, 5, {}, (True, "kernel")),
+        (3, 9, {}, (True, "kernel")),  # as many tokens as slots
+        (3, 10, {"activation": "one-plus-tanh"}, (True, "kernel")),
+        (7, 1, {}, (True, "logits")),
+        (7, 20, {"latent_dim": 7}, (False, "kernel")),
+        (7, 70, {"activation": "one-plus-tanh"}, (True, "logits")),
+        (15, 100, {"pool_factor": 6}, (False, "logits")),
+        (31, 200, {}, (True, "kernel")),
+        (31, 90, {"pool_factor": 1}, None),  # the gate alone
+    ],
+)
+def test_the_fused_gate_equals_pytorch_s_operations(K, T, options, how, padded):
+    """As near to float64 as float32's operations are, to the last gradient."""
+    gate, means, weight, mask = gate_cases(K, T, options, padded)
+
+    def fused(gate, means, weight):
+        if how is None:
+            return gate._fused(means, mask)
+        return gate.kernels(means, mask, weight, *how)
+
+    def plain(gate, means, weight):
+        values = gate.of_means(means, mask)
+        return values if how is None else gated_kernel(values, weight, *how)
+
+    exact = outputs_and_gradients(copy.deepcopy(gate).double(), means.double(), weight.double(), plain)
+    theirs = outputs_and_gradients(gate, means, weight, plain)
+    ours = outputs_and_gradients(gate, means, weight, fused)
+    for own, other, reference in zip(ours, theirs, exact):
+        assert own.shape == other.shape and own.dtype == other.dtype
+        size = reference.abs().max().clamp_min(1e-3)  # gradients that cancel are noise in both
+        assert (own - reference).abs().max() <= 4 * (other - reference).abs().max() + 2e-6 * size
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_fused_gate_takes_parameters_in_half_precision(dtype):
+    gate, means, weight, mask = gate_cases(7, 30, {}, True, dtype)
+    precise = copy.deepcopy(gate).float()
+
+    def kernels(gate, means, weight):
+        return gate.kernels(means, mask, weight, True, "kernel")
+
+    ours = outputs_and_gradients(gate, means, weight, kernels)
+    exact = outputs_and_gradients(precise, means, weight.float(), kernels)
+    assert ours[0].dtype == torch.float32 and [part.dtype for part in ours[2:]] == [dtype] * 5
+    for own, reference in zip(ours, exact):
+        assert relative(own.float(), reference) < TOLERANCE[dtype]
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "options", [{}, {"gate_on": "logits"}, {"shuffle": True}, {"norm": "heads-latent"}, {"pool": "max"}]
+)
+def test_a_layer_is_the_same_with_and_without_the_fused_gate(monkeypatch, options):
+    """Where the fused gate computes it; where not, it is not asked."""
+    conv = ContextGatedLightweightConv(8, 7, 3, num_heads=2, weight_softmax=True, **options).to(DEVICE).eval()
+    x = torch.randn(20, 3, 8, device=DEVICE, requires_grad=True)
+    mask = torch.zeros(3, 20, dtype=torch.bool, device=DEVICE)
+    mask[1, :9] = True
+    asked = []
+
+    def suits(*sizes):
+        asked.append(sizes[1:])
+        return True
+
+    def gradients():
+        y = conv(x, mask)
+        return y, *torch.autograd.grad(y.square().mean(), [x, *conv.parameters()])
+
+    monkeypatch.setattr(gate_ops, "suits", lambda *sizes: False)
+    expected = gradients()
+    monkeypatch.setattr(gate_ops, "suits", suits)
+    for value, reference in zip(gradients(), expected):
+        torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-6)
+    assert set(asked) == (set() if options.keys() & {"norm", "pool"} else {(21, 4, 7)})
+
+
+@needs_triton
+def test_the_fused_gate_is_for_gpus_float32_and_sizes_that_fit():
+    with FakeTensorMode():
+        means = torch.empty(60, 4, 8, device="cuda")
+        assert gate_ops.suits(means, 93, 16, 31) and gate_ops.suits(means, 186, 31, 31)
+        assert not gate_ops.suits(means.double(), 93, 16, 31)
+        assert not gate_ops.suits(means, 600, 101, 200)
+        assert not gate_ops.suits(torch.empty(60, 4, 8), 93, 16, 31)
+
+
+@needs_triton
+def test_the_fused_gate_s_operations_are_known_to_torch_compile():
+    gate, means, weight, mask = gate_cases(7, 20, {}, True)
+    rank, lengths = Padding(mask).ranks()
+    parameters = [gate.encode.weight, gate.norm.weight, gate.norm.bias, gate.decode.weight, weight]
+    arguments = [means, rank, lengths, *(p.detach() for p in parameters), 1e-5, 1, True, True]
+    tests = ["test_schema", "test_faketensor"]
+    torch.library.opcheck(gate_ops._forward, arguments, test_utils=tests)
+    torch.library.opcheck(gate_ops._backward, [torch.randn(3, 2, 7, device=DEVICE), *arguments], test_utils=tests)
+
+
 COMPILE = """
 import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from fairseq_cgc.ops import triton_gate as gates
 from fairseq_cgc.ops import triton_lightconv as kernels
 
 def build(kernel, types, constants):
@@ -98,6 +230,14 @@ for dtype, band, per_token in (("fp32", False, True), ("bf16", True, True), ("bf
     assert ("mma" in built.asm["ptx"]) == (dtype != "fp32") and built.metadata.shared <= 48 * 1024
 # An argument of 1 is a constant to the compiler.
 build(kernels._convolve, types, {**sizes, "N": 1, "BLOCK_R": 16, "HAS_PLUS": False, "BAND": False})
+sizes = {"HAS_PADDING": True, "SOFTMAX": True, "BLOCK_T": gates.BLOCK_T, "BLOCK_S": 128, "BLOCK_D": 16, "BLOCK_K": 32}
+for kernel in (gates._gate, gates._gate_backward):
+    for dtype, what, sigmoid in (("fp32", 1, True), ("bf16", 2, False), ("fp16", 0, True)):
+        types = {name: "*fp32" for name in kernel.arg_names if name.islower()}
+        types |= {name: "*" + dtype for name in ("encode", "scale", "shift", "decode", "weight")}
+        types |= {"rank": "*i32", "lengths": "*i32", "eps": "fp32"}
+        built = build(kernel, types, {**sizes, "WHAT": what, "SIGMOID": sigmoid})
+        assert built.metadata.shared < 48 * 1024
 print("built")
 """
 
@@ -146,20 +286,20 @@ def test_a_gpu_gets_triton_and_what_that_cannot_do_the_bands():
 
 def test_without_triton_a_gpu_gets_the_bands_and_one_warning(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    _has_triton.cache_clear()
+    has_triton.cache_clear()
     try:
         with FakeTensorMode():
             x = torch.empty(60, 4, 8, device="cuda")
             with pytest.warns(UserWarning, match="Triton is not installed.*pip install triton") as caught:
                 assert choose_path(x, 3, 1) == choose_path(x, 3, 1) == "bands"
     finally:
-        _has_triton.cache_clear()
+        has_triton.cache_clear()
     assert len(caught) == 1
 
 
 def test_a_cpu_never_asks_for_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    _has_triton.cache_clear()
+    has_triton.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert choose_path(torch.empty(60, 4, 8, dtype=torch.float16), 31, 15) == "bands"

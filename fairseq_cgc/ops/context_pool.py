@@ -23,7 +23,7 @@ def head_means(x: Tensor, num_heads: int) -> Tensor:
     T, B, C = x.shape
     width = C // num_heads
     # As one matrix: over more dimensions torch sums slower.
-    return x.reshape(-1, width).sum(1, dtype=accumulation_dtype(x)).view(T, B, num_heads) / width
+    return x.reshape(-1, width).mean(1, dtype=accumulation_dtype(x)).view(T, B, num_heads)
 
 
 class Padding:
@@ -37,6 +37,19 @@ class Padding:
         self.mask = mask
         self._order = None
         self._slots = {}
+        self._ranks = None
+
+    def ranks(self):
+        """Each token's place in its sentence.
+
+        Returns:
+            place: B x T, int32, -1 at padding
+            length: B, int32
+        """
+        if self._ranks is None:
+            place = torch.cumsum(~self.mask, 1, dtype=torch.int32)
+            self._ranks = (place - 1).masked_fill_(self.mask, -1), place[:, -1].contiguous()
+        return self._ranks
 
     def slots(self, num_slots: int):
         """Which tokens each sentence's time slots are the mean of: those from each slot's first to before its last.

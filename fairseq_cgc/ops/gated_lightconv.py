@@ -76,7 +76,7 @@ def context_gated_lightconv(
 def choose_path(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = False) -> str:
     """The fastest of ``PATHS`` for x (T x B x C), on the CPU as measured: see benchmarks/results."""
     if x.is_cuda:
-        return "triton" if _has_triton() and _module("triton").suits(x, kernel_size) else "bands"
+        return "triton" if has_triton() and _module("triton").suits(x, kernel_size) else "bands"
     # A depthwise convolution's work grows with K, a band's share of the work shrinks with T.
     if not per_token and x.size(0) >= max(20, kernel_size**2) and depthwise.suits(x, kernel_size, padding_l):
         return "depthwise"
@@ -84,7 +84,8 @@ def choose_path(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = F
 
 
 @functools.cache
-def _has_triton():
+def has_triton():
+    """Whether Triton is installed; one warning if not."""
     if importlib.util.find_spec("triton") is not None:
         return True
     warnings.warn(
