@@ -72,25 +72,31 @@ def forward_and_backward(module, x, grad):
 class Task:
     """What fairseq's build_model asks of a translation task."""
 
-    def __init__(self):
-        self.source_dictionary, self.target_dictionary = map(_dictionary, SIZES)
+    def __init__(self, source_size=SIZES[0], target_size=SIZES[1]):
+        self.source_dictionary, self.target_dictionary = dictionary(source_size), dictionary(target_size)
 
 
-def _dictionary(size):
-    dictionary = Dictionary()
-    for number in range(size - len(dictionary)):
-        dictionary.add_symbol(f"w{number}")
-    return dictionary
+def dictionary(size):
+    """A fairseq dictionary of ``size`` entries, specials included."""
+    symbols = Dictionary()
+    for number in range(size - len(symbols)):
+        symbols.add_symbol(f"w{number}")
+    return symbols
+
+
+def build_model(arch, task, **options):
+    """The model that fairseq would build for ``--arch`` and these options."""
+    args = argparse.Namespace(arch=arch, **options)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    return ARCH_MODEL_REGISTRY[arch].build_model(args, task)
 
 
 def model(name, task, **options):
     """One of ``MODELS`` at the paper's size with Table 6's options, untrained, from seed 1."""
     arch, own = MODELS[name]
     dropouts = {"dropout": 0.3, "attention_dropout": 0.1, "weight_dropout": 0.1}
-    args = argparse.Namespace(arch=arch, encoder_glu=False, decoder_glu=False, **dropouts, **own, **options)
-    ARCH_CONFIG_REGISTRY[arch](args)
     torch.manual_seed(1)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, task)
+    return build_model(arch, task, encoder_glu=False, decoder_glu=False, **dropouts, **own, **options)
 
 
 def batches(max_tokens, number, seed):

@@ -1,4 +1,3 @@
-import argparse
 import os
 import random
 import subprocess
@@ -7,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 import fairseq_cgc
+from benchmarks import contenders
 from fairseq_cgc.preparation import SPLITS, Settings, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,20 +20,11 @@ def _seeded():
     torch.manual_seed(1)
 
 
-def dictionary(size):
-    """A fairseq dictionary of ``size`` entries, specials included."""
-    symbols = Dictionary()
-    for number in range(size - len(symbols)):
-        symbols.add_symbol(f"w{number}")
-    return symbols
-
-
-class Task:
-    """What fairseq's build_model asks of a translation task."""
+class Task(contenders.Task):
+    """A small one."""
 
     def __init__(self, source_size=40, target_size=30):
-        self.source_dictionary = dictionary(source_size)
-        self.target_dictionary = dictionary(target_size)
+        super().__init__(source_size, target_size)
 
 
 LIGHTWEIGHT = {"encoder_conv_type": "lightweight", "decoder_conv_type": "lightweight", "weight_softmax": True}
@@ -57,9 +46,7 @@ TINY_OPTIONS = """
 
 def build_model(arch="lightconv_cgc", task=None, **options):
     """The model that fairseq would build for ``--arch`` and these options."""
-    args = argparse.Namespace(arch=arch, **options)
-    ARCH_CONFIG_REGISTRY[arch](args)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, task or Task())
+    return contenders.build_model(arch, task or Task(), **options)
 
 
 def tiny_model(arch="lightconv_cgc", task=None, **options):

@@ -2,11 +2,12 @@ import argparse
 
 import pytest
 import torch
-from conftest import LIGHTWEIGHT, TINY, Task, build_model, dictionary, run, tiny_model
+from conftest import LIGHTWEIGHT, TINY, Task, build_model, run, tiny_model
 from fairseq.data import data_utils
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.models.lightconv import LightConvModel
 
+from benchmarks.contenders import dictionary
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.errors import OptionError
 
