@@ -135,21 +135,36 @@ class ContextGate(nn.Module):
         return self._shuffled(activate(logits, self.activation))
 
     def fuses(self, means: Tensor) -> bool:
-        """Whether ``ops.gate`` computes this gate for such means: on a GPU."""
+        """Whether a GPU computes this gate from such means in one launch (``ops.gate``)."""
         plain = self.pool == "average" and self.norm.weight.dim() == 1
         return plain and gate.suits(means, self.num_slots, self.encode.out_features, self.kernel_size)
 
     def kernels(
         self, means: Tensor, padding: Padding | Tensor | None, weight: Tensor, weight_softmax: bool, gate_on: str
-    ) -> Tensor:
-        """The gated kernels, B x H x K, where ``fuses(means)``; as ``gated_convolution.gated_kernel`` of the gate.
+    ) -> Tensor | None:
+        """The gated kernels at once, as ``gated_convolution.gated_kernel`` of the gate, only faster.
 
         Args:
             means, padding: as for ``of_means``
             weight: H x K
             weight_softmax, gate_on: as for ``gated_kernel``
+
+        Returns:
+            B x H x K, or None where there is no faster way
         """
-        return self._fused(means, padding, weight, gate_on, weight_softmax)
+        if self.shuffle and not self.training:
+            return None
+        if self.fuses(means):
+            return self._fused(means, padding, weight, gate_on, weight_softmax)
+        norm = self.norm.weight, self.norm.bias
+        if self.norm.weight.dim() > 1 or not gate.suits_cpu(
+            means, self.encode.weight, *norm, self.decode.weight, weight
+        ):
+            return None
+        context = pool_slots(means, self.num_slots, padding, self.pool)
+        how = self.activation, gate_on, weight_softmax
+        parameters = self.encode.weight, *norm, self.norm.eps, self.decode.weight, weight
+        return gate.kernels_of_context(context, *parameters, *how)
 
     def _fused(self, means, padding, weight=None, gate_on="kernel", weight_softmax=True):
         norm = self.norm.weight, self.norm.bias, self.norm.eps
@@ -157,11 +172,7 @@ class ContextGate(nn.Module):
         return gate.gated_kernels(means, padding, self.encode.weight, *norm, self.decode.weight, weight, *how)
 
     def _shuffled(self, values):
-        return values.roll(1, 0) if self.shuffles() else values
-
-    def shuffles(self) -> bool:
-        """Whether sentences now get the gates of others."""
-        return self.shuffle and not self.training
+        return values.roll(1, 0) if self.shuffle and not self.training else values
 
     def extra_repr(self):
         text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"

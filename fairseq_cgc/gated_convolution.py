@@ -189,9 +189,11 @@ class _ContextGated:
         )
 
     def _kernels(self, means, padding, weights):
-        at_once = self.observer is None and weights.dim() == 2 and not self.gate.shuffles()
-        if at_once and self.gate.fuses(means):
-            return self.gate.kernels(means, padding, weights, self.weight_softmax, self.gate_on)
+        kernels = None
+        if self.observer is None and weights.dim() == 2:
+            kernels = self.gate.kernels(means, padding, weights, self.weight_softmax, self.gate_on)
+        if kernels is not None:
+            return kernels
         return self.gated_kernel(self.gate.of_means(means, padding), weights)
 
     def gated_kernel(self, gate: Tensor, weights: Tensor) -> Tensor:

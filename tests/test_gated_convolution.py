@@ -9,7 +9,7 @@ from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv
 from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.gated_convolution import GATE_ON
+from fairseq_cgc.gated_convolution import GATE_ON, gated_kernel
 from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_gated_lightconv
 
 HEADS, CHANNELS = 4, 24
@@ -167,3 +167,32 @@ def test_a_model_in_half_precision_throughout_is_close_to_float32(kind, dtype):
 def test_an_option_that_cannot_be_names_its_value(kind, options, words):
     with pytest.raises(OptionError, match=words):
         kind(CHANNELS, 7, **{"num_heads": HEADS, **options})
+
+
+@pytest.mark.parametrize("activation, gate_on", itertools.product(ACTIVATIONS, GATE_ON))
+@pytest.mark.parametrize("weight_softmax", [True, False])
+@pytest.mark.parametrize("K, n", [(1, 4), (7, 3), (7, 21), (7, 40)])
+def test_the_written_out_backward_is_that_of_autograd(K, n, activation, gate_on, weight_softmax):
+    conv = make(K, padding_l=K // 2, activation=activation, gate_on=gate_on, weight_softmax=weight_softmax).double()
+    gate, weight = conv.gate, conv.weight.detach().squeeze(1).requires_grad_()
+    means = torch.randn(n, 3, HEADS, dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(3, n, dtype=torch.bool)
+    mask[1, : n // 2] = True
+    inputs = [means, weight, *gate.parameters()]
+    written_out = gate.kernels(means, mask, weight, weight_softmax, gate_on)
+    plain = gated_kernel(gate.of_means(means, mask), weight, weight_softmax, gate_on)
+    torch.testing.assert_close(written_out, plain)
+    grad = torch.randn_like(plain)
+    for one, other in zip(torch.autograd.grad(written_out, inputs, grad), torch.autograd.grad(plain, inputs, grad)):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_looks_inside_or_mixes_precisions_gets_pytorch_s_operations():
+    gate, means, weight = make(7).gate, torch.randn(9, 2, HEADS), torch.randn(HEADS, 7)
+    assert gate.kernels(means, None, weight, True, "kernel").shape == (2, HEADS, 7)
+    assert gate.kernels(means, None, weight.half(), True, "kernel") is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert gate.kernels(means, None, weight, True, "kernel") is None
+    assert make(7, norm="heads-latent").gate.kernels(means, None, weight, True, "kernel") is None
+    shuffled = make(7, shuffle=True).gate.eval()
+    assert shuffled.kernels(means, None, weight, True, "kernel") is None

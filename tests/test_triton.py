@@ -178,6 +178,7 @@ def test_a_layer_is_the_same_with_and_without_the_fused_gate(monkeypatch, option
         return y, *torch.autograd.grad(y.square().mean(), [x, *conv.parameters()])
 
     monkeypatch.setattr(gate_ops, "suits", lambda *sizes: False)
+    monkeypatch.setattr(gate_ops, "suits_cpu", lambda *tensors: False)
     expected = gradients()
     monkeypatch.setattr(gate_ops, "suits", suits)
     for value, reference in zip(gradients(), expected):

@@ -1,6 +1,9 @@
-"""From head means to gated kernels at once, on a GPU: pooling, gate and kernel in one launch each way.
+"""From head means to gated kernels as one node of autograd.
 
-Elsewhere ``context_gate.ContextGate`` computes the same from PyTorch's operations.
+On a GPU pooling, gate and kernel are one launch each way (``gated_kernels``). On a CPU they are
+PyTorch's operations, with a backward that is written out: at short sentences, what autograd spends
+on a score of small operations is a part of the layer's time that can be seen
+(``kernels_of_context``). Where neither fits, ``context_gate.ContextGate`` computes the same.
 """
 
 import torch
@@ -80,6 +83,84 @@ class _GatedKernels(torch.autograd.Function):
         parameters, others = tensors[3:], (of_encode, *of_norm, of_decode, of_weight)
         others = [None if part is None else other.to(part.dtype) for part, other in zip(parameters, others)]
         return of_means, None, None, *others, None
+
+
+def suits_cpu(means: Tensor, *parameters: Tensor) -> bool:
+    """Whether ``kernels_of_context`` is to be taken: not on a GPU, one precision, and nothing that looks inside."""
+    watched = torch.compiler.is_compiling() or torch.is_autocast_enabled(means.device.type)
+    return not means.is_cuda and not watched and all(parameter.dtype == means.dtype for parameter in parameters)
+
+
+def kernels_of_context(
+    context: Tensor,
+    encode: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    decode: Tensor,
+    weight: Tensor,
+    activation: str = "sigmoid",
+    gate_on: str = "kernel",
+    weight_softmax: bool = True,
+) -> Tensor:
+    """As ``gated_kernels``, from the pooled context.
+
+    Args:
+        context: B x H x slots, of which there may be fewer than ``encode`` has: the others are zero
+        others: as for ``gated_kernels``
+
+    Returns:
+        B x H x K, in context's dtype
+    """
+    on_logits = gate_on == "logits" and weight_softmax
+    how = eps, weight_softmax, on_logits, activation == "sigmoid"
+    return _KernelsOfContext.apply(context, encode, scale, shift, decode, weight, how)
+
+
+class _KernelsOfContext(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context, encode, scale, shift, decode, weight, how):
+        eps, softmax, on_logits, sigmoid = ctx.how = how
+        B, H, slots = context.shape
+        rows = context.reshape(B * H, slots)
+        encoded = rows @ encode[:, :slots].t()
+        normal, mean, inverse = torch.native_layer_norm(encoded, scale.shape, scale, shift, eps)
+        latent = normal.relu_()
+        logits = latent @ decode.t()
+        gate = (logits.sigmoid_() if sigmoid else logits.tanh_().add_(1)).view(B, H, -1)
+        if on_logits:
+            kernel = share = torch.softmax(weight * gate, 2)
+        else:
+            share = torch.softmax(weight, 1) if softmax else weight
+            kernel = share * gate
+        ctx.save_for_backward(rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, gate, share)
+        return kernel
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, gate, share = ctx.saved_tensors
+        _, softmax, on_logits, sigmoid = ctx.how
+        if on_logits:
+            of_product = _softmax_backward(grad, share)
+            of_weight, of_gate = (of_product * gate).sum(0), of_product * weight
+        else:
+            of_weight, of_gate = (grad * gate).sum(0), grad * share
+            if softmax:
+                of_weight = _softmax_backward(of_weight, share)
+        of_logits = (of_gate * gate * ((1 if sigmoid else 2) - gate)).view(rows.size(0), -1)
+        of_normal = torch.ops.aten.threshold_backward(of_logits @ decode, latent, 0)
+        of_encoded, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
+            of_normal, encoded, scale.shape, mean, inverse, scale, shift, [True, True, True]
+        )
+        slots = rows.size(1)
+        of_encode = torch.nn.functional.pad(of_encoded.t() @ rows, (0, encode.size(1) - slots))
+        of_context = (of_encoded @ encode[:, :slots]).view(*gate.shape[:2], slots)
+        return of_context, of_encode, of_scale, of_shift, of_logits.t() @ latent, of_weight, None
+
+
+def _softmax_backward(grad, share):
+    return share * (grad - (grad * share).sum(-1, keepdim=True))
 
 
 # torch.compile takes these two for single operations.
