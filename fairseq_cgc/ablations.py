@@ -7,9 +7,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, median, stdev
+from threading import Lock
 
 from tqdm import tqdm
 
+from .checkpoints import find_checkpoints
 from .compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from .errors import UserError
 from .evaluation import SCORES
@@ -33,6 +35,7 @@ from .table import (
     read_runs,
     save_figure,
     unfinished_notes,
+    updates_cell,
     write_text_and_plots,
 )
 from .training import RUN, parse_figures
@@ -58,62 +61,96 @@ def run_all(args, rows, seeds):
     if SHUFFLED in rows and OF not in trained:
         trained.insert(0, OF)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    processes = _Processes({"OMP_NUM_THREADS": str(threads), **os.environ})
     failed = []
 
     def run(row, seed):
         folder = args.runs / f"{row}-seed{seed}"
         try:
-            for command in _commands(args, row, seed, folder, SHUFFLED in rows):
-                _logged(command, args.runs / f"{folder.name}.log", environment)
-            if row == OF and SHUFFLED in rows:
-                _validate_shuffled(folder, args, environment)
+            _run(args, row, seed, folder, SHUFFLED in rows, processes)
+            score = read_json(folder / "test" / SCORES)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
             failed.append(f"{row}, seed {seed}: {error}")
             return f"{row}, seed {seed}: failed"
-        return f"{row}, seed {seed}: {read_json(folder / 'test' / SCORES)['scores'][TOKENISED_BLEU]['score']:.2f}"
+        return f"{row}, seed {seed}: {score:.2f}"
 
     tasks = [(row, seed) for seed in seeds for row in trained]
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(tasks), unit=" runs", disable=None) as bar:
-        futures = [pool.submit(run, *task) for task in tasks]
         try:
-            for future in futures:
+            for future in [pool.submit(run, *task) for task in tasks]:
                 tqdm.write(future.result(), file=sys.stderr)
                 bar.update()
         except BaseException:
+            processes.stop()
             pool.shutdown(cancel_futures=True)
             raise
     if failed:
         raise UserError(f"{len(failed)} of {len(tasks)} runs failed:\n" + "\n".join(failed))
 
 
-def _commands(args, row, seed, folder, shuffled):
+class _Processes:
+    """Commands of several threads, which can be stopped together."""
+
+    def __init__(self, environment):
+        self.environment, self._running, self._stopped, self._lock = environment, set(), False, Lock()
+
+    def run(self, command, log):
+        """Run a command to its end, its words to the end of a file.
+
+        Raises:
+            UserError: it failed, with its last line; or it was stopped
+        """
+        with open(log, "a", encoding="utf-8") as file:
+            with self._lock:
+                if self._stopped:
+                    raise UserError("stopped")
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
+                self._running.add(process)
+            status = process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if status:
+            with open(log, encoding="utf-8") as file:
+                end = [line.strip() for line in file if line.strip()][-1:]
+            raise UserError(f"exit status {status}, see {log}: {''.join(end)}")
+
+    def stop(self):
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def _run(args, row, seed, folder, shuffled, processes):
     """What is left to do of a run."""
+    log = args.runs / f"{folder.name}.log"
     train = [SCRIPTS / "train_row.py", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
-    train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", max(args.average, 1)]
+    train += [
+        "--batch-tokens",
+        args.batch_tokens,
+        "--max-update",
+        args.max_update,
+        "--keep",
+        args.average,
+        *args.fairseq,
+    ]
+    processes.run([sys.executable, *map(str, train)], log)
+    names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
     generate = [SCRIPTS / "generate_and_score.py", folder, "--average", args.average, "--by", args.by]
-    commands = [train + args.fairseq]
-    before = read_json(folder / RUN) if (folder / RUN).exists() else {}
-    new = before.get("done") != args.max_update
-    if new or not (folder / "test" / SCORES).exists():
-        commands.append(generate)
-    if shuffled and row == OF and (new or not (folder / SHUFFLED_TEST / SCORES).exists()):
-        commands.append([*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE])
-    return [[sys.executable, *map(str, command)] for command in commands]
+    tests = {"test": generate}
+    if shuffled and row == OF:
+        tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE]
+    for test, command in tests.items():
+        scores = folder / test / SCORES
+        if not scores.exists() or read_json(scores)["generation"].get("checkpoints") != names:
+            processes.run([sys.executable, *map(str, command)], log)
+    if SHUFFLED_TEST in tests:
+        _validate_shuffled(folder, args, processes)
 
 
-def _logged(command, log, environment):
-    with open(log, "a", encoding="utf-8") as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
-    if status:
-        with open(log, encoding="utf-8") as file:
-            end = [line.strip() for line in file if line.strip()][-1:]
-        raise UserError(f"exit status {status}, see {log}: {''.join(end)}")
-
-
-def _validate_shuffled(folder, args, environment):
+def _validate_shuffled(folder, args, processes):
     """The validation loss of the last update with shuffled contexts."""
-    path = folder / SHUFFLED_TEST / LOSS
+    path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
     if path.exists():
         return
     command = [sys.executable, "-m", "fairseq_cli.validate", str(Path(read_json(folder / RUN)["data"]["path"]) / "bin")]
@@ -126,18 +163,12 @@ def _validate_shuffled(folder, args, environment):
         str(folder / "checkpoints" / "checkpoint_last.pt"),
     ]
     command += ["--model-overrides", SHUFFLE, "--max-tokens", str(args.batch_tokens), "--log-format", "json"]
-    done = subprocess.run(
-        [*command, *EVERY_SENTENCE, *NO_WORKERS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    losses = [
-        values["valid_loss"] for event, values in map(parse_figures, done.stdout.splitlines()) if event == "valid"
-    ]
-    if done.returncode or not losses:
-        raise UserError(f"fairseq-validate failed with exit status {done.returncode}:\n{done.stdout[-2000:]}")
+    log.unlink(missing_ok=True)
+    processes.run([*command, *EVERY_SENTENCE, *NO_WORKERS], log)
+    figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    losses = [values["valid_loss"] for event, values in figures if event == "valid"]
+    if not losses:
+        raise UserError(f"fairseq-validate gave no loss; its words are in {log}")
     write_json(path, {"valid_loss": losses[-1]})
 
 
@@ -177,13 +208,13 @@ def _shuffled(run):
 def markdown(runs, corpus):
     """The table and what belongs under it."""
     header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
-    header += ["validation loss", "training tokens a second", "sentences a second"]
+    header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
     present = [row for row in TITLES if any(run.row == row for run in runs)]
     to_cgc, to_control = differences(runs, present, OF), differences(runs, present, CONTROL)
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = [
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
-        "medians, of runs that shared their machine: they tell a factor of two, not a tenth. "
+        "medians over a run, which may have shared its machine with others: they tell a factor of two, not a tenth. "
         f"`{SHUFFLED}` is `{OF}` itself, whose sentences are given the contexts of their neighbours in the batch."
     ]
     return (
@@ -203,7 +234,7 @@ def markdown(runs, corpus):
 def _cells(runs, row, to_cgc, to_control):
     start, scored = [f"`{row}`", TITLES[row]], list(finished(runs, row).values())
     if not scored:
-        return [*start, "–", "not finished", "–", "–", "–", "–", "–"]
+        return [*start, "–", "not finished", *["–"] * 6]
     losses = [run.losses[-1][1] for run in scored if run.losses]
     speeds = [speed for run in scored for speed in run.speeds]
     decoding = [run.decoding for run in scored if run.decoding]
@@ -214,6 +245,7 @@ def _cells(runs, row, to_cgc, to_control):
         "–" if row == OF else difference_cell(to_cgc),
         "–" if row == CONTROL else difference_cell(to_control),
         f"{mean(losses):.3f}" if losses else "–",
+        updates_cell(scored),
         f"{median(speeds):,.0f}" if speeds else "–",
         f"{median(decoding):,.0f}" if decoding else "–",
     ]

@@ -15,7 +15,6 @@ from .lightconv_cgc import LightConvCGCEncoder, LightConvCGCModel
 from .table import markdown_table, save_figure
 from .translate import encode
 
-CLASSES = ("file", "length", "question")
 UNGATED, GATED = "#0072B2", "#D55E00"  # as in the tables' plots
 
 
@@ -181,7 +180,7 @@ def compare_classes(kernels, labels, lengths=None, permutations=1000, seed=1):
     the between-class distance of two classes that of their centres.
 
     Args:
-        kernels: n x H x K
+        kernels: n x H x K, or gates where tokens have kernels of their own
         labels: n
         lengths: of the sentences: if given, a second test permutes labels among sentences of the same
             length alone, which tells the class from its lengths
@@ -296,21 +295,28 @@ def compare_pair(hub, one, other):
 
     Returns:
         dict: ``sentences``, ``changed`` (tokens of each), ``token``, ``distance`` in tokens, ``reach`` (how
-        far the convolutions of all layers see without the gates), ``gates`` (a layer: relative L2
+        far the layers see without the context gates; None: everywhere), ``gates`` (a layer: relative L2
         distance), ``output`` and ``output_by_gates`` (relative L2 distance at the position)
 
     Raises:
-        CorpusError: the sentences have no token in common at their start or end
+        CorpusError: the sentences are the same to the model, or have no token in common at their start, or at
+            their end in the same position
     """
     sentences = [encode(hub, sentence, number) for number, sentence in enumerate((one, other), 1)]
     words = [[hub.task.source_dictionary[token] for token in sentence] for sentence in sentences]
     prefix = _common(words[0], words[1])
     suffix = _common(words[0][prefix:][::-1], words[1][prefix:][::-1])
     changed = [sentence[prefix : len(sentence) - suffix] for sentence in words]
-    # From the first (last) common token to the nearest token that differs; EOS is not a word to look at.
-    before, after = prefix, max(0, suffix - 1)
+    if words[0] == words[1]:
+        raise CorpusError(f"{one!r} and {other!r} are the same tokens to the model; change a word that it knows")
+    # From the first (last) common token to the nearest token that differs; EOS is not a word to look at. Behind a
+    # difference in length every token stands in another position, which is a difference too.
+    before, after = prefix, max(0, suffix - 1) if len(words[0]) == len(words[1]) else 0
     if not before and not after:
-        raise CorpusError(f"{one!r} and {other!r} share no word at their start or end; change one word only")
+        raise CorpusError(
+            f"{one!r} and {other!r} share no token at their start, and none at their end in the same position; change one "
+            "word in the middle or at the end"
+        )
     at_start = before >= after
     places = [0, 0] if at_start else [len(sentence) - 2 for sentence in sentences]
     (record, output, mask), (record_other, output_other, mask_other) = (_encoded(hub, [s]) for s in sentences)
@@ -319,6 +325,8 @@ def compare_pair(hub, one, other):
     paddings = [layer.conv.padding_l for layer in hub.models[0].encoder.layers]
     sizes = [layer.conv.kernel_size for layer in hub.models[0].encoder.layers]
     reach = sum(size - 1 - padding for size, padding in zip(sizes, paddings)) if at_start else sum(paddings)
+    if any(layer.conv.gct is not None for layer in hub.models[0].encoder.layers):
+        reach = None  # a channel gate sees the whole sentence too
     return {
         "sentences": [one, other],
         "changed": [" ".join(tokens) for tokens in changed],
@@ -361,13 +369,13 @@ def layer_table(summaries):
     return markdown_table(header, rows)
 
 
-def class_table(found, kind, layer):
+def class_table(found, title):
     """Markdown: the classes, and below it what the permutations say."""
     rows = [
         [str(name), f"{size}", f"{inside:.4f}", f"{mean(b for b in across if b):.4f}" if any(across) else "0"]
         for name, size, inside, across in zip(found["classes"], found["sizes"], found["within"], found["between"])
     ]
-    text = markdown_table([f"{kind} (layer {layer})", "sentences", "within", "mean distance to other classes"], rows)
+    text = markdown_table([title, "sentences", "within", "mean distance to other classes"], rows)
     text += (
         f"\n\nbetween exceeds within in {found['share']:.1%} of the pairs; mean difference {found['statistic']:+.4f}"
     )
@@ -397,7 +405,7 @@ def pair_table(pairs):
         [
             f"{pair['changed'][0] or '–'} / {pair['changed'][1] or '–'}",
             pair["token"],
-            f"{pair['distance']} ({pair['reach']})",
+            f"{pair['distance']} ({'all' if pair['reach'] is None else pair['reach']})",
             *(f"{moved:.2%}" for moved in [*pair["gates"], pair["output"], pair["output_by_gates"]]),
         ]
         for pair in pairs

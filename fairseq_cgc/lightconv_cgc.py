@@ -243,7 +243,7 @@ class LightConvCGCModel(LightConvModel):
     @classmethod
     def build_model(cls, args, task):
         """Build a new model instance."""
-        _fill_in(args, lightconv.base_architecture)  # what an older checkpoint's options lack
+        _fill_in(args, lightconv.base_architecture, training=False)  # what an older checkpoint's options lack
         ungated = _without_layers(args, "encoder")
         model = super().build_model(ungated, task)
         args.max_source_positions = ungated.max_source_positions
@@ -352,11 +352,14 @@ def check_options(args):
             raise OptionError(
                 f"--cgc-lr-scale {args.cgc_lr_scale} is for the gates' parameters, and a constant gate has none; leave it out"
             )
-        check_optimizer(args)
 
 
-def _fill_in(args, lightconv_architecture):
-    """Fill in what the user left open: LightConv's settings, lightweight, with the gate's defaults."""
+def _fill_in(args, lightconv_architecture, training=True):
+    """Fill in what the user left open: LightConv's settings, lightweight, with the gate's defaults.
+
+    Args:
+        training: whether these are a training's options, and not those that a checkpoint is used with
+    """
     args.encoder_conv_type = getattr(args, "encoder_conv_type", "lightweight")
     args.decoder_conv_type = getattr(args, "decoder_conv_type", "lightweight")
     args.weight_softmax = getattr(args, "weight_softmax", True)
@@ -379,6 +382,8 @@ def _fill_in(args, lightconv_architecture):
         check_options(args)
         raise
     check_options(args)
+    if training and args.cgc_lr_scale != 1:
+        check_optimizer(args)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")

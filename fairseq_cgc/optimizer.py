@@ -28,12 +28,17 @@ def check_optimizer(args):
             f"--cgc-lr-scale {args.cgc_lr_scale} needs an optimizer with parameter groups, and --optimizer is {optimizer}; "
             "take --optimizer cgc_adam, which is adam with them"
         )
-    half = getattr(args, "fp16", False) or getattr(args, "bf16", False)
-    in_place = getattr(args, "memory_efficient_fp16", False) or getattr(args, "memory_efficient_bf16", False)
-    if half and not in_place and not getattr(args, "fp16_no_flatten_grads", False):
+    apart = getattr(args, "memory_efficient_fp16", False) or getattr(args, "fp16_no_flatten_grads", False)
+    if getattr(args, "fp16", False) and not apart:
         raise OptionError(
-            f"--cgc-lr-scale {args.cgc_lr_scale} needs parameters that are kept apart, and --fp16 and --bf16 join them in "
-            "one tensor; add --fp16-no-flatten-grads"
+            f"--cgc-lr-scale {args.cgc_lr_scale} needs parameters that are kept apart, and --fp16 joins them in one tensor; "
+            "add --fp16-no-flatten-grads"
+        )
+    sharded = getattr(args, "ddp_backend", None) == "fully_sharded"
+    if sharded and not getattr(args, "not_fsdp_flatten_parameters", False):
+        raise OptionError(
+            f"--cgc-lr-scale {args.cgc_lr_scale} needs parameters that are kept apart, and --ddp-backend fully_sharded joins "
+            "them in one tensor; add --not-fsdp-flatten-parameters"
         )
 
 

@@ -83,6 +83,7 @@ class Run:
     asked: int  # updates
     data: dict
     versions: dict
+    options: list = field(default_factory=list)  # fairseq-train's
     done: int = 0  # updates
     tokens: float = 0.0  # target tokens trained on
     losses: list = field(default_factory=list)  # of (update, validation loss)
@@ -112,7 +113,11 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
     Raises:
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
-    runs = read_runs(runs_folder)
+    runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
+    if not runs:
+        raise UserError(
+            f"{runs_folder} has runs of variants alone; examples/ablations/run.sh --table makes their table"
+        )
     return write_text_and_plots(
         Path(out or runs_folder),
         "table.md",
@@ -226,6 +231,7 @@ def _read_record(folder):
         data, versions = record["data"], record["versions"]
         run = Run(folder, record["row"], int(record["seed"]), int(record["updates"]), data, dict(versions))
         data["sha256"], data["target_lang"]  # are there
+        run.options = list(record.get("options", ()))
     except KeyError as error:
         raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
     except (TypeError, ValueError) as error:
@@ -362,7 +368,6 @@ def _cells(runs, row, against):
         state = "not finished" if any(run.row == row for run in runs) else "no run"
         return [title, "–", state, "–", "–", "–", "–", "–"]
     tokenised, bleu, chrf = ([run.scores[figure]["score"] for run in scored] for figure in FIGURES)
-    updates = sorted({run.done for run in scored})
     return [
         title,
         f"{scored[0].parameters:,}",
@@ -370,9 +375,15 @@ def _cells(runs, row, against):
         "–" if row == BASELINE else difference_cell(against),
         f"{mean(bleu):.2f}",
         f"{mean(chrf):.2f}",
-        "–".join(f"{number:,}" for number in dict.fromkeys((updates[0], updates[-1]))),
+        updates_cell(scored),
         f"{mean(run.tokens for run in scored) / 1e6:,.1f}",
     ]
+
+
+def updates_cell(runs):
+    """The updates that runs were trained for: one number, or from the least to the most."""
+    updates = sorted(run.done for run in runs)
+    return "–".join(f"{number:,}" for number in dict.fromkeys((updates[0], updates[-1])))
 
 
 def _paper_cells(row):

@@ -228,8 +228,8 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if before["done"] == updates:
             print("    done before")
             return
-        for name in (MODEL_FOLDER, "test"):  # of fewer updates
-            remove(run / name)
+        for folder in (run / MODEL_FOLDER, *run.glob("test*")):  # of fewer updates
+            remove(folder)
         command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
         print(f"    {shlex.join(command)}", flush=True)
         versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}

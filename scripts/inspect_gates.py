@@ -35,9 +35,7 @@ def parse(argv=None):
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="compare these classes: a label a line, one for each sentence"
     )
-    parser.add_argument(
-        "--class-layer", type=int, metavar="N", help="whose kernels are compared; default: the last gated one"
-    )
+    parser.add_argument("--class-layer", metavar="N", help="whose kernels are compared; default: the last gated one")
     parser.add_argument("--permutations", type=int, default=1000, metavar="N", help="of the labels")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the permutations")
     parser.add_argument(
@@ -65,12 +63,13 @@ def main(args):
     if args.classes and args.labels:
         raise OptionError("--classes and --labels exclude each other; leave one of them out")
     sentences, files = [], []
+    repeated = len({path.name for path in args.input or ()}) < len(args.input or ())
     for path in args.input or ():
         lines = read_lines(path)
         if not any(line.strip() for line in lines):
             raise CorpusError(f"{path} is empty; raw sentences, one a line, were wanted")
         sentences += lines
-        files += [path.name] * len(lines)
+        files += [str(path) if repeated else path.name] * len(lines)
     pairs = inspection.read_pairs(read_lines(args.pairs), args.pairs) if args.pairs else []
     labels = read_lines(args.labels) if args.labels else None
     if labels is not None and len(labels) != len(sentences):
@@ -86,11 +85,15 @@ def main(args):
     }
     texts, plots = [], {}
     if sentences:
-        layers, lengths = inspection.gates_of(hub, sentences, args.batch)
-        chosen = [layers[number] for number in numbers("--layers", args.layers, len(layers))]
-        heads = numbers("--heads", args.heads, layers[0].gates.shape[1])
-        spread = ",".join(str(1 + len(sentences) * part // 5) for part in range(min(5, len(sentences))))
+        convolutions = [layer.conv for layer in hub.models[0].encoder.layers]  # for what can be refused at once
+        chosen = numbers("--layers", args.layers, len(convolutions))
+        heads = numbers("--heads", args.heads, convolutions[0].num_heads)
+        few = min(5, len(sentences))
+        spread = ",".join(str(1 + len(sentences) * part // few) for part in range(few))
         shown = numbers("--show", args.show or spread, len(sentences))
+        numbers("--class-layer", args.class_layer, len(convolutions))
+        layers, lengths = inspection.gates_of(hub, sentences, args.batch)
+        chosen = [layers[number] for number in chosen]
         report["sentences"] = len(sentences)
         report["layers"] = [inspection.summarise(layer) for layer in layers]
         report["shown"] = [
@@ -107,12 +110,15 @@ def main(args):
         kind = args.classes or args.labels.name
         labels = labels or inspection.sentence_classes(args.classes, sentences, lengths, files)
         varying = [layer.number for layer in layers if layer.gates.std(0).max() > 1e-7]
-        number = args.class_layer or (varying or [len(layers)])[-1]
-        layer = layers[numbers("--class-layer", str(number), len(layers))[0]]
-        found = inspection.compare_classes(layer.kernels, labels, lengths, args.permutations, args.seed)
-        report["classes"] = {"of": kind, "layer": number, "seed": args.seed, **found}
-        texts.append(inspection.class_table(found, kind, number))
-        plots["classes.png"] = lambda path: inspection.plot_classes(found, f"{kind}, layer {number}", path)
+        number = int(args.class_layer or (varying or [len(layers)])[-1])
+        layer = layers[number - 1]
+        # Where tokens have kernels of their own, these differ between sentences whatever the gate does.
+        what, values = ("kernels", layer.kernels) if len(layer.ungated) == 1 else ("gates", layer.gates)
+        found = inspection.compare_classes(values, labels, lengths, args.permutations, args.seed)
+        report["classes"] = {"of": kind, "compared": what, "layer": number, "seed": args.seed, **found}
+        title = f"{kind}, {what} of layer {number}"
+        texts.append(inspection.class_table(found, title))
+        plots["classes.png"] = lambda path: inspection.plot_classes(found, title, path)
     if pairs:
         report["pairs"] = [inspection.compare_pair(hub, *pair) for pair in pairs]
         texts.append(inspection.pair_table(report["pairs"]))

@@ -27,7 +27,7 @@ def parse(argv=None):
         "What is done is not done again. Further options are passed to fairseq-train, after the rows' own.",
     )
     parser.add_argument("--python", metavar="PATH", help="interpreter whose environment to use instead of making .venv")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="prepared folder")
     parser.add_argument(
         "--runs",
         type=Path,
@@ -62,7 +62,15 @@ def parse(argv=None):
             setattr(args, name, value)
     if args.small:
         args.fairseq = [*SMALL, *args.fairseq]
+    if args.by == "update" and args.average > value_of("--keep-interval-updates", args.fairseq):
+        args.fairseq += ["--keep-interval-updates", str(args.average)]
     return args
+
+
+def value_of(option, words, default=0):
+    """The whole number that an option of fairseq-train has last."""
+    values = [word for before, word in zip(words, words[1:]) if before == option and word.isdigit()]
+    return int(values[-1]) if values else default
 
 
 def main(args):
@@ -82,6 +90,16 @@ def main(args):
         raise OptionError(
             f"--seeds is '{args.seeds}'; whole numbers with commas between were wanted, such as 1,2"
         ) from None
+    if not args.table and args.by == "update":
+        interval = value_of("--save-interval-updates", args.fairseq)
+        saved = args.max_update // interval if interval else 0
+        if saved < args.average:
+            raise OptionError(
+                f"--by update averages {args.average} checkpoints, and {args.max_update} updates leave {saved}: "
+                f"--save-interval-updates is {interval or 'not given'}; save more often, or change --by or --average"
+            )
+    if not args.table and args.data is None:
+        raise OptionError("give the prepared folder with --data; --table alone needs none")
     writable_folder(args.runs, option="--runs")
     if not args.table:
         prepared_folder(args.data)

@@ -1,7 +1,10 @@
 """The ablations' command: runs, what is done again and what is not, and the table."""
 
 import json
+import shutil
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -10,13 +13,15 @@ from test_table import change_json, make_run, rows
 
 from fairseq_cgc import table, training
 from fairseq_cgc.ablations import LOSS, SHUFFLED_TEST, make_table
+from fairseq_cgc.files import is_held
+from fairseq_cgc.training import LOCK
 
 SCRIPT = ROOT / "scripts" / "run_ablations.py"
 QUICK = ["--max-update", 45, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
 
 
 def ablate(data, runs, *options, check=True):
-    return run(sys.executable, SCRIPT, "--data", data, "--runs", runs, *options, *QUICK, check=check)
+    return run(sys.executable, SCRIPT, "--data", data, "--runs", runs, *QUICK, *options, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,50 @@ def test_the_shuffled_run_is_the_trained_model_with_other_contexts(ablated):
     assert one["generation"]["checkpoints"] == other["generation"]["checkpoints"]
     model = torch.load(runs / "cgc-seed3" / "model" / "model.pt", weights_only=True)
     assert model["cfg"]["model"].cgc_shuffle_context is False
+    scores = []
+    for name in ("test", SHUFFLED_TEST):
+        lines = (runs / "cgc-seed3" / name / "generate.txt").read_text().splitlines()
+        scores.append([line.split("\t")[:2] for line in lines if line.startswith("H-")])
+    assert len(scores[0]) == len(scores[1]) > 0 and scores[0] != scores[1]
+
+
+def test_a_run_trained_on_is_translated_anew(ablated, prepared, tmp_path):
+    runs, *_ = ablated
+    shutil.copytree(runs / "cgc-seed3", tmp_path / "cgc-seed3")
+    done = ablate(prepared, tmp_path, "--rows", "cgc-shuffled", "--seeds", 3, "--max-update", 50)
+    before, after = rows((runs / "table.md").read_text()), rows(done.stdout)
+    for row in ("`cgc`", "`cgc-shuffled`"):
+        assert after[row]["updates"] == "50" != before[row]["updates"]
+        assert after[row]["validation loss"] != before[row]["validation loss"]
+
+
+def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--data",
+        prepared,
+        "--runs",
+        tmp_path,
+        "--rows",
+        "cgc,cgc-max",
+        "--seeds",
+        1,
+        *QUICK,
+    ]
+    command = [str(word) for word in [*command, "--jobs", 2, "--max-update", 100000]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    logs = [tmp_path / f"{row}-seed1" / "log.jsonl" for row in ("cgc", "cgc-max")]
+    deadline = time.monotonic() + 240
+    while not all(log.exists() and log.stat().st_size for log in logs):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(60) == 130 and "interrupted" in process.stderr.read()
+    sizes = [log.stat().st_size for log in logs]
+    time.sleep(2)
+    assert [log.stat().st_size for log in logs] == sizes
+    assert not any(is_held(tmp_path / f"{row}-seed1" / LOCK) for row in ("cgc", "cgc-max"))
 
 
 def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path):
@@ -78,7 +127,9 @@ def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path)
         (["--jobs", "0"], "--jobs is 0"),
         (["--average", "0"], "--average is 0"),
         (["--data", "nowhere"], "nowhere holds no finished preparation"),
-        (["--data", "nowhere", "--table"], "has no run folder"),
+        (["--table"], "has no run folder"),
+        (["--small", "--average", "7"], "--by update averages 7 checkpoints, and 1500 updates leave 6"),
+        (["--by", "update"], "--save-interval-updates is not given"),
     ],
 )
 def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):

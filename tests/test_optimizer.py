@@ -1,8 +1,11 @@
 """The gate's own learning rate, through fairseq's parameter groups."""
 
+import argparse
+
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import TINY, Task, tiny_model
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, build_optimizer
 from omegaconf import OmegaConf
 
@@ -85,7 +88,7 @@ def test_the_model_marks_its_gates_parameters_and_no_others(options):
     [
         ({"optimizer": "adam"}, "--cgc-lr-scale 0.1 needs an optimizer with parameter groups.*--optimizer cgc_adam"),
         ({"fp16": True}, "--fp16-no-flatten-grads"),
-        ({"bf16": True}, "--fp16-no-flatten-grads"),
+        ({"ddp_backend": "fully_sharded"}, "--not-fsdp-flatten-parameters"),
         ({"cgc_gate": "constant"}, "a constant gate has none"),
         ({"cgc_lr_scale": 0.0}, "--cgc-lr-scale is 0.0; it must be above 0"),
         ({"cgc_lr_scale": float("nan")}, "--cgc-lr-scale is nan"),
@@ -97,7 +100,8 @@ def test_a_scale_that_nobody_would_see_is_refused(options, words):
 
 
 @pytest.mark.parametrize(
-    "options", [{"fp16": True, "fp16_no_flatten_grads": True}, {"bf16": True, "memory_efficient_bf16": True}]
+    "options",
+    [{"fp16": True, "fp16_no_flatten_grads": True}, {"bf16": True}, {"fp16": True, "memory_efficient_fp16": True}],
 )
 def test_half_precision_that_keeps_parameters_apart_is_taken(options):
     tiny_model(cgc_lr_scale=0.1, optimizer="cgc_adam", **options)
@@ -106,3 +110,8 @@ def test_half_precision_that_keeps_parameters_apart_is_taken(options):
 def test_the_latent_size_can_be_the_kernel_s():
     gates = [m for m in tiny_model(cgc_latent_dim="K").encoder.modules() if isinstance(m, ContextGate)]
     assert [tuple(gate.encode.weight.shape) for gate in gates] == [(3, 9), (7, 21), (15, 45)]
+
+
+def test_a_checkpoint_is_used_with_any_precision():
+    args = argparse.Namespace(arch="lightconv_cgc", **TINY, cgc_lr_scale=0.1, optimizer="adam", fp16=True)
+    ARCH_MODEL_REGISTRY["lightconv_cgc"].build_model(args, Task())  # as fairseq-validate --fp16 has it

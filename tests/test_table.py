@@ -562,3 +562,13 @@ def test_the_command_s_corpus_is_the_paper_s_unless_told_otherwise():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.parse(["runs"]).corpus == IWSLT14
+
+
+def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
+    make_run(tmp_path, "cgc", 1, 35.0)
+    make_run(tmp_path, "cgc-max", 1, 36.0)
+    text = make_table(tmp_path)
+    assert list(rows(text)) == [system.title for system in SYSTEMS.values()] and "max" not in text
+    change_json(tmp_path / "cgc-1" / "run.json", lambda record: record.update(row="cgc-pool-1"))
+    with pytest.raises(UserError, match=r"runs of variants alone; examples/ablations/run.sh --table"):
+        make_table(tmp_path)

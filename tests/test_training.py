@@ -321,3 +321,9 @@ def test_figures_are_read_from_fairseq_s_log():
 def test_help_names_the_rows():
     done = run("bash", ROOT / "examples" / "iwslt14" / "train.sh", "--help")
     assert all(row in done.stdout for row in [*ROWS, *VARIANTS]) and "--gpus" in done.stdout
+    sys.path.insert(0, str(TRAIN_ROW.parent))
+    try:
+        import train_row as script  # which names them once more, so that its help needs no environment
+    finally:
+        sys.path.pop(0)
+    assert (script.ROWS, script.VARIANTS) == (tuple(ROWS), tuple(VARIANTS))

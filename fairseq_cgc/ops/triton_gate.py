@@ -189,7 +189,7 @@ def _gate(
     n = tl.program_id(0)
     d, k = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
     _, _, _, normal, _, multiply, add = _latents(
-        *(means, rank, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D)
+        means, rank, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D
     )
     latent = tl.maximum(normal * multiply + add, 0.0)
     matrix = tl.load(decode + k[:, None] * D + d[None, :], mask=(k < K)[:, None] & (d < D)[None, :], other=0.0)
@@ -242,7 +242,7 @@ def _gate_backward(
     n = tl.program_id(0)
     s, d, k = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
     context, count, encoder, normal, inverse, multiply, add = _latents(
-        *(means, rank, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D)
+        means, rank, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D
     )
     latent = tl.maximum(normal * multiply + add, 0.0)
     decoder = tl.load(decode + k[:, None] * D + d[None, :], mask=(k < K)[:, None] & (d < D)[None, :], other=0.0)
