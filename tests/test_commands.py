@@ -105,6 +105,7 @@ def test_options_are_kept_in_the_checkpoint(trained):
         "cgc_decoder": "source",
         "cgc_layers": "[1,2]",
         "cgc_shuffle_context": False,
+        "cgc_lr_scale": 1.0,
         "cgc_pool": "max",
     }
 

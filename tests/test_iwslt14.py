@@ -164,7 +164,7 @@ def test_the_needed_files_are_read_from_every_kind_of_tar_archive(tmp_path, tar_
 
 def test_an_archive_of_the_command_tar_is_read(tmp_path):
     with tarfile.open(write_archive(tmp_path / "a.tgz")) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)  # our own: and Python 3.11.2 has no filter
     subprocess.run(["tar", "-czf", tmp_path / "b.tgz", "-C", tmp_path, "./de-en"], check=True)
     assert read_archive(tmp_path / "b.tgz") == read_archive(tmp_path / "a.tgz")
 
