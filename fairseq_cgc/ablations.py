@@ -214,14 +214,14 @@ def markdown(runs, corpus):
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = [
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
-        "medians over a run, which may have shared its machine with others: they tell a factor of two, not a tenth. "
-        f"`{SHUFFLED}` is `{OF}` itself, whose sentences are given the contexts of their neighbours in the batch."
+        "medians over a run, whatever else its machine did meanwhile: to compare them, train one at a time on a machine of "
+        f"your own. `{SHUFFLED}` is `{OF}` itself, whose sentences are given the contexts of their neighbours in the batch."
     ]
     return (
         "\n\n".join(
             [
                 f"# Ablations on {corpus}",
-                markdown_table(header, rows),
+                markdown_table(header, rows, texts=2),
                 *unfinished_notes(runs),
                 *notes,
                 *provenance(runs),

@@ -349,9 +349,9 @@ def markdown(runs, corpus):
     return "\n\n".join([title, markdown_table(header, rows), *_notes(runs, with_paper)]) + "\n"
 
 
-def markdown_table(header, rows):
-    """A Markdown table whose first column is text and the others figures."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
+def markdown_table(header, rows, texts=1):
+    """A Markdown table whose first columns (``texts`` of them) are text and the others figures."""
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
