@@ -146,6 +146,29 @@ def variances(gates):
     }
 
 
+def share_by_length(gates, lengths):
+    """The share of the variance between sentences that goes with their length.
+
+    The variance among sentences of equal length is what does not; lengths that occur once are left out.
+
+    Args:
+        gates: n x H x K
+        lengths: n, in tokens
+
+    Returns:
+        1: sentences of equal length have equal gates; 0 (or a little below): the length has no part in it; None:
+        there is no variance, or no two sentences are of equal length
+    """
+    gates, lengths = np.asarray(gates, dtype=np.float64), np.asarray(lengths)
+    groups = [gates[lengths == length] for length in np.unique(lengths)]
+    groups = [group for group in groups if len(group) > 1]
+    between = gates.var(0, ddof=1).mean() if len(gates) > 1 else 0.0
+    if not groups or between < 1e-15:
+        return None
+    among_equal = sum(group.var(0, ddof=1).mean() * len(group) for group in groups) / sum(map(len, groups))
+    return float(1 - among_equal / between)
+
+
 def sentence_classes(kind, sentences, lengths, files):
     """A label per sentence.
 
@@ -356,6 +379,7 @@ def _moved(here, there):
 def layer_table(summaries):
     """Markdown: a row a layer, from ``variances``."""
     header = ["layer", "K", "mean", "min", "max", "variance", "of the pattern", "between sentences", "share between"]
+    header += ["of that with the length"]
     rows = [
         [
             f"{layer['layer']}",
@@ -363,6 +387,7 @@ def layer_table(summaries):
             *(f"{layer['gate'][name]:.3f}" for name in ("mean", "minimum", "maximum")),
             *(f"{layer['gate'][name]:.2e}" for name in ("total", "pattern", "between")),
             f"{layer['gate']['between_share']:.1%}",
+            "–" if layer["gate"]["share_by_length"] is None else f"{layer['gate']['share_by_length']:.0%}",
         ]
         for layer in summaries
     ]
@@ -413,14 +438,14 @@ def pair_table(pairs):
     return markdown_table(header, rows)
 
 
-def summarise(layer):
+def summarise(layer, lengths):
     """A layer's part of the JSON."""
     return {
         "layer": layer.number,
         "kernel_size": layer.gates.shape[2],
         "heads": layer.gates.shape[1],
         "first_tap": layer.offset,
-        "gate": variances(layer.gates),
+        "gate": {**variances(layer.gates), "share_by_length": share_by_length(layer.gates, lengths)},
         "gate_mean": layer.gates.mean(0).tolist(),
         "gate_deviation": layer.gates.std(0).tolist(),
         "kernel_mean": layer.kernels.mean(0).tolist(),

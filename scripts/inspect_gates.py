@@ -95,7 +95,7 @@ def main(args):
         layers, lengths = inspection.gates_of(hub, sentences, args.batch)
         chosen = [layers[number] for number in chosen]
         report["sentences"] = len(sentences)
-        report["layers"] = [inspection.summarise(layer) for layer in layers]
+        report["layers"] = [inspection.summarise(layer, lengths) for layer in layers]
         report["shown"] = [
             {"sentence": sentences[n], "tokens": lengths[n], "gates": [layer.gates[n].tolist() for layer in chosen]}
             for n in shown

@@ -80,6 +80,18 @@ def test_the_variance_is_that_of_the_pattern_and_that_between_sentences():
     assert inspection.variances(np.full((9, 4, 7), 0.5))["between_share"] == 0
 
 
+def test_how_much_of_the_variance_goes_with_the_length():
+    chance = np.random.default_rng(2)
+    lengths = chance.integers(5, 15, 400)
+    by_length = chance.random((20, 4, 7))[lengths]
+    noise = chance.random((400, 4, 7))
+    assert inspection.share_by_length(by_length, lengths) == pytest.approx(1)
+    assert abs(inspection.share_by_length(noise, lengths)) < 0.05
+    assert 0.4 < inspection.share_by_length(by_length + noise, lengths) < 0.6
+    assert inspection.share_by_length(np.full((9, 4, 7), 0.5), [3] * 9) is None
+    assert inspection.share_by_length(noise[:3], [3, 4, 5]) is None
+
+
 def clusters(apart, spread=1.0, sizes=(30, 40, 20), seed=1):
     chance = np.random.default_rng(seed)
     kernels = [apart * number + spread * chance.standard_normal((size, 2, 3)) for number, size in enumerate(sizes)]
