@@ -24,6 +24,7 @@ from .table import (
     SYSTEMS,
     TITLES,
     VARIANTS,
+    bleu_of,
     deviation_of,
     difference_cell,
     differences,
@@ -241,7 +242,7 @@ def _cells(runs, row, to_cgc, to_control):
     return [
         *start,
         f"{scored[0].parameters:,}",
-        deviation_of([run.scores[TOKENISED_BLEU]["score"] for run in scored]),
+        deviation_of(bleu_of(runs, row)),
         "–" if row == OF else difference_cell(to_cgc),
         "–" if row == CONTROL else difference_cell(to_control),
         f"{mean(losses):.3f}" if losses else "–",
@@ -262,10 +263,7 @@ def plot_differences(runs, path, corpus):
     """
     from matplotlib.figure import Figure
 
-    scores = {
-        row: [run.scores[TOKENISED_BLEU]["score"] for run in finished(runs, row).values()] for row in reversed(TITLES)
-    }
-    scores = {row: found for row, found in scores.items() if found}
+    scores = {row: found for row in reversed(TITLES) if (found := bleu_of(runs, row))}
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
     for row in (BASELINE, CONTROL, OF):
@@ -274,7 +272,7 @@ def plot_differences(runs, path, corpus):
                 mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=f"mean of {TITLES[row]}"
             )
     for place, (row, found) in enumerate(scores.items()):
-        colour = "#D55E00" if row in VARIANTS else SYSTEMS[row].colour
+        colour = SYSTEMS[OF if row in VARIANTS else row].colour
         axes.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.6)
         axes.errorbar(
             mean(found),

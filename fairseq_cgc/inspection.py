@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from .errors import CheckpointError, CorpusError, OptionError
 from .lightconv_cgc import LightConvCGCEncoder, LightConvCGCModel
-from .table import markdown_table, save_figure
+from .table import SYSTEMS, markdown_table, save_figure
 from .translate import encode
 
-UNGATED, GATED = "#0072B2", "#D55E00"  # as in the tables' plots
+UNGATED, GATED = SYSTEMS["lightconv"].colour, SYSTEMS["cgc"].colour
 
 
 class Layer(NamedTuple):
@@ -81,7 +81,7 @@ def gates_of(hub, sentences, batch=64):
     encoder, tokens = hub.models[0].encoder, [encode(hub, sentence, n) for n, sentence in enumerate(sentences, 1)]
     order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]))
     found = [([], [], []) for _ in encoder.layers]
-    with torch.no_grad(), tqdm(total=len(tokens), desc="gates", unit=" sentences", disable=None) as bar:
+    with tqdm(total=len(tokens), desc="gates", unit=" sentences", disable=None) as bar:
         for start in range(0, len(order), batch):
             group = [tokens[number] for number in order[start : start + batch]]
             record, _, mask = _encoded(hub, group)
@@ -105,9 +105,10 @@ def _encoded(hub, tokens, gates=None):
     encoder = hub.models[0].encoder
     device, pad = next(encoder.parameters()).device, hub.task.source_dictionary.pad()
     batch = collate_tokens(tokens, pad, left_pad=True).to(device)
+    real = batch.ne(pad)
     with encoder.recorded_gates(gates) as record, torch.no_grad():
-        output = encoder(batch, batch.ne(pad).sum(1))["encoder_out"][0]
-    return record, output, batch.ne(pad)
+        output = encoder(batch, real.sum(1))["encoder_out"][0]
+    return record, output, real
 
 
 def _of_sentences(kernel, mask):

@@ -83,7 +83,6 @@ class Run:
     asked: int  # updates
     data: dict
     versions: dict
-    options: list = field(default_factory=list)  # fairseq-train's
     done: int = 0  # updates
     tokens: float = 0.0  # target tokens trained on
     losses: list = field(default_factory=list)  # of (update, validation loss)
@@ -231,7 +230,6 @@ def _read_record(folder):
         data, versions = record["data"], record["versions"]
         run = Run(folder, record["row"], int(record["seed"]), int(record["updates"]), data, dict(versions))
         data["sha256"], data["target_lang"]  # are there
-        run.options = list(record.get("options", ()))
     except KeyError as error:
         raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
     except (TypeError, ValueError) as error:
@@ -312,6 +310,11 @@ def read_results(run, test):
 def finished(runs, row):
     """The runs of a row that have scores: dict of seed to run."""
     return {run.seed: run for run in runs if run.row == row and run.unfinished is None}
+
+
+def bleu_of(runs, row):
+    """Tokenised BLEU-4 of a row's runs that have scores, one a seed."""
+    return [run.scores[TOKENISED_BLEU]["score"] for run in finished(runs, row).values()]
 
 
 def differences(runs, rows, baseline):
@@ -473,9 +476,7 @@ def plot_bleu(runs, path, corpus):
     """
     from matplotlib.figure import Figure
 
-    scores = {
-        row: [run.scores[TOKENISED_BLEU]["score"] for run in finished(runs, row).values()] for row in reversed(SYSTEMS)
-    }
+    scores = {row: bleu_of(runs, row) for row in reversed(SYSTEMS)}
     paper = {row: SYSTEMS[row].paper_bleu for row in scores if corpus == IWSLT14 and SYSTEMS[row].paper_bleu}
     values = [*paper.values(), *(score for row in scores.values() for score in row)] or [0.0, 1.0]
     span = max(max(values) - min(values), 0.5)
