@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_OPTIONS, run, tiny_model
 
-from fairseq_cgc import inspection
+from fairseq_cgc import GatedChannelTransformation, inspection
 from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserError
 from fairseq_cgc.gated_convolution import gated_kernel
 
@@ -315,3 +315,44 @@ def test_pairs_that_would_be_misread(checkpoints, prepared):
         inspection.compare_pair(hub, f"de1 {middle}", f"de2 de1 {middle}")
     with pytest.raises(CorpusError, match="the same tokens to the model"):
         inspection.compare_pair(hub, "DE1 de2", "de1 de2")
+
+
+def report_of(*command):
+    SCRIPT_MODULE.main(SCRIPT_MODULE.parse([str(word) for word in command]))
+    return json.loads((command[-1] / "gates.json").read_text())
+
+
+def test_classes_by_labels_and_by_files_of_one_name(checkpoints, prepared, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.de").write_text("".join(f"{sentence}\n" for sentence in SENTENCES))
+    inputs = [tmp_path / "one" / "test.de", tmp_path / "two" / "test.de"]
+    command = [checkpoints["cgc"], "--data", prepared, "--permutations", 5, "--input", *inputs]
+    found = report_of(*command, "--classes", "file", "--out", tmp_path / "out")["classes"]
+    assert found["classes"] == [str(path) for path in inputs] and found["sizes"] == [5, 5]
+    assert found["compared"] == "kernels"
+    labels = tmp_path / "labels"
+    labels.write_text("a\nb\n" * 5)
+    found = report_of(*command, "--labels", labels, "--out", tmp_path / "out")["classes"]
+    assert (found["of"], found["classes"], found["sizes"]) == ("labels", ["a", "b"], [5, 5])
+
+
+def test_of_a_dynamic_encoder_the_gates_are_compared(checkpoints, prepared, tmp_path):
+    """Its tokens' kernels differ whatever the gate does."""
+    (tmp_path / "input").write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 2))
+    (tmp_path / "labels").write_text("a\nb\n" * 5)
+    command = [checkpoints["cgc-dynamic"], "--data", prepared, "--permutations", 5, "--input", tmp_path / "input"]
+    found = report_of(*command, "--labels", tmp_path / "labels", "--out", tmp_path / "out")["classes"]
+    assert found["compared"] == "gates"
+    layers, _ = inspection.gates_of(inspection.load_model(checkpoints["cgc-dynamic"], prepared), SENTENCES * 2)
+    expected = inspection.compare_classes(layers[-1].gates, ["a", "b"] * 5, permutations=1)
+    assert found["within"] == pytest.approx(expected["within"])
+
+
+def test_with_a_channel_gate_the_layers_reach_everywhere(checkpoints, prepared):
+    hub = inspection.load_model(checkpoints["cgc"], prepared)
+    pair = "de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6"
+    assert inspection.compare_pair(hub, *pair)["reach"] == 4
+    hub.models[0].encoder.layers[0].conv.gct = GatedChannelTransformation(32).eval()
+    found = inspection.compare_pair(hub, *pair)
+    assert found["reach"] is None and "(all)" in inspection.pair_table([found])
