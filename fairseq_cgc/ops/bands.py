@@ -42,21 +42,19 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
     if plus is not None:
         plus = plus.reshape(T, N, 1)
     # On the CPU a tile's sentences are few enough for the cache.
-    rows_of_a_tile = N if x.is_cuda else min(N, max(1, TILE // (size * R)))
-    product_memory = x.new_empty(rows_of_a_tile * size * R)
+    rows = N if x.is_cuda else min(N, max(1, TILE // (size * R)))
+    memory = x.new_empty(rows * size * R)
     for outputs, inputs, columns in _blocks(T, K, size, padding_l):
         length = outputs.stop - outputs.start
         if per_token:  # the taps stand where the last block's stood
             _taps(band, K)[:, :length] = kernel[outputs].transpose(0, 1)
-        for start in range(0, N, rows_of_a_tile):
-            rows = slice(start, min(N, start + rows_of_a_tile))
-            product = product_memory[: (rows.stop - start) * length * R].view(-1, length, R)
-            torch.bmm(band[rows, :length, columns], heads[inputs, rows].transpose(0, 1), out=product)
-            product = product.transpose(0, 1)
-            if plus is None:
-                out[outputs, rows] = product
-            else:
-                torch.add(product, plus[outputs, rows], out=out[outputs, rows])
+        parts = [band[:, :length, columns], heads[inputs].transpose(0, 1), out[outputs].transpose(0, 1)]
+        if plus is not None:
+            parts.append(plus[outputs].transpose(0, 1))
+        products = memory[: rows * length * R].view(rows, length, R)
+        for left, right, place, *added in zip(*(part.split(rows) for part in parts)):
+            product = torch.bmm(left, right, out=products[: left.size(0)])
+            torch.add(product, *added, out=place) if added else place.copy_(product)
     return y
 
 
