@@ -35,6 +35,7 @@ from .table import (
     read_results,
     read_runs,
     save_figure,
+    settings_notes,
     unfinished_notes,
     updates_cell,
     write_text_and_plots,
@@ -224,6 +225,7 @@ def markdown(runs, corpus):
                 f"# Ablations on {corpus}",
                 markdown_table(header, rows, texts=2),
                 *unfinished_notes(runs),
+                *settings_notes(runs),
                 *notes,
                 *provenance(runs),
             ]

@@ -20,7 +20,7 @@ from .errors import UserError
 from .evaluation import SCORES
 from .files import is_held, read_json, read_lines, whole
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, compare
-from .training import LOCK, MODEL_FOLDER, RUN
+from .training import LOCK, MODEL_FOLDER, RUN, option_values, row_options
 
 IWSLT14 = "IWSLT'14 De-En"  # the paper's corpus: with another, its figures are left out
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
@@ -83,6 +83,7 @@ class Run:
     asked: int  # updates
     data: dict
     versions: dict
+    settings: dict = field(default_factory=dict)  # what it was told beyond its row's options: name to value
     done: int = 0  # updates
     tokens: float = 0.0  # target tokens trained on
     losses: list = field(default_factory=list)  # of (update, validation loss)
@@ -236,7 +237,18 @@ def _read_record(folder):
         raise UserError(f"{path} is not as train.sh writes it ({error}); train this run anew") from None
     if run.row not in TITLES:
         raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
+    run.settings = _settings(run.row, record)
     return run
+
+
+def _settings(row, record):
+    """Where a run's record leaves its row's options, and its tokens an update."""
+    settings = {"tokens an update": f"{record['batch_tokens']:,}"} if "batch_tokens" in record else {}
+    if "options" in record:
+        own, told = option_values(row_options(row)), option_values(record["options"])
+        settings |= {name: value for name, value in told.items() if own.get(name) != value}
+        settings |= {name: "left out" for name in own if name not in told}
+    return settings
 
 
 def read_log(run):
@@ -405,7 +417,7 @@ def difference_cell(by_seed):
 
 def _notes(runs, with_paper):
     """What stands under the table: paragraphs and lists."""
-    notes = unfinished_notes(runs)
+    notes = unfinished_notes(runs) + settings_notes(runs)
     control = differences(runs, ["cgc"], CONTROL)["cgc"]
     notes.append(
         "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
@@ -428,6 +440,21 @@ def unfinished_notes(runs):
     """A list of the runs that have no part in the means, where there are any."""
     unfinished = [f"- {run}: {run.unfinished}" for run in runs if run.unfinished]
     return ["Left out of the means:\n\n" + "\n".join(unfinished)] if unfinished else []
+
+
+def settings_notes(runs):
+    """A list of the settings in which runs differ though their rows do not, where there are any."""
+    lines = []
+    for name in dict.fromkeys(name for run in runs for name in run.settings):
+        by_value = {}
+        for run in runs:
+            by_value.setdefault(run.settings.get(name, "the row's own"), []).append(f"{run.row} {run.seed}")
+        if len(by_value) > 1:
+            values = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+            lines.append(f"- `{name}`: {values}")
+    return [
+        "**Not trained alike**: a difference between rows may come from these settings.\n\n" + "\n".join(lines)
+    ] * bool(lines)
 
 
 def provenance(runs):

@@ -87,6 +87,18 @@ def row_options(row):
     return [*ROWS[row], *PROTOCOL, *(R_DROP if row == "cgc-rdrop" else CRITERION)]
 
 
+def option_values(options):
+    """What fairseq-train makes of its options where they are given twice: dict of name to the last value, as text."""
+    values = {}
+    for word in options:
+        if word.startswith("--"):
+            name = word
+            values[name] = "on"
+        else:
+            values[name] = word if values[name] == "on" else f"{values[name]} {word}"
+    return values
+
+
 def batch_options(devices, max_tokens=None, batch_tokens=BATCH_TOKENS):
     """The same tokens an update whatever the hardware: gradient accumulation makes up the difference.
 

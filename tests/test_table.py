@@ -28,6 +28,7 @@ from fairseq_cgc.table import (
     read_run,
     read_runs,
 )
+from fairseq_cgc.training import row_options
 
 NEEDS_MATPLOTLIB = pytest.mark.skipif(find_spec("matplotlib") is None, reason="the extra plots is not installed")
 SCRIPT = ROOT / "examples" / "iwslt14" / "table6.py"
@@ -290,6 +291,39 @@ def test_an_unfinished_seed_is_left_out_of_the_mean(tmp_path):
     make_run(tmp_path, seed=2, score=99.0, updates=50000)
     found = rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + CGC encoder"]
     assert found["tokenised BLEU-4"] == "35.00 (n = 1)"
+
+
+# Runs that were not trained alike
+
+
+def differing(root):
+    """The settings that the table says its runs differ in."""
+    return re.findall(r"^- (`.*)$", markdown(read_runs(root), IWSLT14).partition("Not trained alike")[2], re.M)
+
+
+def test_settings_in_which_runs_differ_are_named_with_the_runs(tmp_path):
+    further = {"lightconv": ["--dropout", "0.1"], "cgc": ["--dropout", "0.3", "--fp16"], "cgc-constant": []}
+    for row, options in further.items():
+        make_run(tmp_path, row, options=[*row_options(row), *options], batch_tokens=4000)
+    make_run(tmp_path, "cgc", 2, options=row_options("cgc"), batch_tokens=800)
+    assert differing(tmp_path) == [
+        "`tokens an update`: 4,000 (lightconv 1, cgc 1, cgc-constant 1); 800 (cgc 2)",
+        "`--dropout`: 0.1 (lightconv 1); the row's own (cgc 1, cgc 2, cgc-constant 1)",
+        "`--fp16`: the row's own (lightconv 1, cgc 2, cgc-constant 1); on (cgc 1)",
+    ]
+
+
+def test_an_option_of_the_protocol_that_a_run_lacks_is_named(tmp_path):
+    options = row_options("cgc")
+    make_run(tmp_path, "lightconv", options=row_options("lightconv"))
+    make_run(tmp_path, "cgc", options=[word for word in options if word not in ("--lr", "5e-4")])
+    assert differing(tmp_path) == ["`--lr`: the row's own (lightconv 1); left out (cgc 1)"]
+
+
+def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
+    for row in ("lightconv", "dynamic", "cgc", "cgc-constant", "cgc-rdrop"):
+        make_run(tmp_path, row, options=[*row_options(row), "--dropout", "0.1"], batch_tokens=800)
+    assert differing(tmp_path) == []
 
 
 # Runs that do not belong together
