@@ -98,11 +98,14 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
     command = [str(word) for word in [*command, "--jobs", 2, "--max-update", 100000]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     logs = [tmp_path / f"{row}-seed1" / "log.jsonl" for row in ("cgc", "cgc-max")]
-    deadline = time.monotonic() + 240
-    while not all(log.exists() and log.stat().st_size for log in logs):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    process.terminate()
+    deadline = time.monotonic() + 400
+    try:
+        while not all(log.exists() and log.stat().st_size for log in logs):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("*.log")]
+            time.sleep(0.2)
+    finally:  # it would train for hours
+        process.terminate()
     assert process.wait(60) == 130 and "interrupted" in process.stderr.read()
     sizes = [log.stat().st_size for log in logs]
     time.sleep(2)
