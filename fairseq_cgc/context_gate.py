@@ -152,10 +152,8 @@ class ContextGate(nn.Module):
         Returns:
             B x H x K, or None where there is no faster way
         """
-        if self.shuffle and not self.training:
-            return None
         if self.fuses(means):
-            return self._fused(means, padding, weight, gate_on, weight_softmax)
+            return self._shuffled(self._fused(means, padding, weight, gate_on, weight_softmax))
         norm = self.norm.weight, self.norm.bias
         if self.norm.weight.dim() > 1 or not gate.suits_cpu(
             means, self.encode.weight, *norm, self.decode.weight, weight
@@ -164,7 +162,7 @@ class ContextGate(nn.Module):
         context = pool_slots(means, self.num_slots, padding, self.pool)
         how = self.activation, gate_on, weight_softmax
         parameters = self.encode.weight, *norm, self.norm.eps, self.decode.weight, weight
-        return gate.kernels_of_context(context, *parameters, *how)
+        return self._shuffled(gate.kernels_of_context(context, *parameters, *how))
 
     def _fused(self, means, padding, weight=None, gate_on="kernel", weight_softmax=True):
         norm = self.norm.weight, self.norm.bias, self.norm.eps

@@ -194,5 +194,12 @@ def test_what_looks_inside_or_mixes_precisions_gets_pytorch_s_operations():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert gate.kernels(means, None, weight, True, "kernel") is None
     assert make(7, norm="heads-latent").gate.kernels(means, None, weight, True, "kernel") is None
-    shuffled = make(7, shuffle=True).gate.eval()
-    assert shuffled.kernels(means, None, weight, True, "kernel") is None
+
+
+@pytest.mark.parametrize("gate_on", ["kernel", "logits"])
+def test_shuffled_kernels_are_the_neighbour_s_when_evaluating_alone(gate_on):
+    gate, means, weight = make(7, shuffle=True).gate, torch.randn(9, 3, HEADS), torch.randn(HEADS, 7)
+    own = gate.train().kernels(means, None, weight, True, gate_on)
+    gate.eval()
+    assert torch.equal(gate.kernels(means, None, weight, True, gate_on), own.roll(1, 0))
+    torch.testing.assert_close(own.roll(1, 0), gated_kernel(gate.of_means(means), weight, True, gate_on))
