@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import statistics
 import time
 
@@ -27,8 +28,9 @@ def compare(contenders, repeats, device="cpu", title=None, limit=None):
     """Time contenders alternately in this process.
 
     In each repeat each one runs twice, and the second run is timed, so that none is charged for the
-    state in which another left the caches and the memory allocator. What takes less than 5 ms is
-    run several times a repeat.
+    state in which another left the caches and the memory allocator; what of that state remains, an
+    order drawn anew in each repeat spreads over all. What takes less than 5 ms is run several times
+    a repeat.
 
     Args:
         contenders: {name: function without arguments}; ratios are to the first one's time
@@ -48,10 +50,11 @@ def compare(contenders, repeats, device="cpu", title=None, limit=None):
         if limit is None or once < limit:
             calls[name] = max(1, min(50, math.ceil(0.005 / once)))
     times = {name: [] for name in calls}
+    draw = random.Random(0)
     for _ in tqdm(range(repeats), desc=title, leave=False, disable=None if title else True):
-        for name, number in calls.items():
+        for name in draw.sample(list(calls), len(calls)):
             contenders[name]()
-            times[name].append(1e3 * seconds(contenders[name], device, number))
+            times[name].append(1e3 * seconds(contenders[name], device, calls[name]))
     results, base = {}, next(iter(contenders))
     for name, values in times.items():
         results[name] = {"ms": [round(value, 4) for value in values], "median": statistics.median(values)}

@@ -74,6 +74,15 @@ def test_contenders_are_timed_and_compared():
     assert list(left) == ["fast"] and "ratio" not in left["fast"]
 
 
+def test_contenders_take_turns_in_changing_order():
+    calls = []
+    contenders = {name: lambda name=name: calls.append(name) or time.sleep(0.005) for name in "abc"}
+    compare(contenders, repeats=6)
+    turns = [calls[start : start + 6] for start in range(6, len(calls), 6)]  # after a warm-up of two calls each
+    assert all(turn[::2] == turn[1::2] and sorted(turn) == list("aabbcc") for turn in turns)
+    assert len(turns) == 6 and len({turn[0] for turn in turns}) > 1
+
+
 def test_peak_memory_is_what_is_held_at_once():
     def function():
         for _ in range(3):
