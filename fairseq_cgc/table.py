@@ -231,13 +231,15 @@ def _read_record(folder):
         data, versions = record["data"], record["versions"]
         run = Run(folder, record["row"], int(record["seed"]), int(record["updates"]), data, dict(versions))
         data["sha256"], data["target_lang"]  # are there
+        if run.row not in TITLES:
+            raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
+        run.settings = _settings(run.row, record)
+    except UserError:  # a ValueError too
+        raise
     except KeyError as error:
         raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not as train.sh writes it ({error}); train this run anew") from None
-    if run.row not in TITLES:
-        raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
-    run.settings = _settings(run.row, record)
     return run
 
 

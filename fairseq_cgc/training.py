@@ -89,13 +89,13 @@ def row_options(row):
 
 def option_values(options):
     """What fairseq-train makes of its options where they are given twice: dict of name to the last value, as text."""
-    values = {}
+    values, name = {}, ""
     for word in options:
         if word.startswith("--"):
-            name = word
-            values[name] = "on"
+            name, given, value = word.partition("=")
+            values[name] = value if given else "on"
         else:
-            values[name] = word if values[name] == "on" else f"{values[name]} {word}"
+            values[name] = f"{values[name]} {word}" if values.get(name, "on") != "on" else word
     return values
 
 

@@ -210,6 +210,8 @@ def test_a_training_event_without_its_value_is_named(tmp_path):
         (lambda record: record.pop("seed"), "run.json lacks 'seed'"),
         (lambda record: record["data"].pop("sha256"), "run.json lacks 'sha256'"),
         (lambda record: record.update(updates="many"), "run.json is not as train.sh writes it"),
+        (lambda record: record.update(options=[1]), "run.json is not as train.sh writes it"),
+        (lambda record: record.update(batch_tokens="all"), "run.json is not as train.sh writes it"),
         (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
     ],
 )
@@ -323,6 +325,7 @@ def test_an_option_of_the_protocol_that_a_run_lacks_is_named(tmp_path):
 def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
     for row in ("lightconv", "dynamic", "cgc", "cgc-constant", "cgc-rdrop"):
         make_run(tmp_path, row, options=[*row_options(row), "--dropout", "0.1"], batch_tokens=800)
+    make_run(tmp_path, "cgc", 2, options=[*row_options("cgc"), "--dropout=0.1"], batch_tokens=800)
     assert differing(tmp_path) == []
 
 
