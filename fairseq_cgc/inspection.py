@@ -548,11 +548,16 @@ def plot_variances(summaries, path):
     save_figure(figure, path)
 
 
+def _ending(name, length=24):
+    """The end of a long name, a path's say: whole, it would leave a plot no room."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
 def plot_classes(found, title, path):
     """The matrix of between-class minus within-class distances (Fig. 5 of the supplement)."""
     from matplotlib.figure import Figure
 
-    matrix, classes = np.array(found["difference"]), [str(name) for name in found["classes"]]
+    matrix, classes = np.array(found["difference"]), [_ending(str(name)) for name in found["classes"]]
     side = 3 + 0.45 * min(len(classes), 20)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()

@@ -337,6 +337,15 @@ def test_classes_by_labels_and_by_files_of_one_name(checkpoints, prepared, tmp_p
     assert (found["of"], found["classes"], found["sizes"]) == ("labels", ["a", "b"], [5, 5])
 
 
+def test_long_names_of_classes_leave_their_plot_its_room(tmp_path, recwarn):
+    pytest.importorskip("matplotlib")
+    names = [f"/a/long/path{'/folder' * 20}/{number}/test.de" for number in range(2)]
+    found = {"difference": [[0.0, 0.1], [0.2, 0.0]], "classes": names, "share": 1.0}
+    inspection.plot_classes(found, "of files", tmp_path / "classes.png")
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]
+    assert inspection._ending(names[1]) == "…folder/folder/1/test.de" and inspection._ending("question") == "question"
+
+
 def test_of_a_dynamic_encoder_the_gates_are_compared(checkpoints, prepared, tmp_path):
     """Its tokens' kernels differ whatever the gate does."""
     (tmp_path / "input").write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 2))
