@@ -234,8 +234,6 @@ def _read_record(folder):
         if run.row not in TITLES:
             raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
         run.settings = _settings(run.row, record)
-    except UserError:  # a ValueError too
-        raise
     except KeyError as error:
         raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
     except (TypeError, ValueError, AttributeError) as error:
@@ -448,15 +446,19 @@ def settings_notes(runs):
     """A list of the settings in which runs differ though their rows do not, where there are any."""
     lines = []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
-        by_value = {}
-        for run in runs:
-            by_value.setdefault(run.settings.get(name, "the row's own"), []).append(f"{run.row} {run.seed}")
-        if len(by_value) > 1:
-            values = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
-            lines.append(f"- `{name}`: {values}")
-    return [
-        "**Not trained alike**: a difference between rows may come from these settings.\n\n" + "\n".join(lines)
-    ] * bool(lines)
+        values = _names_by(runs, [run.settings.get(name, "the row's own") for run in runs])
+        if len(values) > 1:
+            lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
+    why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
+    return [why + "\n".join(lines)] if lines else []
+
+
+def _names_by(runs, values):
+    """Dict of the values, one a run, to the rows and seeds of the runs that have each."""
+    names = {}
+    for run, value in zip(runs, values):
+        names.setdefault(value, []).append(f"{run.row} {run.seed}")
+    return {value: ", ".join(found) for value, found in names.items()}
 
 
 def provenance(runs):
@@ -486,11 +488,9 @@ def _hashes(sha256):
 def _signatures(scored):
     """A line a signature; fairseq's tells the run's own precisions, so that there it is a line a run."""
     for figure in FIGURES:
-        by_signature = {}
-        for run in scored:
-            by_signature.setdefault(run.scores[figure]["signature"], []).append(f"{run.row} {run.seed}")
+        by_signature = _names_by(scored, [run.scores[figure]["signature"] for run in scored])
         for signature, names in by_signature.items():
-            whose = "" if len(by_signature) == 1 else f", {', '.join(names)}"
+            whose = "" if len(by_signature) == 1 else f", {names}"
             yield f"- {'sacreBLEU' if figure == 'BLEU' else figure}{whose}: `{signature}`"
 
 
