@@ -268,11 +268,10 @@ def plot_differences(runs, path, corpus):
     scores = {row: found for row in reversed(TITLES) if (found := bleu_of(runs, row))}
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
-    for row in (BASELINE, CONTROL, OF):
-        if row in scores:
-            axes.axvline(
-                mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=f"mean of {TITLES[row]}"
-            )
+    lines = [row for row in (BASELINE, CONTROL, OF) if row in scores]
+    for row in lines:
+        label = f"mean of {TITLES[row]}"
+        axes.axvline(mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=label)
     for place, (row, found) in enumerate(scores.items()):
         colour = SYSTEMS[OF if row in VARIANTS else row].colour
         axes.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.6)
@@ -290,5 +289,6 @@ def plot_differences(runs, path, corpus):
     axes.set_title(corpus)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    if lines:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)

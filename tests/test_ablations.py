@@ -164,6 +164,14 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
     assert (tmp_path / "out" / "table.png").stat().st_size > 10_000
 
 
+def test_the_table_names_settings_in_which_runs_differ(tmp_path, recwarn):
+    for seed, tokens in ((1, 4000), (2, 800)):
+        make_run(tmp_path, "cgc-max", seed, options=training.row_options("cgc-max"), batch_tokens=tokens)
+    text = make_table(tmp_path, tmp_path / "out")
+    assert not recwarn.list, "rows without any of the baselines leave the plot's legend empty"
+    assert "**Not trained alike**" in text and "- `tokens an update`: 4,000 (cgc-max 1); 800 (cgc-max 2)" in text
+
+
 def test_every_row_has_a_title_and_every_title_a_row():
     assert set(table.TITLES) == {*training.ROWS, *training.VARIANTS, "cgc-shuffled"}
 

@@ -176,6 +176,23 @@ def test_torch_compile_takes_it_whole(path, T):
     torch.testing.assert_close(torch.autograd.grad(compiled(x, kernel), [x, kernel], grad), expected)
 
 
+def test_only_where_something_compiles_is_it_an_operation_of_torch_s():
+    x, kernel = torch.randn(9, 2, 8, requires_grad=True), torch.randn(2, 2, 7, requires_grad=True)
+
+    def function():
+        return gated_lightconv(x, kernel, 3).sum()
+
+    def operations(called):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            called().backward()
+        return {event.name for event in profile.events() if event.name.startswith("fairseq_cgc::")}
+
+    compiled = torch.compile(function, backend="aot_eager")
+    compiled().backward()
+    assert operations(compiled) == {"fairseq_cgc::lightconv", "fairseq_cgc::lightconv_kernel_gradient"}
+    assert operations(function) == set()
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing_changes_nothing(reentrant):
     x, kernel = torch.randn(90, 2, 8, requires_grad=True), torch.randn(2, 2, 7, requires_grad=True)
