@@ -136,7 +136,7 @@ class ContextGate(nn.Module):
 
     def fuses(self, means: Tensor) -> bool:
         """Whether a GPU computes this gate from such means in one launch (``ops.gate``)."""
-        plain = self.pool == "average" and self.norm.weight.dim() == 1
+        plain = means.is_cuda and self.pool == "average" and self.norm.weight.dim() == 1
         return plain and gate.suits(means, self.num_slots, self.encode.out_features, self.kernel_size)
 
     def kernels(
@@ -154,15 +154,14 @@ class ContextGate(nn.Module):
         """
         if self.fuses(means):
             return self._shuffled(self._fused(means, padding, weight, gate_on, weight_softmax))
-        norm = self.norm.weight, self.norm.bias
-        if self.norm.weight.dim() > 1 or not gate.suits_cpu(
-            means, self.encode.weight, *norm, self.decode.weight, weight
-        ):
+        encode, scale, shift, decode = self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
+        if scale.dim() > 1 or not gate.suits_cpu(means, encode, scale, shift, decode, weight):
             return None
         context = pool_slots(means, self.num_slots, padding, self.pool)
         how = self.activation, gate_on, weight_softmax
-        parameters = self.encode.weight, *norm, self.norm.eps, self.decode.weight, weight
-        return self._shuffled(gate.kernels_of_context(context, *parameters, *how))
+        return self._shuffled(
+            gate.kernels_of_context(context, encode, scale, shift, self.norm.eps, decode, weight, *how)
+        )
 
     def _fused(self, means, padding, weight=None, gate_on="kernel", weight_softmax=True):
         norm = self.norm.weight, self.norm.bias, self.norm.eps

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .context_pool import accumulation_dtype
+from .kept import kept
 
 # Outputs a block. The products grow with it, the work of laying out the bands shrinks.
 BLOCK = 32
@@ -38,13 +39,21 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
     size = _block(T)
     per_token = kernel.dim() == 4
     kernel = kernel.reshape(*(T,) * per_token, N, K).to(x.dtype)
-    band = x.new_zeros(N, size, size + K - 1) if per_token else _band(kernel, size)
+    blocks = list(_blocks(T, K, size, padding_l))
+    if per_token:
+        band = x.new_zeros(N, size, size + K - 1)
+    elif len(blocks) == 1:  # lay out no columns that meet no input
+        [(outputs, inputs, columns)] = blocks
+        band = _band(kernel, size, columns)
+        blocks = [(outputs, inputs, slice(None))]
+    else:
+        band = _band(kernel, size, slice(0, size + K - 1))
     if plus is not None:
         plus = plus.reshape(T, N, 1)
     # On the CPU a tile's sentences are few enough for the cache.
     rows = N if x.is_cuda else min(N, max(1, TILE // (size * R)))
     memory = x.new_empty(rows * size * R)
-    for outputs, inputs, columns in _blocks(T, K, size, padding_l):
+    for outputs, inputs, columns in blocks:
         length = outputs.stop - outputs.start
         if per_token:  # the taps stand where the last block's stood
             _taps(band, K)[:, :length] = kernel[outputs].transpose(0, 1)
@@ -53,7 +62,9 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
             parts.append(plus[outputs].transpose(0, 1))
         products = memory[: rows * length * R].view(rows, length, R)
         for left, right, place, *added in zip(*(part.split(rows) for part in parts)):
-            product = torch.bmm(left, right, out=products[: left.size(0)])
+            if left.size(0) < rows:  # the last tile
+                products = products[: left.size(0)]
+            product = torch.bmm(left, right, out=products)
             torch.add(product, *added, out=place) if added else place.copy_(product)
     return y
 
@@ -78,14 +89,19 @@ def kernel_gradient(
     N, R = B * H, C // H
     precise = accumulation_dtype(x)
     size = _block(T)
-    band = torch.zeros(N, size, size + K - 1, dtype=precise, device=x.device)
+    blocks = list(_blocks(T, K, size, padding_l))
+    alone = len(blocks) == 1 and not per_token and not x.is_cuda
+    band = None if alone else torch.zeros(N, size, size + K - 1, dtype=precise, device=x.device)
     gradient = torch.empty(T, N, K, dtype=precise, device=x.device) if per_token else None
-    for outputs, inputs, columns in _blocks(T, K, size, padding_l):
+    for outputs, inputs, columns in blocks:
         length = outputs.stop - outputs.start
         left = grad.view(T, N, R)[outputs].transpose(0, 1).to(precise)
         right = x.view(T, N, R)[inputs].permute(1, 2, 0).to(precise)
-        block = band[:, :length, columns]
         product = torch.bmm(left, right)
+        if alone:
+            places = _places(product, K, size, columns.start, columns.stop)
+            return (product.flatten(1) @ places.t()).view(B, H, K)
+        block = band[:, :length, columns]
         if per_token:
             band.zero_()  # columns beyond the sentence's ends
         if per_token or not outputs.start:
@@ -118,7 +134,26 @@ def _blocks(T, kernel_size, size, padding_l):
         yield slice(start, stop), inputs, slice(inputs.start - first, inputs.stop - first)
 
 
-def _band(kernel: Tensor, size: int) -> Tensor:
+def _band(kernel: Tensor, size: int, columns: slice) -> Tensor:
+    """N x K kernels to the columns of N x size x (size + K - 1) matrices whose row t holds the kernel from t on."""
+    N, K = kernel.shape
+    if kernel.is_cuda:
+        return _shifted(kernel, size)[:, :, columns]
+    return (kernel @ _places(kernel, K, size, columns.start, columns.stop)).view(N, size, -1)
+
+
+@kept
+def _places(kernel_size, size, first, last, dtype, device):
+    """Where each tap stands in columns ``first`` ... ``last`` - 1 of a kernel's band: K x (size * columns), zeros and ones.
+
+    On the CPU a product with it lays a band out, and one with its transpose sums up what stands at each
+    tap, in half the time of copies and strides.
+    """
+    taps = torch.eye(kernel_size, dtype=dtype, device=device)
+    return _shifted(taps, size)[:, :, first:last].flatten(1)
+
+
+def _shifted(kernel: Tensor, size: int) -> Tensor:
     """N x K kernels to N x size x (size + K - 1) matrices whose row t holds the kernel from column t on.
 
     Rows of K + size entries, kernel then zeros, read as rows one shorter: each starts one later.

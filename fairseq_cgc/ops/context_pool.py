@@ -1,13 +1,25 @@
 """Pool a padded batch to one context map a sentence, whatever the padding."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .kept import kept
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
     """What sums over x are taken in: float32, or float64 for float64 input."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(x: Tensor):
+    """A context in which x's device computes in the precision that it is given."""
+    device = x.device.type
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()  # costs a tenth
 
 
 def head_means(x: Tensor, num_heads: int) -> Tensor:
@@ -105,12 +117,10 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
     if padding is None and pool == "max":
         padding = torch.zeros(B, T, dtype=torch.bool, device=heads.device)
     if padding is None:  # every sentence has the same slots: one product does it
-        first, last = _windows(torch.full((1, 1), T, device=heads.device), num_slots)
-        token = torch.arange(T, device=heads.device)
-        inside = (token >= first.t()) & (token < last.t())  # num_slots x T
-        with torch.autocast(heads.device.type, enabled=False):
-            sums = torch.mm(inside.to(heads.dtype), heads.reshape(T, B * H))
-        return (sums / (last - first).t()).view(num_slots, B, H).permute(1, 2, 0)
+        inside, count = _slots(heads, T, num_slots)
+        with without_autocast(heads):
+            sums = torch.mm(inside, heads.reshape(T, B * H))
+        return (sums / count).view(num_slots, B, H).permute(1, 2, 0)
 
     padding = padding if isinstance(padding, Padding) else Padding(padding)
     rows, outside, count = padding.slots(num_slots)
@@ -123,6 +133,15 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
     else:
         pooled = pooled.masked_fill(outside, 0.0).sum(2) / count.unsqueeze(2)
     return pooled.transpose(1, 2)
+
+
+@kept
+def _slots(T, num_slots, dtype, device):
+    """Of an unpadded sentence: which tokens are in each slot, num_slots x T, and how many, num_slots x 1."""
+    first, last = _windows(torch.full((1, 1), T, device=device), num_slots)
+    token = torch.arange(T, device=device)
+    inside = (token >= first.t()) & (token < last.t())
+    return inside.to(dtype), (last - first).t().to(dtype)
 
 
 def _windows(lengths, num_slots):

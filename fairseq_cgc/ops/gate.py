@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 from .context_pool import Padding
 from .gated_lightconv import has_triton
 
+aten = torch.ops.aten
+
 
 def suits(means: Tensor, num_slots: int, latent_dim: int, kernel_size: int) -> bool:
     """Whether ``gated_kernels`` is to be taken: on a GPU, with Triton, in float32, at sizes that a program can hold."""
@@ -127,20 +129,24 @@ class _KernelsOfContext(torch.autograd.Function):
         normal, mean, inverse = torch.native_layer_norm(encoded, scale.shape, scale, shift, eps)
         latent = normal.relu_()
         logits = latent @ decode.t()
-        gate = (logits.sigmoid_() if sigmoid else logits.tanh_().add_(1)).view(B, H, -1)
+        activated = (logits.sigmoid_() if sigmoid else logits.tanh_()).view(B, H, -1)
+        gate = activated if sigmoid else activated + 1
         if on_logits:
             kernel = share = torch.softmax(weight * gate, 2)
         else:
             share = torch.softmax(weight, 1) if softmax else weight
             kernel = share * gate
-        ctx.save_for_backward(rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, gate, share)
+        ctx.save_for_backward(
+            rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share
+        )
         return kernel
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, gate, share = ctx.saved_tensors
+        rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share = ctx.saved_tensors
         _, softmax, on_logits, sigmoid = ctx.how
+        gate = activated if sigmoid else activated + 1
         if on_logits:
             of_product = _softmax_backward(grad, share)
             of_weight, of_gate = (of_product * gate).sum(0), of_product * weight
@@ -148,9 +154,10 @@ class _KernelsOfContext(torch.autograd.Function):
             of_weight, of_gate = (grad * gate).sum(0), grad * share
             if softmax:
                 of_weight = _softmax_backward(of_weight, share)
-        of_logits = (of_gate * gate * ((1 if sigmoid else 2) - gate)).view(rows.size(0), -1)
-        of_normal = torch.ops.aten.threshold_backward(of_logits @ decode, latent, 0)
-        of_encoded, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
+        of_activated = aten.sigmoid_backward if sigmoid else aten.tanh_backward
+        of_logits = of_activated(of_gate, activated).view(rows.size(0), -1)
+        of_normal = aten.threshold_backward(of_logits @ decode, latent, 0)
+        of_encoded, of_scale, of_shift = aten.native_layer_norm_backward(
             of_normal, encoded, scale.shape, mean, inverse, scale, shift, [True, True, True]
         )
         slots = rows.size(1)
@@ -160,7 +167,7 @@ class _KernelsOfContext(torch.autograd.Function):
 
 
 def _softmax_backward(grad, share):
-    return share * (grad - (grad * share).sum(-1, keepdim=True))
+    return aten._softmax_backward_data(grad, share, -1, grad.dtype)
 
 
 # torch.compile takes these two for single operations.

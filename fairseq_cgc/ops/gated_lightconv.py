@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import bands, depthwise
-from .context_pool import accumulation_dtype, head_means
+from .context_pool import accumulation_dtype, head_means, without_autocast
 
 # Each path is a module with these two functions, free of autograd:
 #   convolve(x, kernel, padding_l, plus=None)
@@ -123,7 +123,9 @@ def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, pe
     if kernel.shape != wanted:
         letters = "T x B x H x K" if per_token else "B x H x K"
         raise ValueError(f"the kernels are {tuple(kernel.shape)}, wanted {letters}: {wanted}")
-    kernel = kernel[..., first:last].to(message.dtype)
+    if last - first < kernel_size:
+        kernel = kernel[..., first:last]
+    kernel = kernel.to(message.dtype)
     if dropout:
         kernel = torch.dropout(kernel, dropout, train=True)
     return _Convolve.apply(x, message, kernel.contiguous(), padding_l, path)
@@ -210,7 +212,7 @@ def _operation(name, fake):
 
 @_operation("lightconv", lambda x, *_: torch.empty_like(x))
 def _lightconv(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None, path: str) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return _module(path).convolve(x, kernel, padding_l, plus)
 
 
@@ -223,5 +225,5 @@ def _fake_kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token,
 def _lightconv_kernel_gradient(
     grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool, path: str
 ) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return _module(path).kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token)
