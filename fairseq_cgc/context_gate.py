@@ -136,7 +136,7 @@ class ContextGate(nn.Module):
 
     def fuses(self, means: Tensor) -> bool:
         """Whether a GPU computes this gate from such means in one launch (``ops.gate``)."""
-        plain = means.is_cuda and self.pool == "average" and self.norm.weight.dim() == 1
+        plain = self.pool == "average" and self.norm.weight.dim() == 1
         return plain and gate.suits(means, self.num_slots, self.encode.out_features, self.kernel_size)
 
     def kernels(

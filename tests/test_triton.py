@@ -223,13 +223,13 @@ def build(kernel, types, constants):
 
 for dtype, band, per_token in (("fp32", False, True), ("bf16", True, True), ("bf16", True, False), ("fp16", False, False)):
     sizes = {"INTERPRETED": False, "BLOCK_T": kernels.BLOCK_T, "BLOCK_S": 64, "PER_TOKEN": per_token}
-    types = {"x": "*" + dtype, "y": "*" + dtype, "grad": "*" + dtype, "kernel": "*fp32", "plus": "*fp32", "sums": "*fp32"}
-    built = build(kernels._convolve, types, {**sizes, "BLOCK_R": 128, "HAS_PLUS": True, "BAND": band})
+    types = {"x": "*" + dtype, "y": "*" + dtype, "grad": "*" + dtype, "kernel": "*fp32", "spread": "*fp32", "sums": "*fp32"}
+    built = build(kernels._convolve, types, {**sizes, "BLOCK_R": 128, "HAS_SPREAD": True, "BAND": band})
     assert ("mma" in built.asm["ptx"]) == band and built.metadata.shared < 48 * 1024
     built = build(kernels._kernel_gradient, types, {**sizes, "BLOCK_R": 64})
     assert ("mma" in built.asm["ptx"]) == (dtype != "fp32") and built.metadata.shared <= 48 * 1024
 # An argument of 1 is a constant to the compiler.
-build(kernels._convolve, types, {**sizes, "N": 1, "BLOCK_R": 16, "HAS_PLUS": False, "BAND": False})
+build(kernels._convolve, types, {**sizes, "N": 1, "BLOCK_R": 16, "HAS_SPREAD": False, "BAND": False})
 sizes = {"HAS_PADDING": True, "SOFTMAX": True, "BLOCK_T": gates.BLOCK_T, "BLOCK_S": 128, "BLOCK_D": 16, "BLOCK_K": 32}
 for kernel in (gates._gate, gates._gate_backward):
     for dtype, what, sigmoid in (("fp32", 1, True), ("bf16", 2, False), ("fp16", 0, True)):

@@ -14,7 +14,7 @@ BLOCK = 32
 TILE = 1 << 18
 
 
-def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = None) -> Tensor:
     """``gated_lightconv`` without gradients.
 
     A block of S outputs of one sentence and head is an S x (S + K - 1) band matrix times the block's
@@ -25,7 +25,7 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
         x: T x B x C, contiguous
         kernel: B x H x K, or T x B x H x K
         padding_l: taps before the output's own position
-        plus: T x B x H, added to all channels of its head
+        spread: T x B x H, shared out evenly among the channels of its head, and added
 
     Returns:
         T x B x C
@@ -48,8 +48,8 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
         blocks = [(outputs, inputs, slice(None))]
     else:
         band = _band(kernel, size, slice(0, size + K - 1))
-    if plus is not None:
-        plus = plus.reshape(T, N, 1)
+    if spread is not None:
+        spread = spread.reshape(T, N, 1)
     # On the CPU a tile's sentences are few enough for the cache.
     rows = N if x.is_cuda else min(N, max(1, TILE // (size * R)))
     memory = x.new_empty(rows * size * R)
@@ -58,14 +58,14 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
         if per_token:  # the taps stand where the last block's stood
             _taps(band, K)[:, :length] = kernel[outputs].transpose(0, 1)
         parts = [band[:, :length, columns], heads[inputs].transpose(0, 1), out[outputs].transpose(0, 1)]
-        if plus is not None:
-            parts.append(plus[outputs].transpose(0, 1))
+        if spread is not None:
+            parts.append(spread[outputs].transpose(0, 1))
         products = memory[: rows * length * R].view(rows, length, R)
         for left, right, place, *added in zip(*(part.split(rows) for part in parts)):
             if left.size(0) < rows:  # the last tile
                 products = products[: left.size(0)]
             product = torch.bmm(left, right, out=products)
-            torch.add(product, *added, out=place) if added else place.copy_(product)
+            torch.add(product, *added, alpha=1 / R, out=place) if added else place.copy_(product)
     return y
 
 

@@ -24,7 +24,7 @@ def suits(x: Tensor, kernel_size: int, padding_l: int) -> bool:
     )
 
 
-def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = None) -> Tensor:
     """As ``bands.convolve``."""
     if kernel.dim() == 4:
         raise ValueError("a depthwise convolution has one kernel a sentence, not one a token; take bands")
@@ -35,8 +35,8 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = No
     weight = kernel.to(x.dtype).unsqueeze(2).expand(B, H, C // H, K).reshape(B * C, 1, K, 1)
     y = torch.conv2d(_picture(x), weight, None, 1, (padding_l, 0), 1, B * C)
     y = y.permute(0, 2, 3, 1).view(T, B, C)
-    if plus is not None:
-        y.view(T, B, H, C // H).add_(plus.unsqueeze(3))
+    if spread is not None:
+        y.view(T, B, H, C // H).add_(spread.unsqueeze(3), alpha=H / C)
     return y
 
 

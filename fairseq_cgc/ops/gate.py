@@ -124,8 +124,8 @@ class _KernelsOfContext(torch.autograd.Function):
     def forward(ctx, context, encode, scale, shift, decode, weight, how):
         eps, softmax, on_logits, sigmoid = ctx.how = how
         B, H, slots = context.shape
-        rows = context.reshape(B * H, slots)
-        encoded = rows @ encode[:, :slots].t()
+        columns = context.permute(2, 0, 1).reshape(slots, B * H)  # as the means of short sentences lie
+        encoded = columns.t() @ encode[:, :slots].t()
         normal, mean, inverse = torch.native_layer_norm(encoded, scale.shape, scale, shift, eps)
         latent = normal.relu_()
         logits = latent @ decode.t()
@@ -137,14 +137,16 @@ class _KernelsOfContext(torch.autograd.Function):
             share = torch.softmax(weight, 1) if softmax else weight
             kernel = share * gate
         ctx.save_for_backward(
-            rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share
+            columns, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share
         )
         return kernel
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        rows, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share = ctx.saved_tensors
+        columns, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share = (
+            ctx.saved_tensors
+        )
         _, softmax, on_logits, sigmoid = ctx.how
         gate = activated if sigmoid else activated + 1
         if on_logits:
@@ -155,14 +157,14 @@ class _KernelsOfContext(torch.autograd.Function):
             if softmax:
                 of_weight = _softmax_backward(of_weight, share)
         of_activated = aten.sigmoid_backward if sigmoid else aten.tanh_backward
-        of_logits = of_activated(of_gate, activated).view(rows.size(0), -1)
+        of_logits = of_activated(of_gate, activated).view(columns.size(1), -1)
         of_normal = aten.threshold_backward(of_logits @ decode, latent, 0)
         of_encoded, of_scale, of_shift = aten.native_layer_norm_backward(
             of_normal, encoded, scale.shape, mean, inverse, scale, shift, [True, True, True]
         )
-        slots = rows.size(1)
-        of_encode = torch.nn.functional.pad(of_encoded.t() @ rows, (0, encode.size(1) - slots))
-        of_context = (of_encoded @ encode[:, :slots]).view(*gate.shape[:2], slots)
+        slots = columns.size(0)
+        of_encode = torch.nn.functional.pad(of_encoded.t() @ columns.t(), (0, encode.size(1) - slots))
+        of_context = (encode[:, :slots].t() @ of_encoded.t()).view(slots, *gate.shape[:2]).permute(1, 2, 0)
         return of_context, of_encode, of_scale, of_shift, of_logits.t() @ latent, of_weight, None
 
 

@@ -16,7 +16,7 @@ from . import bands, depthwise
 from .context_pool import accumulation_dtype, head_means, without_autocast
 
 # Each path is a module with these two functions, free of autograd:
-#   convolve(x, kernel, padding_l, plus=None)
+#   convolve(x, kernel, padding_l, spread=None)
 #   kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token=False)
 # They compute the gradient of x too: it is the convolution of the output's with the kernel reversed.
 PATHS = ("bands", "depthwise", "triton")
@@ -148,8 +148,7 @@ class _Fork(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_means, grad_output, kernel):
         H, K, padding_l, path = ctx.sizes
-        plus = None if grad_means is None else grad_means * (H / grad_output.size(2))
-        grad = _lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, plus, path)
+        grad = _lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, grad_means, path)
         return grad, None, None, None, None, None, None
 
 
@@ -211,9 +210,9 @@ def _operation(name, fake):
 
 
 @_operation("lightconv", lambda x, *_: torch.empty_like(x))
-def _lightconv(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None, path: str) -> Tensor:
+def _lightconv(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None, path: str) -> Tensor:
     with without_autocast(x):
-        return _module(path).convolve(x, kernel, padding_l, plus)
+        return _module(path).convolve(x, kernel, padding_l, spread)
 
 
 def _fake_kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token, path):

@@ -27,23 +27,23 @@ def suits(x: Tensor, kernel_size: int) -> bool:
     return x.dtype != torch.float64 and BLOCK_T + kernel_size - 1 <= LONGEST
 
 
-def convolve(x: Tensor, kernel: Tensor, padding_l: int, plus: Tensor | None = None) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = None) -> Tensor:
     """As ``bands.convolve``."""
     T, B, C = x.shape
     H, K = kernel.shape[-2:]
     R = C // H
     _check(x, K)
     kernel = kernel.contiguous()
-    plus = None if plus is None else plus.contiguous()
+    spread = None if spread is None else spread.contiguous()
     y = torch.empty_like(x)
     block_r = _block_r(R)
     grid = (B * H, triton.cdiv(T, BLOCK_T), triton.cdiv(R, block_r))
     with torch.cuda.device_of(x):
         _convolve[grid](
-            *(x, kernel, kernel if plus is None else plus, y),
+            *(x, kernel, kernel if spread is None else spread, y),
             *(T, B * H, R, K, padding_l),
             PER_TOKEN=kernel.dim() == 4,
-            HAS_PLUS=plus is not None,
+            HAS_SPREAD=spread is not None,
             BAND=x.dtype != torch.float32 and K > FEW_TAPS,
             INTERPRETED=INTERPRETED,
             BLOCK_T=BLOCK_T,
@@ -96,7 +96,7 @@ def _block_r(R):
 def _convolve(
     x,
     kernel,
-    plus,
+    spread,
     y,
     T,
     N,
@@ -104,7 +104,7 @@ def _convolve(
     K,
     padding_l,
     PER_TOKEN: tl.constexpr,
-    HAS_PLUS: tl.constexpr,
+    HAS_SPREAD: tl.constexpr,
     BAND: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -141,8 +141,8 @@ def _convolve(
             else:
                 weight = tl.load(kernel + n * K + k)
             total += weight * tile.to(tl.float32)
-    if HAS_PLUS:
-        total += tl.load(plus + t * N + n, mask=t < T, other=0.0)[:, None]
+    if HAS_SPREAD:
+        total += tl.load(spread + t * N + n, mask=t < T, other=0.0)[:, None] / R
     inside = (t < T)[:, None] & (r < R)[None, :]
     tl.store(y + n * R + t[:, None] * step + r[None, :], total.to(y.dtype.element_ty), mask=inside)
 
