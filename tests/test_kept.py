@@ -1,0 +1,49 @@
+"""What is made once for sizes serves whoever comes later."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from fairseq_cgc.ops import context_pool, gated_lightconv
+from fairseq_cgc.ops.kept import kept
+
+
+def counted():
+    made = []
+
+    @kept
+    def make(size, dtype, device):
+        made.append((size, dtype, device))
+        return torch.eye(size, dtype=dtype, device=device)
+
+    return make, made
+
+
+def test_a_matrix_is_made_once_for_its_sizes_and_dtype():
+    make, made = counted()
+    like = torch.zeros(2)
+    assert make(like, 3) is make(torch.nn.Parameter(like), 3)
+    assert torch.equal(make(like, 3), torch.eye(3)) and make(like.double(), 3).dtype == torch.float64
+    assert [(size, dtype) for size, dtype, _ in made] == [(3, torch.float32), (3, torch.float64)]
+
+
+def test_what_is_not_on_the_cpu_or_not_real_is_not_kept():
+    make, _ = counted()
+    real = make(torch.zeros(2), 3)
+    elsewhere = torch.zeros(2, device="meta")
+    assert make(elsewhere, 3).is_meta and make(elsewhere, 3) is not make(elsewhere, 3)
+    with FakeTensorMode():
+        fake = make(torch.zeros(2), 3)
+    assert type(fake) is not torch.Tensor and make(torch.zeros(2), 3) is real
+
+
+@pytest.mark.parametrize("T", [13, 41])
+def test_inference_first_leaves_nothing_that_training_stumbles_on(T):
+    x, kernel = torch.randn(T, 2, 8), torch.randn(2, 2, 5)
+    with torch.inference_mode():
+        expected = gated_lightconv(x, kernel, 2), context_pool(x, 2, 11)
+    x.requires_grad_()
+    kernel.requires_grad_()
+    done = gated_lightconv(x, kernel, 2), context_pool(x, 2, 11)
+    torch.testing.assert_close(done, expected)
+    torch.autograd.grad(sum(part.sum() for part in done), [x, kernel])
