@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import OptionError
-from .ops import Padding, gate, head_means, pool_slots
+from .ops import Padding, gate, gated_layer, head_means, pool_slots
 
 NORMS = ("latent", "heads-latent")
 POOLS = ("average", "max")
@@ -142,7 +142,7 @@ class ContextGate(nn.Module):
     def kernels(
         self, means: Tensor, padding: Padding | Tensor | None, weight: Tensor, weight_softmax: bool, gate_on: str
     ) -> Tensor | None:
-        """The gated kernels at once, as ``gated_convolution.gated_kernel`` of the gate, only faster.
+        """The gated kernels at once, as ``gated_convolution.gated_kernel`` of the gate, only faster, on a GPU.
 
         Args:
             means, padding: as for ``of_means``
@@ -152,16 +152,40 @@ class ContextGate(nn.Module):
         Returns:
             B x H x K, or None where there is no faster way
         """
-        if self.fuses(means):
-            return self._shuffled(self._fused(means, padding, weight, gate_on, weight_softmax))
-        encode, scale, shift, decode = self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
-        if scale.dim() > 1 or not gate.suits_cpu(means, encode, scale, shift, decode, weight):
+        if not self.fuses(means):
             return None
-        context = pool_slots(means, self.num_slots, padding, self.pool)
-        how = self.activation, gate_on, weight_softmax
-        return self._shuffled(
-            gate.kernels_of_context(context, encode, scale, shift, self.norm.eps, decode, weight, *how)
-        )
+        return self._shuffled(self._fused(means, padding, weight, gate_on, weight_softmax))
+
+    def convolve(
+        self,
+        x: Tensor,
+        padding: Padding | Tensor | None,
+        weight: Tensor,
+        weight_softmax: bool,
+        gate_on: str,
+        padding_l: int,
+        dropout: float,
+    ) -> Tensor | None:
+        """x convolved with the gated kernels at once, only faster, on a CPU.
+
+        Args:
+            x: T x B x C, zero at padding
+            padding: as for ``of_means``
+            weight: H x K
+            weight_softmax, gate_on: as for ``gated_kernel``
+            padding_l, dropout: as for ``ops.gated_lightconv``
+
+        Returns:
+            T x B x C, or None where there is no faster way
+        """
+        encode, scale, shift, decode = self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
+        shuffles = self.shuffle and not self.training
+        if shuffles or self.pool != "average" or scale.dim() > 1:
+            return None
+        if not gated_layer.suits(x, encode, scale, shift, decode, weight):
+            return None
+        tensors = x, padding, encode, scale, shift, self.norm.eps, decode, weight
+        return gated_layer.gated_layer(*tensors, padding_l, dropout, self.activation, gate_on, weight_softmax)
 
     def _fused(self, means, padding, weight=None, gate_on="kernel", weight_softmax=True):
         norm = self.norm.weight, self.norm.bias, self.norm.eps

@@ -178,6 +178,11 @@ class _ContextGated:
         dropout = dropout_probability(self.weight_dropout_module)
         if not isinstance(self.gate, ContextGate):
             return gated_lightconv(x, self.gated_kernel(self.gate(x), weights), self.padding_l, dropout)
+        if self.observer is None and weights.dim() == 2:
+            how = self.weight_softmax, self.gate_on, self.padding_l, dropout
+            output = self.gate.convolve(x, padding, weights, *how)
+            if output is not None:
+                return output
         return context_gated_lightconv(
             x,
             lambda means: self._kernels(means, padding, weights),

@@ -3,7 +3,8 @@ import torch
 from conftest import padded_batch
 from torch.nn.functional import adaptive_avg_pool1d
 
-from fairseq_cgc.ops import context_pool
+from fairseq_cgc.ops import Padding, context_pool, pool_slots
+from fairseq_cgc.ops.context_pool import pool_slots_backward
 from fairseq_cgc.ops.naive import naive_context_pool
 
 HEADS, CHANNELS = 4, 12
@@ -17,6 +18,26 @@ def test_pool_equals_the_reference_for_lengths_around_the_number_of_slots(slots,
     pooled = context_pool(*_swap(padded_batch(sentences, left), HEADS, slots))
     expected = torch.stack([naive_context_pool(s, HEADS, slots) for s in sentences])
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("left", [True, False, None], ids=["left-padded", "right-padded", "unpadded"])
+@pytest.mark.parametrize("slots, longest", [(1, 1), (1, 5), (9, 5), (9, 9), (9, 10), (9, 17), (9, 40), (21, 200)])
+def test_the_gradient_of_the_average_is_that_of_autograd(slots, longest, left):
+    lengths = {1, 2, max(1, slots - 1), slots, slots + 1, 2 * slots, 2 * slots + 3, longest}
+    sentences = [torch.randn(n, HEADS, dtype=torch.float64) for n in lengths if n <= longest]
+    heads, mask = padded_batch(sentences, left)
+    if left is None:
+        mask = None
+    elif longest > 4:  # a sentence of none, and padding within one
+        mask[0] = True
+        mask[-1, longest // 2] = True
+    heads.requires_grad_()
+    pooled = pool_slots(heads, slots, mask)
+    grad = torch.randn_like(pooled)
+    [expected] = torch.autograd.grad(pooled, heads, grad)
+    padding = None if mask is None else Padding(mask)
+    done = pool_slots_backward(grad.permute(2, 0, 1), heads.size(0), slots, padding)
+    torch.testing.assert_close(done, expected, rtol=0, atol=1e-12)
 
 
 def _swap(batch, heads, slots):

@@ -9,7 +9,8 @@ from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv
 from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.gated_convolution import GATE_ON, gated_kernel
+from fairseq_cgc.gated_convolution import GATE_ON, recorded_gates
+from fairseq_cgc.ops import Padding, gated_layer
 from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_gated_lightconv
 
 HEADS, CHANNELS = 4, 24
@@ -169,37 +170,89 @@ def test_an_option_that_cannot_be_names_its_value(kind, options, words):
         kind(CHANNELS, 7, **{"num_heads": HEADS, **options})
 
 
+def as_one(conv, x, *mask):
+    """Whether the convolution runs as one node of autograd."""
+    return type(conv(x, *mask).grad_fn).__name__ == "_LayerBackward"
+
+
 @pytest.mark.parametrize("activation, gate_on", itertools.product(ACTIVATIONS, GATE_ON))
 @pytest.mark.parametrize("weight_softmax", [True, False])
-@pytest.mark.parametrize("K, n", [(1, 4), (7, 3), (7, 21), (7, 40)])
-def test_the_written_out_backward_is_that_of_autograd(K, n, activation, gate_on, weight_softmax):
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("K, n", [(1, 4), (7, 3), (7, 21), (7, 40), (31, 10)])
+def test_the_one_node_is_what_autograd_makes_of_many(monkeypatch, K, n, padded, activation, gate_on, weight_softmax):
     conv = make(K, padding_l=K // 2, activation=activation, gate_on=gate_on, weight_softmax=weight_softmax).double()
-    gate, weight = conv.gate, conv.weight.detach().squeeze(1).requires_grad_()
-    means = torch.randn(n, 3, HEADS, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(n, 3, CHANNELS, dtype=torch.float64, requires_grad=True)
     mask = torch.zeros(3, n, dtype=torch.bool)
     mask[1, : n // 2] = True
-    inputs = [means, weight, *gate.parameters()]
-    written_out = gate.kernels(means, mask, weight, weight_softmax, gate_on)
-    plain = gated_kernel(gate.of_means(means, mask), weight, weight_softmax, gate_on)
-    torch.testing.assert_close(written_out, plain)
-    grad = torch.randn_like(plain)
-    for one, other in zip(torch.autograd.grad(written_out, inputs, grad), torch.autograd.grad(plain, inputs, grad)):
+    arguments = (x, mask) if padded else (x,)
+    grad = torch.randn_like(x)
+
+    def everything():
+        y = conv(*arguments)
+        return y, *torch.autograd.grad(y, [x, *conv.parameters()], grad)
+
+    assert as_one(conv, *arguments)
+    done = everything()
+    monkeypatch.setattr(gated_layer, "suits", lambda *tensors: False)
+    assert not as_one(conv, *arguments)
+    for one, other in zip(done, everything()):
         torch.testing.assert_close(one, other)
 
 
+def test_the_one_node_s_gradients_with_dropconnect_are_those_of_its_draws():
+    conv = make(5, padding_l=2, weight_softmax=True, weight_dropout=0.4).double().train()
+    x = torch.randn(9, 2, CHANNELS, dtype=torch.float64, requires_grad=True)
+
+    def function(x, *_):
+        torch.manual_seed(1)
+        return conv(x)
+
+    assert as_one(conv, x)
+    assert torch.autograd.gradcheck(function, (x, *conv.parameters()))
+    dropped = make(5, padding_l=2, weight_dropout=1.0).train()
+    y = dropped(x.float())
+    assert not y.any()
+    y.sum().backward()
+    assert not x.grad.any()
+
+
+def test_a_mask_for_all_layers_or_one_of_its_own_is_the_same_to_the_one_node():
+    conv, x = make(7), torch.randn(9, 2, CHANNELS, requires_grad=True)
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[0, 6:] = True
+    zeroed = x.detach().masked_fill(mask.t().unsqueeze(2), 0.0).requires_grad_()
+    with conv.zeroed_at(Padding(mask)):
+        y = conv(zeroed)
+    assert type(y.grad_fn).__name__ == "_LayerBackward"
+    torch.testing.assert_close(y, conv(x, mask))
+
+
 def test_what_looks_inside_or_mixes_precisions_gets_pytorch_s_operations():
-    gate, means, weight = make(7).gate, torch.randn(9, 2, HEADS), torch.randn(HEADS, 7)
-    assert gate.kernels(means, None, weight, True, "kernel").shape == (2, HEADS, 7)
-    assert gate.kernels(means, None, weight.half(), True, "kernel") is None
+    x = torch.randn(9, 2, CHANNELS)
+    assert as_one(make(7), x) and as_one(make(7), x.bfloat16())
+    conv = make(7)
+    conv.gate.half()
+    assert conv.gate.convolve(x, None, conv.weight.squeeze(1), True, "kernel", 3, 0.0) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert gate.kernels(means, None, weight, True, "kernel") is None
-    assert make(7, norm="heads-latent").gate.kernels(means, None, weight, True, "kernel") is None
+        assert not as_one(make(7), x)
+    for options in ({"norm": "heads-latent"}, {"pool": "max"}, {"gate": "constant"}):
+        assert not as_one(make(7, **options), x)
+    with recorded_gates([conv := make(7)]):
+        assert not as_one(conv, x)
+    assert as_one(make(7, shuffle=True).train(), x) and not as_one(make(7, shuffle=True).eval(), x)
 
 
 @pytest.mark.parametrize("gate_on", ["kernel", "logits"])
 def test_shuffled_kernels_are_the_neighbour_s_when_evaluating_alone(gate_on):
-    gate, means, weight = make(7, shuffle=True).gate, torch.randn(9, 3, HEADS), torch.randn(HEADS, 7)
-    own = gate.train().kernels(means, None, weight, True, gate_on)
-    gate.eval()
-    assert torch.equal(gate.kernels(means, None, weight, True, gate_on), own.roll(1, 0))
-    torch.testing.assert_close(own.roll(1, 0), gated_kernel(gate.of_means(means), weight, True, gate_on))
+    conv, x = make(7, shuffle=True, gate_on=gate_on), torch.randn(9, 3, CHANNELS)
+    record = []
+    for training in (True, False):
+        with recorded_gates([conv.train(training)]) as gates:
+            conv(x)
+        record.append(gates[0].kernel)
+    assert torch.equal(record[1], record[0].roll(1, 0)) and not torch.equal(*record)
+
+
+def test_an_input_of_other_channels_is_named():
+    with pytest.raises(ValueError, match="10 channels do not divide into 4 heads"):
+        make(7)(torch.randn(9, 2, 10))

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 from fairseq_cgc import ContextGate, ContextGatedLightweightConv
 from fairseq_cgc.gated_convolution import gated_kernel
-from fairseq_cgc.ops import Padding, context_gated_lightconv, gated_lightconv
+from fairseq_cgc.ops import Padding, context_gated_lightconv, gated_layer, gated_lightconv
 from fairseq_cgc.ops import gate as gate_ops
 from fairseq_cgc.ops.gated_lightconv import choose_path, has_triton
 from fairseq_cgc.ops.naive import naive_gated_lightconv
@@ -177,7 +177,7 @@ def test_a_layer_is_the_same_with_and_without_the_fused_gate(monkeypatch, option
         return y, *torch.autograd.grad(y.square().mean(), [x, *conv.parameters()])
 
     monkeypatch.setattr(gate_ops, "suits", lambda *sizes: False)
-    monkeypatch.setattr(gate_ops, "suits_cpu", lambda *tensors: False)
+    monkeypatch.setattr(gated_layer, "suits", lambda *tensors: False)
     expected = gradients()
     monkeypatch.setattr(gate_ops, "suits", suits)
     for value, reference in zip(gradients(), expected):

@@ -50,6 +50,7 @@ class Padding:
         self._order = None
         self._slots = {}
         self._ranks = None
+        self._tokens = {}
 
     def ranks(self):
         """Each token's place in its sentence.
@@ -92,6 +93,39 @@ class Padding:
             self._slots[num_slots] = rows.flatten(), outside, (last - first).clamp(min=1)
         return self._slots[num_slots]
 
+    def tokens(self, num_slots: int, dtype: torch.dtype):
+        """Which slots each token is in: one, or two where a long sentence's slots overlap.
+
+        Args:
+            num_slots: 3K in the paper
+            dtype: of the shares
+
+        Returns:
+            rows: two of (T * B), rows of min(T, num_slots) * B: the first slot and the last
+            shares: two of (T * B) x 1: a token's share in these, zero at padding; in the last zero, where
+                it is the first
+
+            or one of each, where no sentence can be longer than ``num_slots``
+        """
+        B, T = self.mask.shape
+        if (num_slots, dtype) not in self._tokens:
+            place, length = self.ranks()
+            place, length = place.t(), length.unsqueeze(0)  # T x B, 1 x B
+            *_, count = self.slots(num_slots)
+            long = length > num_slots
+            # Slot i reaches from token floor(i n / slots) to before ceil((i + 1) n / slots).
+            first = torch.where(long, place * num_slots // length.clamp(min=1), place)
+            last = torch.where(long, -(-(place + 1) * num_slots // length.clamp(min=1)) - 1, place)
+            rows, shares = [], []
+            for slot, inside in ((first, place >= 0), (last, last > first)):
+                slot = slot.clamp(min=0).long()
+                share = inside.to(dtype) / count.t().gather(0, slot)
+                rows.append((slot * B + torch.arange(B, device=slot.device)).flatten())
+                shares.append(share.reshape(T * B, 1))
+            ends = 1 if T <= num_slots else 2
+            self._tokens[num_slots, dtype] = rows[:ends], shares[:ends]
+        return self._tokens[num_slots, dtype]
+
 
 def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None = None, pool: str = "average") -> Tensor:
     """Pool each sentence's own tokens to time slots (section 4.4).
@@ -133,6 +167,29 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
     else:
         pooled = pooled.masked_fill(outside, 0.0).sum(2) / count.unsqueeze(2)
     return pooled.transpose(1, 2)
+
+
+def pool_slots_backward(grad: Tensor, T: int, num_slots: int, padding: Padding | None = None) -> Tensor:
+    """The gradient of ``pool_slots`` with ``average``.
+
+    Args:
+        grad: of its result, but slots x B x H
+        T: of its input
+        num_slots, padding: as for ``pool_slots``
+
+    Returns:
+        T x B x H
+    """
+    slots, B, H = grad.shape
+    if padding is None and T <= num_slots:
+        return grad
+    grad = grad.reshape(slots, B * H)
+    if padding is None:
+        inside, count = _slots(grad, T, num_slots)
+        return torch.mm(inside.t(), grad / count).view(T, B, H)
+    grad = grad.view(slots * B, H)
+    parts = [grad.index_select(0, rows).mul_(share) for rows, share in zip(*padding.tokens(num_slots, grad.dtype))]
+    return (parts[0] if len(parts) == 1 else parts[0].add_(parts[1])).view(T, B, H)
 
 
 @kept

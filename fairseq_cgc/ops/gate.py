@@ -1,9 +1,8 @@
-"""From head means to gated kernels as one node of autograd.
+"""From head means to gated kernels.
 
 On a GPU pooling, gate and kernel are one launch each way (``gated_kernels``). On a CPU they are
-PyTorch's operations, with a backward that is written out: at short sentences, what autograd spends
-on a score of small operations is a part of the layer's time that can be seen
-(``kernels_of_context``). Where neither fits, ``context_gate.ContextGate`` computes the same.
+PyTorch's operations, with a backward that is written out (``forward_of_context``), for
+``gated_layer``. Where neither fits, ``context_gate.ContextGate`` computes the same.
 """
 
 import torch
@@ -87,85 +86,77 @@ class _GatedKernels(torch.autograd.Function):
         return of_means, None, None, *others, None
 
 
-def suits_cpu(means: Tensor, *parameters: Tensor) -> bool:
-    """Whether ``kernels_of_context`` is to be taken: not on a GPU, one precision, and nothing that looks inside."""
-    watched = torch.compiler.is_compiling() or torch.is_autocast_enabled(means.device.type)
-    return not means.is_cuda and not watched and all(parameter.dtype == means.dtype for parameter in parameters)
-
-
-def kernels_of_context(
-    context: Tensor,
-    encode: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    eps: float,
-    decode: Tensor,
-    weight: Tensor,
-    activation: str = "sigmoid",
-    gate_on: str = "kernel",
-    weight_softmax: bool = True,
-) -> Tensor:
-    """As ``gated_kernels``, from the pooled context.
+def forward_of_context(
+    context: Tensor, encode: Tensor, scale: Tensor, shift: Tensor, decode: Tensor, weight: Tensor, how: tuple
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As ``gated_kernels``, from the pooled context and free of autograd.
 
     Args:
         context: B x H x slots, of which there may be fewer than ``encode`` has: the others are zero
-        others: as for ``gated_kernels``
+        encode, scale, shift, decode, weight: as for ``gated_kernels``, in context's dtype
+        how: the LayerNorm's epsilon, and whether the weight is normalised, the logits are gated instead of
+            the kernel, and the activation is ``sigmoid``
 
     Returns:
-        B x H x K, in context's dtype
+        B x H x K, and what ``backward_of_context`` has to know of it
     """
-    on_logits = gate_on == "logits" and weight_softmax
-    how = eps, weight_softmax, on_logits, activation == "sigmoid"
-    return _KernelsOfContext.apply(context, encode, scale, shift, decode, weight, how)
+    eps, softmax, on_logits, sigmoid = how
+    B, H, slots = context.shape
+    columns = context.permute(2, 0, 1).reshape(slots, B * H)  # as the means of short sentences lie
+    encoded = columns.t() @ encode[:, :slots].t()
+    normal, mean, inverse = torch.native_layer_norm(encoded, scale.shape, scale, shift, eps)
+    latent = normal.relu_()
+    logits = latent @ decode.t()
+    activated = (logits.sigmoid_() if sigmoid else logits.tanh_()).view(B, H, -1)
+    gate = activated if sigmoid else activated + 1
+    if on_logits:
+        kernel = share = torch.softmax(weight * gate, 2)
+    else:
+        share = torch.softmax(weight, 1) if softmax else weight
+        kernel = share * gate
+    return kernel, (columns, encoded, mean, inverse, latent, activated, share)
 
 
-class _KernelsOfContext(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, context, encode, scale, shift, decode, weight, how):
-        eps, softmax, on_logits, sigmoid = ctx.how = how
-        B, H, slots = context.shape
-        columns = context.permute(2, 0, 1).reshape(slots, B * H)  # as the means of short sentences lie
-        encoded = columns.t() @ encode[:, :slots].t()
-        normal, mean, inverse = torch.native_layer_norm(encoded, scale.shape, scale, shift, eps)
-        latent = normal.relu_()
-        logits = latent @ decode.t()
-        activated = (logits.sigmoid_() if sigmoid else logits.tanh_()).view(B, H, -1)
-        gate = activated if sigmoid else activated + 1
-        if on_logits:
-            kernel = share = torch.softmax(weight * gate, 2)
-        else:
-            share = torch.softmax(weight, 1) if softmax else weight
-            kernel = share * gate
-        ctx.save_for_backward(
-            columns, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share
-        )
-        return kernel
+def backward_of_context(
+    grad: Tensor,
+    known: tuple[Tensor, ...],
+    encode: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    decode: Tensor,
+    weight: Tensor,
+    how: tuple,
+) -> tuple[Tensor, ...]:
+    """The gradients of ``forward_of_context``.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        columns, encode, scale, shift, decode, weight, encoded, mean, inverse, latent, activated, share = (
-            ctx.saved_tensors
-        )
-        _, softmax, on_logits, sigmoid = ctx.how
-        gate = activated if sigmoid else activated + 1
-        if on_logits:
-            of_product = _softmax_backward(grad, share)
-            of_weight, of_gate = (of_product * gate).sum(0), of_product * weight
-        else:
-            of_weight, of_gate = (grad * gate).sum(0), grad * share
-            if softmax:
-                of_weight = _softmax_backward(of_weight, share)
-        of_activated = aten.sigmoid_backward if sigmoid else aten.tanh_backward
-        of_logits = of_activated(of_gate, activated).view(columns.size(1), -1)
-        of_normal = aten.threshold_backward(of_logits @ decode, latent, 0)
-        of_encoded, of_scale, of_shift = aten.native_layer_norm_backward(
-            of_normal, encoded, scale.shape, mean, inverse, scale, shift, [True, True, True]
-        )
-        slots = columns.size(0)
-        of_encode = torch.nn.functional.pad(of_encoded.t() @ columns.t(), (0, encode.size(1) - slots))
-        of_context = (encode[:, :slots].t() @ of_encoded.t()).view(slots, *gate.shape[:2]).permute(1, 2, 0)
-        return of_context, of_encode, of_scale, of_shift, of_logits.t() @ latent, of_weight, None
+    Args:
+        grad: B x H x K
+        known: its second result
+        others: as for ``forward_of_context``
+
+    Returns:
+        the gradient of the context, but slots x B x H, and those of encode, scale, shift, decode and weight
+    """
+    columns, encoded, mean, inverse, latent, activated, share = known
+    _, softmax, on_logits, sigmoid = how
+    gate = activated if sigmoid else activated + 1
+    if on_logits:
+        of_product = _softmax_backward(grad, share)
+        of_weight, of_gate = (of_product * gate).sum(0), of_product * weight
+    else:
+        of_weight, of_gate = (grad * gate).sum(0), grad * share
+        if softmax:
+            of_weight = _softmax_backward(of_weight, share)
+    of_activated = aten.sigmoid_backward if sigmoid else aten.tanh_backward
+    of_logits = of_activated(of_gate, activated).view(columns.size(1), -1)
+    of_normal = aten.threshold_backward(of_logits @ decode, latent, 0)
+    of_encoded, of_scale, of_shift = aten.native_layer_norm_backward(
+        of_normal, encoded, scale.shape, mean, inverse, scale, shift, [True, True, True]
+    )
+    slots = columns.size(0)
+    of_encode = torch.nn.functional.pad(of_encoded.t() @ columns.t(), (0, encode.size(1) - slots))
+    of_context = (encode[:, :slots].t() @ of_encoded.t()).view(slots, *gate.shape[:2])
+    return of_context, of_encode, of_scale, of_shift, of_logits.t() @ latent, of_weight
 
 
 def _softmax_backward(grad, share):

@@ -106,15 +106,27 @@ def _module(path):
     return {"bands": bands, "depthwise": depthwise}[path]
 
 
-def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, per_token, means):
-    T, B, C = x.shape
+def reach(x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> tuple[int, int]:
+    """The taps that meet an input of x (T x B x C): those beyond a short sentence's ends never do.
+
+    Returns:
+        the first of them, and the one after the last
+
+    Raises:
+        ValueError: sizes that do not fit each other
+    """
+    T, _, C = x.shape
     if num_heads < 1 or C % num_heads:
         raise ValueError(f"{C} channels do not divide into {num_heads} heads")
     if not 0 <= padding_l < kernel_size:
         raise ValueError(f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}")
+    return max(0, padding_l - T + 1), min(kernel_size, padding_l + T)
+
+
+def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, per_token, means):
+    T, B, _ = x.shape
+    first, last = reach(x, num_heads, kernel_size, padding_l)
     x = x.contiguous()
-    # Of a short sentence leave out the taps that lie beyond its ends wherever the output is.
-    first, last = max(0, padding_l - T + 1), min(kernel_size, padding_l + T)
     padding_l -= first
     path = path or choose_path(x, last - first, padding_l, per_token)
     means, x, message = _Fork.apply(x, num_heads, last - first, padding_l, path, per_token, means)
@@ -148,7 +160,7 @@ class _Fork(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_means, grad_output, kernel):
         H, K, padding_l, path = ctx.sizes
-        grad = _lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, grad_means, path)
+        grad = lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, grad_means, path)
         return grad, None, None, None, None, None, None
 
 
@@ -169,7 +181,7 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx, x, message, kernel, padding_l, path):
         ctx.save_for_backward(x, kernel)
         ctx.padding_l, ctx.path = padding_l, path
-        return _lightconv(x, kernel, padding_l, None, path)
+        return lightconv(x, kernel, padding_l, None, path)
 
     @staticmethod
     @once_differentiable
@@ -179,7 +191,7 @@ class _Convolve(torch.autograd.Function):
         grad_kernel = None
         if ctx.needs_input_grad[2]:
             H, K = kernel.shape[-2:]
-            grad_kernel = _lightconv_kernel_gradient(grad, x, H, K, ctx.padding_l, kernel.dim() == 4, ctx.path)
+            grad_kernel = lightconv_kernel_gradient(grad, x, H, K, ctx.padding_l, kernel.dim() == 4, ctx.path)
         return grad, kernel, grad_kernel, None, None
 
 
@@ -210,7 +222,7 @@ def _operation(name, fake):
 
 
 @_operation("lightconv", lambda x, *_: torch.empty_like(x))
-def _lightconv(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None, path: str) -> Tensor:
+def lightconv(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None, path: str) -> Tensor:
     with without_autocast(x):
         return _module(path).convolve(x, kernel, padding_l, spread)
 
@@ -221,7 +233,7 @@ def _fake_kernel_gradient(grad, x, num_heads, kernel_size, padding_l, per_token,
 
 
 @_operation("lightconv_kernel_gradient", _fake_kernel_gradient)
-def _lightconv_kernel_gradient(
+def lightconv_kernel_gradient(
     grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool, path: str
 ) -> Tensor:
     with without_autocast(x):
