@@ -41,15 +41,9 @@ def gated_layer(
     Args:
         x: T x B x C
         padding: B x T, true at padding, or a ``Padding`` of it, where x is zero; ``None``: no padding
-        encode: d x num_slots
-        scale, shift: d: the LayerNorm's, over each head's latents
-        eps: the LayerNorm's
-        decode: K x d
-        weight: H x K, before the softmax
+        encode, scale, shift, eps, decode, weight: as for ``gate.gated_kernels``
         padding_l, dropout: as for ``gated_lightconv``
-        activation: ``sigmoid`` or ``one-plus-tanh``
-        gate_on: ``kernel``: softmax(W) * G; ``logits``: softmax(W * G)
-        weight_softmax: normalise the weight
+        activation, gate_on, weight_softmax: as for ``gate.gated_kernels``
 
     Returns:
         T x B x C, in x's dtype. Its gradients cannot be differentiated once more.
