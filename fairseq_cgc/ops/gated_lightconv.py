@@ -151,16 +151,19 @@ def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, pe
 class _Fork(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, num_heads, kernel_size, padding_l, path, per_token, means):
-        ctx.sizes = num_heads, kernel_size, padding_l, path
+        ctx.sizes = kernel_size, padding_l, path, means
         message = torch.empty((), dtype=accumulation_dtype(x), device=x.device)
         shape = x.shape[0 if per_token else 1 : 2] + (num_heads, kernel_size)
-        return head_means(x, num_heads) if means else None, x.view_as(x), message.expand(shape)
+        # None instead of a tensor would do, but torch 2.4 cannot compile it.
+        means = head_means(x, num_heads) if means else torch.empty_like(message)
+        return means, x.view_as(x), message.expand(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_means, grad_output, kernel):
-        H, K, padding_l, path = ctx.sizes
-        grad = lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, grad_means, path)
+        K, padding_l, path, means = ctx.sizes
+        spread = grad_means if means else None
+        grad = lightconv(grad_output, _reversed(kernel, padding_l), K - 1 - padding_l, spread, path)
         return grad, None, None, None, None, None, None
 
 
