@@ -1,7 +1,6 @@
 """The gate: a convolution kernel's modulation, computed from the whole sentence."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import OptionError
@@ -129,8 +128,9 @@ class ContextGate(nn.Module):
         if self.fuses(means):
             return self._shuffled(self._fused(means, padding))
         context = pool_slots(means, self.num_slots, padding, self.pool)  # the slots that are zero for all left out
-        weight = self.encode.weight[:, : context.size(2)]
-        latent = F.linear(context.to(weight.dtype), weight)  # B x H x d
+        weight = self.encode.weight
+        encoded, _ = gate.encode_context(context.to(weight.dtype), weight)
+        latent = encoded.view(*context.shape[:2], -1)  # B x H x d
         logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
         return self._shuffled(activate(logits, self.activation))
 

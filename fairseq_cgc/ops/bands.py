@@ -90,17 +90,22 @@ def kernel_gradient(
     precise = accumulation_dtype(x)
     size = _block(T)
     blocks = list(_blocks(T, K, size, padding_l))
-    alone = len(blocks) == 1 and not per_token and not x.is_cuda
-    band = None if alone else torch.zeros(N, size, size + K - 1, dtype=precise, device=x.device)
+
+    def products(outputs, inputs):
+        left = grad.view(T, N, R)[outputs].transpose(0, 1).to(precise)
+        right = x.view(T, N, R)[inputs].permute(1, 2, 0).to(precise)
+        return torch.bmm(left, right)
+
+    if len(blocks) == 1 and not per_token and not x.is_cuda:
+        [(outputs, inputs, columns)] = blocks
+        product = products(outputs, inputs)
+        places = _places(product, K, size, columns.start, columns.stop)
+        return (product.flatten(1) @ places.t()).view(B, H, K)
+    band = torch.zeros(N, size, size + K - 1, dtype=precise, device=x.device)
     gradient = torch.empty(T, N, K, dtype=precise, device=x.device) if per_token else None
     for outputs, inputs, columns in blocks:
         length = outputs.stop - outputs.start
-        left = grad.view(T, N, R)[outputs].transpose(0, 1).to(precise)
-        right = x.view(T, N, R)[inputs].permute(1, 2, 0).to(precise)
-        product = torch.bmm(left, right)
-        if alone:
-            places = _places(product, K, size, columns.start, columns.stop)
-            return (product.flatten(1) @ places.t()).view(B, H, K)
+        product = products(outputs, inputs)
         block = band[:, :length, columns]
         if per_token:
             band.zero_()  # columns beyond the sentence's ends

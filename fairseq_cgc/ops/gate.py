@@ -86,6 +86,21 @@ class _GatedKernels(torch.autograd.Function):
         return of_means, None, None, *others, None
 
 
+def encode_context(context: Tensor, encode: Tensor) -> tuple[Tensor, Tensor]:
+    """Each head's context, encoded.
+
+    Args:
+        context: B x H x slots, of which there may be fewer than ``encode`` has: the others are zero
+        encode: d x num_slots
+
+    Returns:
+        (B * H) x d, and the context as slots x (B * H), as the means of short sentences lie
+    """
+    B, H, slots = context.shape
+    columns = context.permute(2, 0, 1).reshape(slots, B * H)
+    return columns.t() @ encode[:, :slots].t(), columns
+
+
 def forward_of_context(
     context: Tensor, encode: Tensor, scale: Tensor, shift: Tensor, decode: Tensor, weight: Tensor, how: tuple
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -101,13 +116,11 @@ def forward_of_context(
         B x H x K, and what ``backward_of_context`` has to know of it
     """
     eps, softmax, on_logits, sigmoid = how
-    B, H, slots = context.shape
-    columns = context.permute(2, 0, 1).reshape(slots, B * H)  # as the means of short sentences lie
-    encoded = columns.t() @ encode[:, :slots].t()
+    encoded, columns = encode_context(context, encode)
     normal, mean, inverse = torch.native_layer_norm(encoded, scale.shape, scale, shift, eps)
     latent = normal.relu_()
     logits = latent @ decode.t()
-    activated = (logits.sigmoid_() if sigmoid else logits.tanh_()).view(B, H, -1)
+    activated = (logits.sigmoid_() if sigmoid else logits.tanh_()).view(*context.shape[:2], -1)
     gate = activated if sigmoid else activated + 1
     if on_logits:
         kernel = share = torch.softmax(weight * gate, 2)

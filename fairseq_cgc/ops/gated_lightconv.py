@@ -135,9 +135,7 @@ def _convolve(x, kernel_of, num_heads, kernel_size, padding_l, dropout, path, pe
     if kernel.shape != wanted:
         letters = "T x B x H x K" if per_token else "B x H x K"
         raise ValueError(f"the kernels are {tuple(kernel.shape)}, wanted {letters}: {wanted}")
-    if last - first < kernel_size:
-        kernel = kernel[..., first:last]
-    kernel = kernel.to(message.dtype)
+    kernel = kernel[..., first:last].to(message.dtype)
     if dropout:
         kernel = torch.dropout(kernel, dropout, train=True)
     return _Convolve.apply(x, message, kernel.contiguous(), padding_l, path)
