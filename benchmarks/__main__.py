@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from fairseq_cgc.errors import UserError, check_at_least
-from fairseq_cgc.files import read_json, whole
 from fairseq_cgc.ops import gated_lightconv
+from fairseq_cgc.recipe.files import read_json, whole
 
 from . import contenders as c
 from .measure import compare, peak_memory, quartiles

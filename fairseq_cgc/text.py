@@ -1,5 +1,6 @@
 """Raw sentences to Moses tokens and back: one place for training data and for a user's own input."""
 
+import json
 import os
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
@@ -7,8 +8,7 @@ from typing import NamedTuple, Optional
 from fairseq.data.encoders import register_tokenizer
 from fairseq.dataclass import FairseqDataclass
 
-from .errors import OptionError
-from .files import read_json
+from .errors import OptionError, UserError
 
 PREPARATION = "prepare.json"  # beside the dictionaries of a preparation: its settings
 
@@ -108,8 +108,16 @@ def hub_options(folder):
 
     Returns:
         dict of option to value
+
+    Raises:
+        UserError: ``prepare.json`` is not valid JSON
     """
-    settings = read_json(os.path.join(folder, PREPARATION))["settings"]
+    path = os.path.join(folder, PREPARATION)
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)["settings"]
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); remove it and make it anew") from None
     subwords = SUBWORD_MODELS[settings["bpe"]]
     return {
         "source_lang": settings["source_lang"],

@@ -30,8 +30,8 @@ def parse():
 
 
 def main(args):
-    from fairseq_cgc.checkpoints import average_checkpoints, find_checkpoints, save_checkpoint
     from fairseq_cgc.errors import OptionError, check_at_least
+    from fairseq_cgc.recipe.checkpoints import average_checkpoints, find_checkpoints, save_checkpoint
 
     wanted = {
         "epoch": args.num_epoch_checkpoints,
@@ -59,6 +59,6 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     run_command(lambda: main(arguments))

@@ -33,7 +33,7 @@ def parse(argv=None):
 
 
 def main(args):
-    from fairseq_cgc.evaluation import SCORES, average_and_score, score_table
+    from fairseq_cgc.recipe.evaluation import SCORES, average_and_score, score_table
 
     out, result = average_and_score(
         args.folder, args.out, args.data, args.split, args.average, args.by, args.beam, args.max_tokens, args.fairseq
@@ -47,7 +47,7 @@ if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds
     import logging
 
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     logging.disable(logging.INFO)
     run_command(lambda: main(arguments))

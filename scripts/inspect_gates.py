@@ -50,10 +50,10 @@ def parse(argv=None):
 
 
 def main(args):
-    from fairseq_cgc import inspection
     from fairseq_cgc.errors import CorpusError, OptionError, check_at_least
-    from fairseq_cgc.files import read_lines, writable_folder, write_json
-    from fairseq_cgc.table import write_text_and_plots
+    from fairseq_cgc.recipe import inspection
+    from fairseq_cgc.recipe.files import read_lines, writable_folder, write_json
+    from fairseq_cgc.recipe.table import write_text_and_plots
 
     check_at_least(1, batch=args.batch, permutations=args.permutations)
     if not args.input and not args.pairs:
@@ -143,7 +143,7 @@ def numbers(option, text, count):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds and need the environment
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     logging.disable(logging.INFO)
     run_command(lambda: main(arguments))

@@ -42,7 +42,7 @@ def add_settings(parser):
 
 
 def settings_of(args, source_lang, target_lang):
-    from fairseq_cgc.preparation import Settings
+    from fairseq_cgc.recipe.preparation import Settings
 
     return Settings(
         source_lang=source_lang,
@@ -59,8 +59,8 @@ def settings_of(args, source_lang, target_lang):
 
 def main(args):
     from fairseq_cgc.errors import OptionError
-    from fairseq_cgc.files import writable_folder
-    from fairseq_cgc.preparation import prepare, prepare_test_set, summary
+    from fairseq_cgc.recipe.files import writable_folder
+    from fairseq_cgc.recipe.preparation import prepare, prepare_test_set, summary
 
     if args.vocabulary_of:
         for option in ("train", "valid", "source_lang", "target_lang"):
@@ -84,6 +84,6 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     run_command(lambda: main(arguments))

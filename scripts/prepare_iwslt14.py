@@ -23,11 +23,11 @@ def parse(argv=None):
 
 
 def main(args):
-    from fairseq_cgc import iwslt14
-    from fairseq_cgc.download import download
     from fairseq_cgc.errors import CorpusError, UserError
-    from fairseq_cgc.files import read_json, sha256_of, writable_folder
-    from fairseq_cgc.preparation import prepare, summary
+    from fairseq_cgc.recipe import iwslt14
+    from fairseq_cgc.recipe.download import download
+    from fairseq_cgc.recipe.files import read_json, sha256_of, writable_folder
+    from fairseq_cgc.recipe.preparation import prepare, summary
 
     settings = settings_of(args, *iwslt14.LANGUAGES)
     settings.check()
@@ -62,6 +62,6 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     run_command(lambda: main(arguments))

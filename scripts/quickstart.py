@@ -35,8 +35,8 @@ def parse():
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds and need the environment
-    from fairseq_cgc.files import run_command
-    from fairseq_cgc.quickstart import quickstart
+    from fairseq_cgc.recipe.files import run_command
+    from fairseq_cgc.recipe.quickstart import quickstart
 
     logging.disable(logging.INFO)
     run_command(lambda: quickstart(arguments))

@@ -74,10 +74,10 @@ def value_of(option, words, default=0):
 
 
 def main(args):
-    from fairseq_cgc.ablations import make_table, run_all
     from fairseq_cgc.errors import OptionError, check_at_least
-    from fairseq_cgc.files import writable_folder
-    from fairseq_cgc.training import prepared_folder
+    from fairseq_cgc.recipe.ablations import make_table, run_all
+    from fairseq_cgc.recipe.files import writable_folder
+    from fairseq_cgc.recipe.training import prepared_folder
 
     check_at_least(1, max_update=args.max_update, batch_tokens=args.batch_tokens, average=args.average, jobs=args.jobs)
     rows = ALL if args.rows == "all" else args.rows.split(",")
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds
     import logging
 
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     logging.disable(logging.INFO)
     run_command(lambda: main(arguments))

@@ -30,8 +30,8 @@ def parse(argv=None):
 
 def main(args):
     from fairseq_cgc.errors import UserError
-    from fairseq_cgc.files import write_json
-    from fairseq_cgc.scoring import read_sides, score_systems
+    from fairseq_cgc.recipe.files import write_json
+    from fairseq_cgc.recipe.scoring import read_sides, score_systems
 
     systems, references = read_sides(args.systems, args.ref)
     options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed")}
@@ -64,6 +64,6 @@ def table(scores):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds and need the environment
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     run_command(lambda: main(arguments))

@@ -88,8 +88,8 @@ def main(args):
     import torch
 
     from fairseq_cgc.errors import OptionError, check_at_least
-    from fairseq_cgc.files import writable_folder
-    from fairseq_cgc.training import (
+    from fairseq_cgc.recipe.files import writable_folder
+    from fairseq_cgc.recipe.training import (
         batch_options,
         join_training,
         launcher,
@@ -124,6 +124,6 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds
-    from fairseq_cgc.files import run_command
+    from fairseq_cgc.recipe.files import run_command
 
     run_command(lambda: main(arguments))

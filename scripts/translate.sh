@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 take_python_option "$@"
 set_up_environment "" >&2
-exec "$PYTHON" -m fairseq_cgc.translate ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+exec "$PYTHON" -m fairseq_cgc.recipe.translate ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}

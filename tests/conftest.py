@@ -9,7 +9,7 @@ import torch
 
 import fairseq_cgc
 from benchmarks import contenders
-from fairseq_cgc.preparation import SPLITS, Settings, prepare
+from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = str(ROOT / "fairseq_cgc")

@@ -25,8 +25,8 @@ def parse(argv=None):
 
 if __name__ == "__main__":
     arguments = parse()  # before the imports, which take seconds and need the environment
-    from fairseq_cgc.files import run_command
-    from fairseq_cgc.table import make_table
+    from fairseq_cgc.recipe.files import run_command
+    from fairseq_cgc.recipe.table import make_table
 
     logging.disable(logging.INFO)
     run_command(lambda: print(make_table(arguments.runs, arguments.out, arguments.corpus), end=""))

@@ -1,0 +1,294 @@
+"""Which parts of the gate matter: rows trained over seeds on one corpus, and their table."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, median, stdev
+from threading import Lock
+
+from tqdm import tqdm
+
+from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
+from ..errors import UserError
+from .checkpoints import find_checkpoints
+from .evaluation import SCORES
+from .files import read_json, write_json
+from .scoring import TOKENISED_BLEU
+from .table import (
+    BASELINE,
+    CONTROL,
+    STATISTICS,
+    SYSTEMS,
+    TITLES,
+    VARIANTS,
+    bleu_of,
+    deviation_of,
+    difference_cell,
+    differences,
+    finished,
+    markdown_table,
+    plot_curves,
+    provenance,
+    read_results,
+    read_runs,
+    save_figure,
+    settings_notes,
+    unfinished_notes,
+    updates_cell,
+    write_text_and_plots,
+)
+from .training import RUN, parse_figures
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SHUFFLED, OF = "cgc-shuffled", "cgc"  # a way to evaluate the runs of a row
+SHUFFLE = "{'cgc_shuffle_context': True}"
+SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
+
+
+def run_all(args, rows, seeds):
+    """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
+
+    Args:
+        args: the options of ``scripts/run_ablations.py``
+        rows: names
+        seeds: numbers
+
+    Raises:
+        UserError: some failed; the others have been finished
+    """
+    trained = [row for row in rows if row != SHUFFLED]
+    if SHUFFLED in rows and OF not in trained:
+        trained.insert(0, OF)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    processes = _Processes({"OMP_NUM_THREADS": str(threads), **os.environ})
+    failed = []
+
+    def run(row, seed):
+        folder = args.runs / f"{row}-seed{seed}"
+        try:
+            _run(args, row, seed, folder, SHUFFLED in rows, processes)
+            score = read_json(folder / "test" / SCORES)["scores"][TOKENISED_BLEU]["score"]
+        except UserError as error:
+            failed.append(f"{row}, seed {seed}: {error}")
+            return f"{row}, seed {seed}: failed"
+        return f"{row}, seed {seed}: {score:.2f}"
+
+    tasks = [(row, seed) for seed in seeds for row in trained]
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(tasks), unit=" runs", disable=None) as bar:
+        try:
+            for future in [pool.submit(run, *task) for task in tasks]:
+                tqdm.write(future.result(), file=sys.stderr)
+                bar.update()
+        except BaseException:
+            processes.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failed:
+        raise UserError(f"{len(failed)} of {len(tasks)} runs failed:\n" + "\n".join(failed))
+
+
+class _Processes:
+    """Commands of several threads, which can be stopped together."""
+
+    def __init__(self, environment):
+        self.environment, self._running, self._stopped, self._lock = environment, set(), False, Lock()
+
+    def run(self, command, log):
+        """Run a command to its end, its words to the end of a file.
+
+        Raises:
+            UserError: it failed, with its last line; or it was stopped
+        """
+        with open(log, "a", encoding="utf-8") as file:
+            with self._lock:
+                if self._stopped:
+                    raise UserError("stopped")
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
+                self._running.add(process)
+            status = process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if status:
+            with open(log, encoding="utf-8") as file:
+                end = [line.strip() for line in file if line.strip()][-1:]
+            raise UserError(f"exit status {status}, see {log}: {''.join(end)}")
+
+    def stop(self):
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def _run(args, row, seed, folder, shuffled, processes):
+    """What is left to do of a run."""
+    log = args.runs / f"{folder.name}.log"
+    train = [SCRIPTS / "train_row.py", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
+    train += [
+        "--batch-tokens",
+        args.batch_tokens,
+        "--max-update",
+        args.max_update,
+        "--keep",
+        args.average,
+        *args.fairseq,
+    ]
+    processes.run([sys.executable, *map(str, train)], log)
+    names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
+    generate = [SCRIPTS / "generate_and_score.py", folder, "--average", args.average, "--by", args.by]
+    tests = {"test": generate}
+    if shuffled and row == OF:
+        tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE]
+    for test, command in tests.items():
+        scores = folder / test / SCORES
+        if not scores.exists() or read_json(scores)["generation"].get("checkpoints") != names:
+            processes.run([sys.executable, *map(str, command)], log)
+    if SHUFFLED_TEST in tests:
+        _validate_shuffled(folder, args, processes)
+
+
+def _validate_shuffled(folder, args, processes):
+    """The validation loss of the last update with shuffled contexts."""
+    path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
+    if path.exists():
+        return
+    command = [sys.executable, "-m", "fairseq_cli.validate", str(Path(read_json(folder / RUN)["data"]["path"]) / "bin")]
+    command += [
+        "--task",
+        "translation",
+        "--user-dir",
+        USER_DIR,
+        "--path",
+        str(folder / "checkpoints" / "checkpoint_last.pt"),
+    ]
+    command += ["--model-overrides", SHUFFLE, "--max-tokens", str(args.batch_tokens), "--log-format", "json"]
+    log.unlink(missing_ok=True)
+    processes.run([*command, *EVERY_SENTENCE, *NO_WORKERS], log)
+    figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    losses = [values["valid_loss"] for event, values in figures if event == "valid"]
+    if not losses:
+        raise UserError(f"fairseq-validate gave no loss; its words are in {log}")
+    write_json(path, {"valid_loss": losses[-1]})
+
+
+def make_table(runs_folder, out=None, corpus="the corpus"):
+    """Write ``table.md``, ``table.png`` and ``curves.png`` of the rows that have runs.
+
+    Args:
+        runs_folder: folder of run folders
+        out: folder for what is made; ``None``: the same
+        corpus: its name, for the title
+
+    Returns:
+        the table as Markdown
+
+    Raises:
+        UserError: no runs, runs that do not belong in one table, or a folder that is damaged
+    """
+    runs = read_runs(runs_folder)
+    runs += [_shuffled(run) for run in runs if run.unfinished is None and (run.folder / SHUFFLED_TEST / LOSS).exists()]
+    plots = {
+        "table.png": lambda path: plot_differences(runs, path, corpus),
+        "curves.png": lambda path: plot_curves([run for run in runs if run.row in SYSTEMS], path, corpus),
+    }
+    return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus), plots)
+
+
+def _shuffled(run):
+    """The same run, evaluated with shuffled contexts."""
+    folder = run.folder / SHUFFLED_TEST
+    other = dataclasses.replace(
+        run, row=SHUFFLED, losses=[(run.done, read_json(folder / LOSS)["valid_loss"])], speeds=[]
+    )
+    read_results(other, folder)
+    return other
+
+
+def markdown(runs, corpus):
+    """The table and what belongs under it."""
+    header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
+    header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
+    present = [row for row in TITLES if any(run.row == row for run in runs)]
+    to_cgc, to_control = differences(runs, present, OF), differences(runs, present, CONTROL)
+    rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
+    notes = [
+        f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
+        "medians over a run, whatever else its machine did meanwhile: to compare them, train one at a time on a machine of "
+        f"your own. `{SHUFFLED}` is `{OF}` itself, whose sentences are given the contexts of their neighbours in the batch."
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"# Ablations on {corpus}",
+                markdown_table(header, rows, texts=2),
+                *unfinished_notes(runs),
+                *settings_notes(runs),
+                *notes,
+                *provenance(runs),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _cells(runs, row, to_cgc, to_control):
+    start, scored = [f"`{row}`", TITLES[row]], list(finished(runs, row).values())
+    if not scored:
+        return [*start, "–", "not finished", *["–"] * 6]
+    losses = [run.losses[-1][1] for run in scored if run.losses]
+    speeds = [speed for run in scored for speed in run.speeds]
+    decoding = [run.decoding for run in scored if run.decoding]
+    return [
+        *start,
+        f"{scored[0].parameters:,}",
+        deviation_of(bleu_of(runs, row)),
+        "–" if row == OF else difference_cell(to_cgc),
+        "–" if row == CONTROL else difference_cell(to_control),
+        f"{mean(losses):.3f}" if losses else "–",
+        updates_cell(scored),
+        f"{median(speeds):,.0f}" if speeds else "–",
+        f"{median(decoding):,.0f}" if decoding else "–",
+    ]
+
+
+def plot_differences(runs, path, corpus):
+    """BLEU of every row as points, a point a seed, with the means of LightConv, CGC and its control as lines.
+
+    Args:
+        path: of the PNG, which appears whole
+
+    Raises:
+        ModuleNotFoundError: no matplotlib
+    """
+    from matplotlib.figure import Figure
+
+    scores = {row: found for row in reversed(TITLES) if (found := bleu_of(runs, row))}
+    figure = Figure(figsize=(9, 1.5 + 0.3 * len(scores)), layout="constrained")
+    axes = figure.subplots()
+    lines = [row for row in (BASELINE, CONTROL, OF) if row in scores]
+    for row in lines:
+        label = f"mean of {TITLES[row]}"
+        axes.axvline(mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=label)
+    for place, (row, found) in enumerate(scores.items()):
+        colour = SYSTEMS[OF if row in VARIANTS else row].colour
+        axes.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.6)
+        axes.errorbar(
+            mean(found),
+            place,
+            xerr=stdev(found) if len(found) > 1 else None,
+            fmt="D",
+            color=colour,
+            markersize=6,
+            capsize=3,
+        )
+    axes.set_yticks(range(len(scores)), [TITLES[row] for row in scores])
+    axes.set_xlabel(f"{TOKENISED_BLEU}: a dot a seed, the mean ± standard deviation")
+    axes.set_title(corpus)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if lines:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)

@@ -1,0 +1,180 @@
+"""Checkpoints as data: loading, averaging, and a folder that is a model complete in itself."""
+
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from fairseq.data import Dictionary
+
+from ..compat import user_error_text
+from ..errors import CheckpointError
+from .files import whole
+
+
+def load_checkpoint(path):
+    """Load a fairseq checkpoint on the CPU with torch's weights-only loader.
+
+    Returns:
+        the checkpoint's dict
+
+    Raises:
+        CheckpointError: missing, truncated, no fairseq checkpoint, or holding more than data
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint {path} does not exist") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: {user_error_text(error)}") from None
+    except Exception as error:  # whatever torch's unpickler stumbles over in a damaged file
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason}); get or make it again") from None
+    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
+        raise CheckpointError(f"{path} is no fairseq checkpoint: it lacks 'model' or the options it was trained with")
+    return state
+
+
+# fairseq's names of checkpoints, and the number in them that orders them.
+KINDS = {
+    "epoch": re.compile(r"checkpoint(\d+)\.pt"),
+    "update": re.compile(r"checkpoint_\d+_(\d+)\.pt"),
+    "best": re.compile(r"checkpoint\.best_(?:loss|nll_loss|ppl)_(\d+\.\d{3})\d*\.pt"),
+}
+
+
+def find_checkpoints(folder, kind="epoch", count=None):
+    """The last (or best) ``count`` checkpoints of a folder, oldest (or worst) first.
+
+    Args:
+        kind: ``epoch`` (``checkpoint7.pt``), ``update`` (``checkpoint_2_1500.pt``, of
+            --save-interval-updates) or ``best`` (``checkpoint.best_loss_3.217.pt``, of
+            --keep-best-checkpoints; the lowest loss)
+        count: ``None``: all there are, be it none
+
+    Raises:
+        CheckpointError: fewer than ``count``
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint*.pt"):
+        match = KINDS[kind].fullmatch(path.name)
+        if match:
+            found.append((float(match[1]) * (-1 if kind == "best" else 1), path))
+    if len(found) < (count or 0):
+        raise CheckpointError(
+            f"{folder} has {len(found)} {kind} checkpoints and {count} are wanted; train longer, keep more of them "
+            "(--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints), or ask for fewer"
+        )
+    return [path for _, path in sorted(found)][-count if count else 0 :]
+
+
+def average_checkpoints(paths):
+    """Average the parameters of checkpoints of one model, in float64.
+
+    Args:
+        paths: at least one
+
+    Returns:
+        the last checkpoint's dict without its optimizer state, its floating-point parameters
+        averaged and at least float32; other buffers are the last one's
+
+    Raises:
+        CheckpointError: unreadable, or not of one model
+    """
+    if not paths:
+        raise CheckpointError("there are no checkpoints to average")
+    total, state, first, expected_options = {}, None, paths[0], {}
+    for path in paths:
+        state = load_checkpoint(path)
+        shapes = {name: tuple(value.shape) for name, value in state["model"].items()}
+        options = model_options(state)
+        if not total:
+            expected, expected_options = shapes, options
+        elif options != expected_options:
+            name = next(n for n in {**expected_options, **options} if expected_options.get(n) != options.get(n))
+            raise CheckpointError(
+                f"{path} and {first} are of different models: {name} is {options.get(name)} in the one and "
+                f"{expected_options.get(name)} in the other; average checkpoints of one training run"
+            )
+        elif shapes != expected:
+            name = next(n for n in {**expected, **shapes} if expected.get(n) != shapes.get(n))
+            raise CheckpointError(
+                f"{path} and {first} are of different models: {name} is {shapes.get(name, 'not there')} in the one and "
+                f"{expected.get(name, 'not there')} in the other; average checkpoints of one training run"
+            )
+        for name, value in state["model"].items():
+            if value.is_floating_point():
+                value = value.double()
+                total[name] = total[name] + value if name in total else value
+            else:
+                total[name] = value
+    for name, value in state["model"].items():
+        if value.is_floating_point():
+            kept = torch.float64 if value.dtype == torch.float64 else torch.float32
+            state["model"][name] = (total[name] / len(paths)).to(kept)
+    state.pop("last_optimizer_state", None)
+    return state
+
+
+def _options(state):
+    options = (state.get("cfg") or {}).get("model") or state["args"]
+    return options if isinstance(options, dict) else vars(options)
+
+
+def model_options(state):
+    """The options in a checkpoint that decide what its parameters compute."""
+    return {
+        name: value
+        for name, value in _options(state).items()
+        if name == "arch" or name.startswith(("cgc_", "encoder_", "decoder_", "share_", "weight_softmax"))
+    }
+
+
+def count_parameters(state):
+    """Parameters of a fairseq checkpoint's model, shared embeddings counted once.
+
+    Args:
+        state: what ``load_checkpoint`` returns
+    """
+    options = _options(state)
+    shares_all = options.get("share_all_embeddings", False)
+    copies = set()
+    if shares_all or options.get("share_decoder_input_output_embed", False):
+        copies.add("decoder.output_projection.weight")
+    if shares_all:
+        copies.add("decoder.embed_tokens.weight")
+    return sum(
+        value.numel()
+        for name, value in state["model"].items()
+        if name not in copies and "version" not in name and "_float_tensor" not in name
+    )
+
+
+def check_dictionaries(state, bin_folder, source_lang, target_lang):
+    """Raises CheckpointError if the dictionaries are not of the size that the model was trained with."""
+    for side, language in (("encoder", source_lang), ("decoder", target_lang)):
+        file = Path(bin_folder) / f"dict.{language}.txt"
+        entries = len(Dictionary.load(str(file)))
+        rows = state["model"][f"{side}.embed_tokens.weight"].size(0)
+        if entries != rows:
+            raise CheckpointError(
+                f"{file} has {entries} entries and the model's {side} was trained with {rows}: the data folder is another "
+                "than the model's; give the one it was trained on, or prepare the text with its vocabulary"
+            )
+
+
+def save_checkpoint(state, path):
+    """Write a checkpoint, whole or not at all."""
+    with whole(path) as partial:
+        torch.save(state, partial)
+
+
+def write_model(state, bin_folder, folder):
+    """Write a folder that ``from_pretrained(folder)`` takes: ``model.pt`` with its dictionaries and subword model."""
+    with whole(folder) as partial:
+        partial.mkdir(parents=True)
+        torch.save(state, partial / "model.pt")
+        for file in Path(bin_folder).iterdir():
+            if file.suffix not in (".bin", ".idx"):
+                shutil.copyfile(file, partial / file.name)

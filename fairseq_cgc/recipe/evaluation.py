@@ -1,0 +1,172 @@
+"""From a run's checkpoints to translations and scores."""
+
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError, OptionError, UserError, check_at_least
+from ..text import PREPARATION, SUBWORD_MODELS, MosesText
+from .checkpoints import (
+    average_checkpoints,
+    check_dictionaries,
+    find_checkpoints,
+    load_checkpoint,
+    write_model,
+)
+from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
+from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
+from .training import AVERAGED, LOCK, MODEL_FOLDER, RUN, prepared_folder
+from .translate import BEAM, generate
+
+SCORES = "scores.json"
+
+
+def translate_and_score(model, prepared, output, split="test", beam=BEAM, options=(), notes=None):
+    """Translate a split and write a folder with what went in, what came out, and its scores.
+
+    ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by
+    line; ``{split}.tok.{tgt,hyp}``: the tokens that tokenised BLEU compares; ``generate.txt``: what
+    fairseq-generate printed; ``scores.json``.
+
+    Args:
+        model: a model folder (``model.pt``)
+        prepared: the folder of a preparation
+        output: the folder to write
+        split: which to translate
+        beam: beam size
+        options: further options of fairseq-generate
+        notes: further entries for ``generation`` in scores.json
+
+    Returns:
+        the content of ``scores.json``: ``scores`` and ``generation``
+
+    Raises:
+        CheckpointError: the model does not fit the dictionaries
+        UserError: the preparation lacks the split, or fairseq-generate failed
+    """
+    prepared, output = Path(prepared), Path(output)
+    settings = read_json(prepared / "bin" / PREPARATION)["settings"]
+    source, target = settings["source_lang"], settings["target_lang"]
+    raw = {}
+    for language in (source, target):
+        file = prepared / "raw" / f"{split}.{language}"
+        if not file.exists():
+            file = prepared / "tok" / f"{split}.{language}"  # held out of the training part
+        if not file.exists():
+            raise UserError(f"{prepared} has no split '{split}': {file} does not exist")
+        raw[language] = read_lines(file)
+    check_dictionaries(load_checkpoint(Path(model) / "model.pt"), prepared / "bin", source, target)
+    references = read_lines(prepared / "tok" / f"{split}.{target}")
+    with whole(output) as partial:
+        partial.mkdir(parents=True)
+        hypotheses = generate(
+            Path(model) / "model.pt",
+            prepared / "bin",
+            split,
+            partial / "generate.txt",
+            len(references),
+            beam,
+            SUBWORD_MODELS[settings["bpe"]].remove_bpe,
+            options,
+        )
+        skipped = [number for number in range(len(references)) if number not in hypotheses]
+        if skipped:
+            print(
+                f"    {len(skipped)} sentences were too long and skipped; they count as empty translations: {skipped}"
+            )
+        tokenised = [hypotheses.get(number, "") for number in range(len(references))]
+        moses = MosesText(target)
+        detokenised = [moses.detokenise(line) for line in tokenised]
+        for name, lines in (
+            (source, raw[source]),
+            (target, raw[target]),
+            ("hyp", detokenised),
+            (f"tok.{target}", references),
+            ("tok.hyp", tokenised),
+        ):
+            write_lines(partial / f"{split}.{name}", lines)
+        score, line = tokenised_bleu(tokenised, references)
+        case = "lowercased" if settings["lowercase"] else "cased"
+        scores = {
+            TOKENISED_BLEU: {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}"},
+            **detokenised_scores(detokenised, raw[target], lowercase=settings["lowercase"]),
+        }
+        speed = re.search(r"\(([\d.]+) sentences/s", (partial / "generate.txt.log").read_text(encoding="utf-8"))
+        generation = {
+            "beam": beam,
+            "sentences": len(references),
+            "skipped": len(skipped),
+            "sentences_per_second": float(speed[1]) if speed else None,
+            **(notes or {}),
+        }
+        result = {"scores": scores, "generation": generation}
+        write_json(partial / SCORES, result)
+    return result
+
+
+def average_and_score(
+    folder, out=None, data=None, split="test", average=AVERAGED, by="epoch", beam=BEAM, max_tokens=8000, options=()
+):
+    """Average the last checkpoints of a run into its model folder, translate a split with it, and score.
+
+    Args:
+        folder: a run folder, or its checkpoints
+        out: the folder to write; default: the split's name in the run folder
+        data: the prepared folder; default: the one the run was trained on
+        split: what to translate
+        average: how many checkpoints
+        by: which of them; see ``find_checkpoints``
+        beam: beam size
+        max_tokens: source tokens a batch
+        options: further options of fairseq-generate
+
+    Returns:
+        out, and what ``translate_and_score`` returns
+
+    Raises:
+        UserError: a run that is being written, checkpoints that are missing or do not fit the data
+    """
+    check_at_least(1, average=average, beam=beam, max_tokens=max_tokens)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} does not exist or is not a folder; a run folder of train.sh was wanted")
+    run, checkpoints = folder, folder / "checkpoints"
+    if not checkpoints.is_dir():
+        checkpoints = folder
+        run = folder.parent if (folder.parent / RUN).exists() else folder
+    refuse_unfinished(run)
+    if data is None:
+        if not (run / RUN).exists():
+            raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
+        data = read_json(run / RUN)["data"]["path"]
+    prepared, out = prepared_folder(data), Path(out or run / split)
+    paths = find_checkpoints(checkpoints, by, average)
+    writable_folder(out.parent, option="--out")
+
+    print(f"[average] {', '.join(path.name for path in paths)} -> {run / MODEL_FOLDER}", flush=True)
+    state = average_checkpoints(paths)
+    languages = read_json(prepared / "bin" / PREPARATION)["settings"]
+    check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
+    write_model(state, prepared / "bin", run / MODEL_FOLDER)
+    print(f"[translate] {prepared}, {split}, beam {beam} -> {out}", flush=True)
+    return out, translate_and_score(
+        run / MODEL_FOLDER,
+        prepared,
+        out,
+        split,
+        beam,
+        ["--max-tokens", str(max_tokens), *options],
+        {"checkpoints": [path.name for path in paths]},
+    )
+
+
+def refuse_unfinished(run):
+    """Raises UserError if a process is still writing the run folder."""
+    if is_held(Path(run) / LOCK):
+        raise UserError(f"the run {run} is still being written; wait for its training to end, or stop it")
+
+
+def score_table(scores):
+    """Lines of text: each figure with the signature that reproduces it."""
+    return [f"{'score':18} {'':>6}  signature"] + [
+        f"{name:18} {score['score']:6.2f}  {score['signature']}" for name, score in scores.items()
+    ]

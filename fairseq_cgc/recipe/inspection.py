@@ -1,0 +1,576 @@
+"""What a trained gate looks at: its values, their variance, classes of sentences (supplement A.1), minimal pairs."""
+
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from fairseq.data.data_utils import collate_tokens
+from tqdm import tqdm
+
+from ..errors import CheckpointError, CorpusError, OptionError
+from ..lightconv_cgc import LightConvCGCEncoder, LightConvCGCModel
+from .table import SYSTEMS, markdown_table, save_figure
+from .translate import encode
+
+UNGATED, GATED = SYSTEMS["lightconv"].colour, SYSTEMS["cgc"].colour
+
+
+class Layer(NamedTuple):
+    """What the sentences' gates are in one layer, as float32 arrays.
+
+    Attributes:
+        number: from 1
+        offset: of the first tap from the position it serves
+        gates: n x H x K
+        kernels: n x H x K, gated; of a dynamic encoder each sentence's mean over its tokens
+        ungated: 1 x H x K, or as ``kernels``, where tokens have kernels of their own
+    """
+
+    number: int
+    offset: int
+    gates: np.ndarray
+    kernels: np.ndarray
+    ungated: np.ndarray
+
+
+def load_model(checkpoint, data=None):
+    """The model of a folder or of a checkpoint file, with its dictionaries and text handling.
+
+    Args:
+        checkpoint: a model folder (``model.pt``), or a checkpoint
+        data: the prepared folder, for a checkpoint that has no dictionaries beside it
+
+    Returns:
+        fairseq.hub_utils.GeneratorHubInterface
+
+    Raises:
+        CheckpointError: missing, or no model of this plugin
+    """
+    path = Path(checkpoint)
+    folder, name = (path, "model.pt") if path.is_dir() else (path.parent, path.name)
+    if not (folder / name).exists():
+        raise CheckpointError(f"the checkpoint {folder / name} does not exist")
+    where = "." if data is None else str(Path(data).resolve() / ("bin" if (Path(data) / "bin").is_dir() else ""))
+    if not list((folder if data is None else Path(where)).glob("dict.*.txt")):
+        raise CheckpointError(
+            f"{folder if data is None else data} has no dictionaries (dict.*.txt); give the prepared folder with --data"
+        )
+    hub = LightConvCGCModel.from_pretrained(str(folder), name, where)
+    encoder = hub.models[0].encoder
+    if not isinstance(encoder, LightConvCGCEncoder):
+        raise CheckpointError(
+            f"{folder / name} holds a {type(encoder).__name__}, which has no gates; give a lightconv_cgc"
+        )
+    return hub.cuda() if torch.cuda.is_available() else hub
+
+
+def gates_of(hub, sentences, batch=64):
+    """The gates of raw sentences, in every layer.
+
+    Args:
+        hub: what ``load_model`` returns
+        sentences: raw sentences, at least one
+        batch: how many at a time; it changes nothing but the speed
+
+    Returns:
+        list of one ``Layer`` a layer, and the number of tokens of each sentence
+    """
+    encoder, tokens = hub.models[0].encoder, [encode(hub, sentence, n) for n, sentence in enumerate(sentences, 1)]
+    order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]))
+    found = [([], [], []) for _ in encoder.layers]
+    with tqdm(total=len(tokens), desc="gates", unit=" sentences", disable=None) as bar:
+        for start in range(0, len(order), batch):
+            group = [tokens[number] for number in order[start : start + batch]]
+            record, _, mask = _encoded(hub, group)
+            for (gates, kernels, ungated), layer in zip(found, record):
+                gates.append(layer.gate.float().cpu())
+                kernels.append(_of_sentences(layer.kernel, mask).float().cpu())
+                ungated.append(_of_sentences(layer.ungated, mask).float().cpu())
+            bar.update(len(group))
+    place = np.argsort(order)
+    layers = []
+    for number, (layer, values) in enumerate(zip(encoder.layers, found), start=1):
+        gates, kernels, ungated = (torch.cat(value).numpy()[place] for value in values)
+        if np.array_equal(ungated, np.broadcast_to(ungated[:1], ungated.shape)):
+            ungated = ungated[:1]
+        layers.append(Layer(number, -layer.conv.padding_l, gates, kernels, ungated))
+    return layers, [len(sentence) for sentence in tokens]
+
+
+def _encoded(hub, tokens, gates=None):
+    """(record of the layers' gates, output T x B x C, mask B x T of real tokens) of token lists."""
+    encoder = hub.models[0].encoder
+    device, pad = next(encoder.parameters()).device, hub.task.source_dictionary.pad()
+    batch = collate_tokens(tokens, pad, left_pad=True).to(device)
+    real = batch.ne(pad)
+    with encoder.recorded_gates(gates) as record, torch.no_grad():
+        output = encoder(batch, real.sum(1))["encoder_out"][0]
+    return record, output, real
+
+
+def _of_sentences(kernel, mask):
+    """B x H x K; of kernels one a token (T x B x H x K) each sentence's mean over its real tokens."""
+    if kernel.dim() == 3:
+        return kernel
+    real = mask.t()[:, :, None, None].to(kernel.dtype)
+    return (kernel * real).sum(0) / real.sum(0)
+
+
+def variances(gates):
+    """How a layer's gate varies: over heads and taps, and between sentences.
+
+    The total variance is ``pattern`` + ``between``: that of the mean gate over heads and taps, which a
+    learned constant could have too, and the mean variance between sentences, which only a context can
+    have.
+
+    Args:
+        gates: n x H x K
+
+    Returns:
+        dict of ``mean``, ``minimum``, ``maximum``, ``total``, ``pattern``, ``between``, ``within`` (the
+        mean over sentences of the variance over heads and taps) and ``between_share`` of the total
+    """
+    gates = np.asarray(gates, dtype=np.float64)
+    total, pattern, between = gates.var(), gates.mean(0).var(), gates.var(0).mean()
+    return {
+        "mean": float(gates.mean()),
+        "minimum": float(gates.min()),
+        "maximum": float(gates.max()),
+        "total": float(total),
+        "pattern": float(pattern),
+        "between": float(between),
+        "within": float(gates.var((1, 2)).mean()),
+        "between_share": float(between / total) if total > 1e-12 else 0.0,
+    }
+
+
+def share_by_length(gates, lengths):
+    """The share of the variance between sentences that goes with their length.
+
+    The variance among sentences of equal length is what does not; lengths that occur once are left out.
+
+    Args:
+        gates: n x H x K
+        lengths: n, in tokens
+
+    Returns:
+        1: sentences of equal length have equal gates; 0 (or a little below): the length has no part in it; None:
+        there is no variance, or no two sentences are of equal length
+    """
+    gates, lengths = np.asarray(gates, dtype=np.float64), np.asarray(lengths)
+    groups = [gates[lengths == length] for length in np.unique(lengths)]
+    groups = [group for group in groups if len(group) > 1]
+    between = gates.var(0, ddof=1).mean() if len(gates) > 1 else 0.0
+    if not groups or between < 1e-15:
+        return None
+    among_equal = sum(group.var(0, ddof=1).mean() * len(group) for group in groups) / sum(map(len, groups))
+    return float(1 - among_equal / between)
+
+
+def sentence_classes(kind, sentences, lengths, files):
+    """A label per sentence.
+
+    Args:
+        kind: ``file``: where it comes from; ``length``: about fifths of the corpus by number of tokens;
+            ``question``: whether it ends with a question mark
+        sentences: raw
+        lengths: their numbers of tokens
+        files: the name of each one's file
+
+    Returns:
+        list of labels
+    """
+    if kind == "file":
+        return list(files)
+    if kind == "question":
+        return [
+            "question" if sentence.rstrip().rstrip("\"'”“»«").endswith("?") else "statement" for sentence in sentences
+        ]
+    edges = sorted(set(np.quantile(lengths, (0.2, 0.4, 0.6, 0.8), method="higher").astype(int)))
+    lows = [min(lengths), *(edge for edge in edges if edge > min(lengths))]
+    names = [
+        f"{low}–{high - 1}" if high > low + 1 else f"{low}" for low, high in zip(lows, [*lows[1:], max(lengths) + 1])
+    ]
+    return [names[np.searchsorted(lows, length, side="right") - 1] for length in lengths]
+
+
+def compare_classes(kernels, labels, lengths=None, permutations=1000, seed=1):
+    """The paper's analysis (supplement A.1): are gated kernels nearer to their class than classes to each other?
+
+    A class's centre is the mean of its kernels; its within-class distance their mean L2 distance to it;
+    the between-class distance of two classes that of their centres.
+
+    Args:
+        kernels: n x H x K, or gates where tokens have kernels of their own
+        labels: n
+        lengths: of the sentences: if given, a second test permutes labels among sentences of the same
+            length alone, which tells the class from its lengths
+        permutations: of the labels
+        seed: of the permutations
+
+    Returns:
+        dict: ``classes``, ``sizes``, ``within`` (a class), ``between`` (two classes), ``difference``
+        (between - within of the row's class), ``share`` of pairs where that is above 0, ``statistic`` (its
+        mean over pairs), and ``permuted``: the share's mean and the p-values of share and statistic when the
+        labels mean nothing; ``permuted_within_length`` likewise, or None
+
+    Raises:
+        OptionError: fewer than two classes, or a class of one sentence
+    """
+    classes = sorted(set(labels), key=_natural)
+    codes = np.array([classes.index(label) for label in labels])
+    sizes = np.bincount(codes, minlength=len(classes))
+    if len(classes) < 2:
+        raise OptionError(f"all sentences are of one class, {classes[0]!r}; at least two classes are wanted")
+    if sizes.min() < 2:
+        raise OptionError(
+            f"the class {classes[int(sizes.argmin())]!r} has one sentence; its distances need two at least: join classes"
+        )
+    vectors = np.asarray(kernels, dtype=np.float64).reshape(len(labels), -1)
+    within, between = _distances(vectors, codes, sizes)
+    difference = between - within[:, None]
+    pairs = ~np.eye(len(classes), dtype=bool)
+    share, statistic = (difference[pairs] > 0).mean(), difference[pairs].mean()
+
+    def permuted(groups):
+        chance = np.random.default_rng(seed)
+        shares, statistics = [], []
+        for _ in tqdm(range(permutations), desc="permutations", leave=False, disable=None):
+            shuffled = codes.copy()
+            for group in groups:
+                shuffled[group] = codes[chance.permutation(group)]
+            inside, across = _distances(vectors, shuffled, sizes)
+            found = (across - inside[:, None])[pairs]
+            shares.append((found > 0).mean())
+            statistics.append(found.mean())
+        return {
+            "permutations": permutations,
+            "share": float(np.mean(shares)),
+            "p_share": float((1 + np.sum(np.array(shares) >= share - 1e-12)) / (1 + permutations)),
+            "p_statistic": float((1 + np.sum(np.array(statistics) >= statistic - 1e-12)) / (1 + permutations)),
+        }
+
+    within_length = None
+    if lengths is not None:
+        lengths = np.asarray(lengths)
+        groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        if any(len(set(codes[group])) > 1 for group in groups):
+            within_length = permuted(groups)
+    return {
+        "classes": classes,
+        "sizes": sizes.tolist(),
+        "within": within.tolist(),
+        "between": between.tolist(),
+        "difference": difference.tolist(),
+        "share": float(share),
+        "statistic": float(statistic),
+        "permuted": permuted([np.arange(len(codes))]),
+        "permuted_within_length": within_length,
+    }
+
+
+def _natural(label):
+    head = str(label).split("–")[0]
+    return (0, int(head), label) if head.isdigit() else (1, 0, label)
+
+
+def _distances(vectors, codes, sizes):
+    """Within-class (C) and between-class (C x C) distances of n vectors."""
+    members = np.zeros((len(sizes), len(codes)))
+    members[codes, np.arange(len(codes))] = 1
+    centres = members @ vectors / sizes[:, None]
+    own = np.sqrt(np.square(vectors - centres[codes]).sum(1))
+    between = np.sqrt(np.square(centres[:, None] - centres[None]).sum(2))
+    return members @ own / sizes, between
+
+
+def read_pairs(lines, path):
+    """Sentence pairs, one a line, a tab between.
+
+    Raises:
+        CorpusError: a line that is no pair, or a pair of the same sentence
+    """
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        parts = [part.strip() for part in line.split("\t")]
+        if len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
+            raise CorpusError(
+                f"{path}, line {number}: two different sentences with a tab between were wanted, found {line!r}"
+            )
+        pairs.append(tuple(parts))
+    if not pairs:
+        raise CorpusError(f"{path} is empty; a pair of sentences a line, with a tab between, was wanted")
+    return pairs
+
+
+def compare_pair(hub, one, other):
+    """How far a changed word moves the gates, and the encoder's output far from it.
+
+    The position looked at is the token that both sentences have and that is the farthest from what
+    differs. There, the output of the first sentence is compared with that of the second, and with its
+    own output under the second sentence's gates: what the gates alone do.
+
+    Args:
+        hub: what ``load_model`` returns
+        one, other: raw sentences
+
+    Returns:
+        dict: ``sentences``, ``changed`` (tokens of each), ``token``, ``distance`` in tokens, ``reach`` (how
+        far the layers see without the context gates; None: everywhere), ``gates`` (a layer: relative L2
+        distance), ``output`` and ``output_by_gates`` (relative L2 distance at the position)
+
+    Raises:
+        CorpusError: the sentences are the same to the model, or have no token in common at their start, or at
+            their end in the same position
+    """
+    sentences = [encode(hub, sentence, number) for number, sentence in enumerate((one, other), 1)]
+    words = [[hub.task.source_dictionary[token] for token in sentence] for sentence in sentences]
+    prefix = _common(words[0], words[1])
+    suffix = _common(words[0][prefix:][::-1], words[1][prefix:][::-1])
+    changed = [sentence[prefix : len(sentence) - suffix] for sentence in words]
+    if words[0] == words[1]:
+        raise CorpusError(f"{one!r} and {other!r} are the same tokens to the model; change a word that it knows")
+    # From the first (last) common token to the nearest token that differs; EOS is not a word to look at. Behind a
+    # difference in length every token stands in another position, which is a difference too.
+    before, after = prefix, max(0, suffix - 1) if len(words[0]) == len(words[1]) else 0
+    if not before and not after:
+        raise CorpusError(
+            f"{one!r} and {other!r} share no token at their start, and none at their end in the same position; change one "
+            "word in the middle or at the end"
+        )
+    at_start = before >= after
+    places = [0, 0] if at_start else [len(sentence) - 2 for sentence in sentences]
+    (record, output, mask), (record_other, output_other, mask_other) = (_encoded(hub, [s]) for s in sentences)
+    _, output_forced, _ = _encoded(hub, [sentences[0]], [layer.gate for layer in record_other])
+    here, there, forced = output[places[0], 0], output_other[places[1], 0], output_forced[places[0], 0]
+    paddings = [layer.conv.padding_l for layer in hub.models[0].encoder.layers]
+    sizes = [layer.conv.kernel_size for layer in hub.models[0].encoder.layers]
+    reach = sum(size - 1 - padding for size, padding in zip(sizes, paddings)) if at_start else sum(paddings)
+    if any(layer.conv.gct is not None for layer in hub.models[0].encoder.layers):
+        reach = None  # a channel gate sees the whole sentence too
+    return {
+        "sentences": [one, other],
+        "changed": [" ".join(tokens) for tokens in changed],
+        "token": words[0][places[0]],
+        "distance": before if at_start else after,
+        "reach": reach,
+        "gates": [_moved(a.gate, b.gate) for a, b in zip(record, record_other)],
+        "output": _moved(here, there),
+        "output_by_gates": _moved(here, forced),
+    }
+
+
+def _common(one, other):
+    length = 0
+    while length < min(len(one), len(other)) and one[length] == other[length]:
+        length += 1
+    return length
+
+
+def _moved(here, there):
+    return float((there.double() - here.double()).norm() / here.double().norm().clamp_min(1e-12))
+
+
+# What a command makes of it
+
+
+def layer_table(summaries):
+    """Markdown: a row a layer, from ``variances``."""
+    header = ["layer", "K", "mean", "min", "max", "variance", "of the pattern", "between sentences", "share between"]
+    header += ["of that with the length"]
+    rows = [
+        [
+            f"{layer['layer']}",
+            f"{layer['kernel_size']}",
+            *(f"{layer['gate'][name]:.3f}" for name in ("mean", "minimum", "maximum")),
+            *(f"{layer['gate'][name]:.2e}" for name in ("total", "pattern", "between")),
+            f"{layer['gate']['between_share']:.1%}",
+            "–" if layer["gate"]["share_by_length"] is None else f"{layer['gate']['share_by_length']:.0%}",
+        ]
+        for layer in summaries
+    ]
+    return markdown_table(header, rows)
+
+
+def class_table(found, title):
+    """Markdown: the classes, and below it what the permutations say."""
+    rows = [
+        [str(name), f"{size}", f"{inside:.4f}", f"{mean(b for b in across if b):.4f}" if any(across) else "0"]
+        for name, size, inside, across in zip(found["classes"], found["sizes"], found["within"], found["between"])
+    ]
+    text = markdown_table([title, "sentences", "within", "mean distance to other classes"], rows)
+    text += (
+        f"\n\nbetween exceeds within in {found['share']:.1%} of the pairs; mean difference {found['statistic']:+.4f}"
+    )
+    for name, words in (("permuted", "labels permuted"), ("permuted_within_length", "among sentences of equal length")):
+        if found[name]:
+            text += (
+                f"\n{words}, {found[name]['permutations']} times: share {found[name]['share']:.1%} "
+                f"(p = {found[name]['p_share']:.3f}), p of the mean difference = {found[name]['p_statistic']:.3f}"
+            )
+    if found["permuted_within_length"] is None:
+        text += "\namong sentences of equal length: no length has two classes, so classes are not told from lengths"
+    return text
+
+
+def pair_table(pairs):
+    """Markdown: a row a pair, from ``compare_pair``."""
+    layers = range(1, len(pairs[0]["gates"]) + 1)
+    header = [
+        "changed",
+        "looked at",
+        "distance (reach)",
+        *(f"gate {number}" for number in layers),
+        "output",
+        "by the gates",
+    ]
+    rows = [
+        [
+            f"{pair['changed'][0] or '–'} / {pair['changed'][1] or '–'}",
+            pair["token"],
+            f"{pair['distance']} ({'all' if pair['reach'] is None else pair['reach']})",
+            *(f"{moved:.2%}" for moved in [*pair["gates"], pair["output"], pair["output_by_gates"]]),
+        ]
+        for pair in pairs
+    ]
+    return markdown_table(header, rows)
+
+
+def summarise(layer, lengths):
+    """A layer's part of the JSON."""
+    return {
+        "layer": layer.number,
+        "kernel_size": layer.gates.shape[2],
+        "heads": layer.gates.shape[1],
+        "first_tap": layer.offset,
+        "gate": {**variances(layer.gates), "share_by_length": share_by_length(layer.gates, lengths)},
+        "gate_mean": layer.gates.mean(0).tolist(),
+        "gate_deviation": layer.gates.std(0).tolist(),
+        "kernel_mean": layer.kernels.mean(0).tolist(),
+        "ungated_mean": layer.ungated.mean(0).tolist(),
+    }
+
+
+def versions():
+    return {name: version(name) for name in ("torch", "ve-fairseq")}
+
+
+# Plots; all raise ModuleNotFoundError without matplotlib
+
+
+def _grid(layers, heads, title):
+    from matplotlib.figure import Figure
+
+    size = (1.5 + 2.4 * len(heads), 0.9 + 1.7 * len(layers))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(layers), len(heads), squeeze=False, sharey="row")
+    figure.suptitle(title)
+    for row, layer in zip(grid, layers):
+        row[0].set_ylabel(f"layer {layer.number}")
+        for head, axes in zip(heads, row):
+            if layer is layers[0]:
+                axes.set_title(f"head {head + 1}", fontsize=9)
+            axes.tick_params(labelsize=7)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("tap, from the position", fontsize=8)
+    return figure, grid
+
+
+def _taps(layer):
+    return np.arange(layer.gates.shape[2]) + layer.offset
+
+
+def plot_kernels(layers, heads, path):
+    """The gated kernels beside the ungated ones: means, and the band from the 5th to the 95th percentile."""
+    figure, grid = _grid(layers, heads, "kernels: ungated, and gated over the sentences (mean, 5–95 %)")
+    for row, layer in zip(grid, layers):
+        for head, axes in zip(heads, row):
+            taps = _taps(layer)
+            axes.plot(
+                taps, layer.ungated[:, head].mean(0), "o-", color=UNGATED, markersize=2.5, linewidth=1, label="ungated"
+            )
+            low, high = np.quantile(layer.kernels[:, head], (0.05, 0.95), axis=0)
+            axes.fill_between(taps, low, high, color=GATED, alpha=0.25, linewidth=0)
+            axes.plot(
+                taps, layer.kernels[:, head].mean(0), "o-", color=GATED, markersize=2.5, linewidth=1, label="gated"
+            )
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_gates(layers, heads, shown, sentences, path):
+    """The gate over K for a few sentences, and in grey the mean of all."""
+    figure, grid = _grid(layers, heads, "the gate over the taps, for a few sentences")
+    for row, layer in zip(grid, layers):
+        for head, axes in zip(heads, row):
+            axes.plot(
+                _taps(layer), layer.gates[:, head].mean(0), color="#999999", linewidth=3, alpha=0.6, label="mean of all"
+            )
+            for number in shown:
+                axes.plot(_taps(layer), layer.gates[number, head], linewidth=1, label=_short(sentences[number]))
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False, fontsize=8
+    )
+    save_figure(figure, path)
+
+
+def _short(sentence, length=80):
+    sentence = sentence.replace("$", r"\$")
+    return sentence if len(sentence) <= length else sentence[: length - 1] + "…"
+
+
+def plot_variances(summaries, path):
+    """A bar a layer: the variance of the gate's pattern, and that between sentences."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(summaries))
+    for shift, name, label, colour in (
+        (-0.2, "pattern", "over heads and taps (mean gate)", UNGATED),
+        (0.2, "between", "between sentences", GATED),
+    ):
+        axes.bar(
+            places + shift, [layer["gate"][name] for layer in summaries], 0.4, color=colour, alpha=0.8, label=label
+        )
+    axes.set_xticks(
+        places, [f"{s['layer']}\nK = {s['kernel_size']}\n{s['gate']['between_share']:.0%}" for s in summaries]
+    )
+    axes.set_xlabel("layer, kernel size, share of the variance that is between sentences")
+    axes.set_ylabel("variance of the gate")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def _ending(name, length=24):
+    """The end of a long name, a path's say: whole, it would leave a plot no room."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
+def plot_classes(found, title, path):
+    """The matrix of between-class minus within-class distances (Fig. 5 of the supplement)."""
+    from matplotlib.figure import Figure
+
+    matrix, classes = np.array(found["difference"]), [_ending(str(name)) for name in found["classes"]]
+    side = 3 + 0.45 * min(len(classes), 20)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    np.fill_diagonal(matrix, np.nan)
+    limit = np.nanmax(np.abs(matrix)) or 1.0
+    image = axes.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
+    figure.colorbar(image, label="distance to the other class − distance within the row's class")
+    if len(classes) <= 20:
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    if len(classes) <= 8:
+        for (row, column), value in np.ndenumerate(matrix):
+            if row != column:
+                axes.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=8)
+    axes.set_title(f"{title}\nabove 0 in {found['share']:.1%} of the pairs", fontsize=10)
+    save_figure(figure, path)

@@ -1,0 +1,355 @@
+"""IWSLT'14 German-English: its archive to raw sentences, as fairseq's recipe takes them out.
+
+``examples/translation/prepare-iwslt14.sh`` unpacks the archive and runs grep and sed over twelve of its
+files; what is here reads the archive without unpacking it and leaves the same lines. The recipe then
+tokenises, cleans and lowercases the training sentences and holds every 23rd pair out for validation.
+"""
+
+import gzip
+import re
+import tarfile
+import zlib
+from itertools import zip_longest
+from pathlib import Path
+
+from ..errors import CorpusError
+from .download import looks_like_html
+from .files import sha256_of, whole, write_json, write_lines
+
+URL = "http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
+ARCHIVE = "de-en.tgz"
+RECORD = "archive.json"
+EXPECTED_PAIRS = {"train": 160239, "valid": 7283, "test": 6750}
+VALID_EVERY = 23
+LANGUAGES = ("de", "en")
+TRAINING = "train.tags"
+TEST_SETS = (
+    "IWSLT14.TED.dev2010",
+    "IWSLT14.TEDX.dev2012",
+    "IWSLT14.TED.tst2010",
+    "IWSLT14.TED.tst2011",
+    "IWSLT14.TED.tst2012",
+)
+FOLDER = "de-en"  # of the archive
+FILES = {(TRAINING, language): f"{TRAINING}.de-en.{language}" for language in LANGUAGES}
+FILES |= {(stem, language): f"{stem}.de-en.{language}.xml" for stem in TEST_SETS for language in LANGUAGES}
+
+# The largest of the files, a side of the training data, has about 20 MiB, and all of the archive about 60.
+MAX_BYTES = 256 * 2**20
+MAX_FILE_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 64 * 2**10  # of a header that says more about the next file, such as a long name
+CHUNK = 2**16
+HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+DROPPED = ("<url>", "<talkid>", "<keywords>")
+REMOVED = ("<title>", "</title>", "<description>", "</description>")
+# What GNU sed's \s matches in a UTF-8 locale: not U+0085, nor the spaces that do not break (U+00A0, U+2007, U+202F).
+SPACES = "\t\v\f\r \u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2008\u2009\u200a\u2028\u2029\u205f\u3000"
+SEGMENT_START = re.compile(f'<seg id="[0-9]*">[{SPACES}]*')
+SEGMENT_END = "</seg>"
+
+
+def training_lines(text):
+    """Sentences of a ``train.tags`` file, before tokenisation.
+
+    Lines with ``<url>``, ``<talkid>`` or ``<keywords>`` are dropped; the tags of title and description
+    are removed, and all other lines kept, empty ones and those on speakers and translators too.
+
+    Args:
+        text: content of the file
+
+    Returns:
+        list of strings
+    """
+    sentences = [line for line in _lines(text) if not _dropped(line)]
+    for tag in REMOVED:  # one after the other, as the recipe does it
+        sentences = [sentence.replace(tag, "") for sentence in sentences]
+    return sentences
+
+
+def segments(text):
+    """Sentences of an XML set, before tokenisation: its lines with ``<seg id``, without the tags.
+
+    Typographic apostrophes (U+2019) become ASCII ones. Entities stay as they are, and an empty segment
+    is an empty line.
+
+    Args:
+        text: content of the file
+
+    Returns:
+        list of strings
+    """
+    sentences = []
+    for line in _lines(text):
+        if "<seg id" in line:
+            # A pattern with white space before the tag would take quadratic time on a long run of it.
+            parts = SEGMENT_START.sub("", line).split(SEGMENT_END)
+            parts[1:] = [part.lstrip(SPACES) for part in parts[1:]]
+            parts[:-1] = [part.rstrip(SPACES) for part in parts[:-1]]
+            sentences.append("".join(parts).replace("\u2019", "'"))
+    return sentences
+
+
+def _lines(text):
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _dropped(line):
+    return any(tag in line for tag in DROPPED)
+
+
+def read_archive(path):
+    """The twelve files that the recipe reads, out of the ``.tgz`` and into memory.
+
+    Nothing is written. An archive that could do harm when unpacked, or that unpacks to far more than the
+    real one, is refused.
+
+    Args:
+        path: a copy of ``de-en.tgz``
+
+    Returns:
+        dict of file name, such as ``train.tags.de-en.de``, to its text
+
+    Raises:
+        CorpusError: no archive, a damaged or a hostile one, missing files, invalid UTF-8 (naming the line)
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "is not a file" if path.exists() else "does not exist"
+        raise CorpusError(f"the archive {path} {found}; a copy of {ARCHIVE} was wanted")
+    with open(path, "rb") as file:
+        start = file.read(1024)
+    if not start.startswith(b"\x1f\x8b"):
+        found = "is an HTML page" if looks_like_html(start) else f"begins with {start[:8]}" if start else "is empty"
+        raise CorpusError(f"{path} {found}, and is no gzip file; get {ARCHIVE} again")
+    content = {}
+    try:
+        with gzip.open(path) as file:
+            unpacked = _Unpacked(path, file)
+            for name, size in _members(unpacked):
+                folder, *rest = [part for part in name.split("/") if part not in ("", ".")] or [""]
+                if folder != FOLDER or len(rest) != 1 or rest[0] not in FILES.values():
+                    continue
+                if rest[0] in content:
+                    raise CorpusError(f"{path} holds {_shown(name)} twice; get {ARCHIVE} again")
+                if size > MAX_FILE_BYTES:
+                    raise CorpusError(
+                        f"{_shown(name)} in {path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}; get {ARCHIVE} again"
+                    )
+                content[rest[0]] = unpacked.take(size, name)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorpusError(f"{path} is truncated or damaged ({error}); get {ARCHIVE} again") from None
+    missing = [name for name in FILES.values() if name not in content]
+    if missing:
+        raise CorpusError(
+            f"{path} lacks {len(missing)} of the {len(FILES)} files wanted in its folder {FOLDER}/; get {ARCHIVE} "
+            f"again.\nMissing: {', '.join(missing)}"
+        )
+    return {name: _decoded(content.pop(name), f"{FOLDER}/{name} in {path}") for name in FILES.values()}
+
+
+class _Unpacked:
+    """What a gzip file holds, read piece by piece up to a limit."""
+
+    def __init__(self, path, file):
+        self.path, self.position, self._file = path, 0, file
+
+    def read(self, size):
+        """So many bytes; fewer at the end."""
+        data = self._file.read(size)
+        self.position += len(data)
+        if self.position > MAX_BYTES:
+            raise CorpusError(
+                f"{self.path} unpacks to more than {MAX_BYTES:,} bytes, and is no copy of {ARCHIVE}; get that again"
+            )
+        return data
+
+    def take(self, size, name):
+        """So many bytes, which belong to this member."""
+        data = self.read(size)
+        if len(data) < size:
+            raise CorpusError(f"{self.path} is truncated: it ends within {_shown(name)}; get {ARCHIVE} again")
+        return data
+
+    def skip(self, size, name):
+        for done in range(0, size, CHUNK):
+            self.take(min(CHUNK, size - done), name)
+
+
+def _members(unpacked):
+    """Walk over a tar archive without going back or keeping anything of it.
+
+    ``tarfile`` reads some headers whole whatever their size, and keeps all it has seen.
+
+    Yields:
+        (name, size) of each regular file, whose content may be read up to its end before going on
+    """
+    path, long_name = unpacked.path, None
+    while (block := unpacked.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        except tarfile.HeaderError as error:
+            found = "holds a damaged tar archive" if unpacked.position > len(block) else "holds no tar archive"
+            raise CorpusError(f"{path} {found} ({error}); get {ARCHIVE} again") from None
+        name, kind, size = long_name or header.name, header.type, header.size
+        padding = -size % tarfile.BLOCKSIZE
+        if size < 0:
+            raise CorpusError(f"{path} is damaged: {_shown(name)} claims {size} bytes; get {ARCHIVE} again")
+        if kind in HEADERS:
+            if size > MAX_HEADER_BYTES:
+                raise CorpusError(f"{path} holds {_shown(name)}, a header of {size:,} bytes; get {ARCHIVE} again")
+            data = unpacked.take(size + padding, name)[:size]
+            if kind == tarfile.GNUTYPE_LONGNAME:
+                long_name = data.split(b"\0")[0].decode("utf-8", "backslashreplace")
+            elif kind == tarfile.XHDTYPE:
+                long_name = _pax_path(path, name, data) or long_name
+            continue
+        long_name = None
+        if name.startswith("/") or ".." in name.split("/"):
+            raise CorpusError(f"{path} holds {_shown(name)}, a path out of its folder; get {ARCHIVE} again")
+        if kind == tarfile.DIRTYPE:
+            continue
+        if kind not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise CorpusError(
+                f"{path} holds {_shown(name)}, a link, a device or the like; files and folders were wanted: get "
+                f"{ARCHIVE} again"
+            )
+        end = unpacked.position + size + padding
+        yield name, size
+        unpacked.skip(end - unpacked.position, name)
+    while unpacked.read(CHUNK):  # to the end, where gzip's checksum is
+        pass
+
+
+def _pax_path(path, name, data):
+    """The path that an extended header of this name gives the file after it, if any."""
+    found, start = None, 0
+    while start < len(data):
+        match = re.compile(rb"([0-9]{1,9}) ([^=]+)=").match(data, start)
+        end = start + int(match[1]) if match else 0
+        if not match or not match.end() < end <= len(data):
+            raise CorpusError(f"{path} is damaged: the header {_shown(name)} cannot be read; get {ARCHIVE} again")
+        if match[2].startswith(b"GNU.sparse"):
+            raise CorpusError(
+                f"{path} holds a sparse file ({_shown(name)}); whole ones were wanted: get {ARCHIVE} again"
+            )
+        if match[2] == b"path":
+            found = data[match.end() : end - 1].decode("utf-8", "backslashreplace")
+        start = end
+    return found
+
+
+def _decoded(data, name):
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise CorpusError(
+            f"{name}, line {line}: byte 0x{data[error.start]:02x} at column {column} is not valid UTF-8; get {ARCHIVE} "
+            "again"
+        ) from None
+
+
+def _shown(text):
+    """Text of an archive in an error: not too much of it, and nothing that drives a terminal."""
+    return repr(text if len(text) <= 100 else text[:100] + "...")
+
+
+def write_raw(archive, folder):
+    """Write the archive's sentences to ``folder/{train,test}.{de,en}``.
+
+    ``folder/archive.json`` says what they were made from and how many lines each file gave. The folder
+    appears whole or not at all.
+
+    Args:
+        archive: a copy of ``de-en.tgz``
+        folder: to be made
+
+    Returns:
+        the content of ``archive.json``
+
+    Raises:
+        CorpusError: as ``read_archive``; a side without sentences; sides of different length (saying
+            where they part)
+    """
+    texts = read_archive(archive)
+    sentences, lines = {}, {}
+    for stem in (TRAINING, *TEST_SETS):
+        names = [FILES[stem, language] for language in LANGUAGES]
+        sides = [(training_lines if stem == TRAINING else segments)(texts[name]) for name in names]
+        for name, side in zip(names, sides):
+            if not any(line.strip() for line in side):
+                raise CorpusError(f"{FOLDER}/{name} in {archive} holds no sentences; get {ARCHIVE} again")
+        if len(sides[0]) != len(sides[1]):
+            parting = (_talk_parting if stem == TRAINING else _segment_parting)(names, [texts[name] for name in names])
+            raise CorpusError(
+                f"{names[0]} in {archive} has {len(sides[0]):,} sentences and {names[1]} {len(sides[1]):,}; get "
+                f"{ARCHIVE} again.\nThey part where {parting}"
+            )
+        sentences[stem] = sides
+        lines["train" if stem == TRAINING else stem] = dict(zip(LANGUAGES, map(len, sides)))
+    record = {
+        "name": Path(archive).name,
+        "bytes": Path(archive).stat().st_size,
+        "sha256": sha256_of(archive),
+        "lines": lines,
+    }
+    with whole(folder) as partial:
+        partial.mkdir(parents=True)
+        for side, language in enumerate(LANGUAGES):
+            write_lines(partial / f"train.{language}", sentences[TRAINING][side])
+            write_lines(partial / f"test.{language}", [line for stem in TEST_SETS for line in sentences[stem][side]])
+        write_json(partial / RECORD, record)
+    return record
+
+
+def _talk_parting(names, texts):
+    """Where the sides first have a talk of different length."""
+    for sides in zip_longest(*map(_talks, texts)):
+        if not all(sides) or sides[0][2] != sides[1][2]:
+            return " and ".join(
+                f"{name} has {side[2]} sentences in the talk {_shown(side[0])} of line {side[1]}"
+                if side
+                else f"{name} ends"
+                for name, side in zip(names, sides)
+            )
+
+
+def _talks(text):
+    """(url, its line number, sentences up to the next) of each talk; one more for the lines before."""
+    talks = [["before the first", 1, 0]]
+    for number, line in enumerate(_lines(text), 1):
+        if "<url>" in line:
+            talks.append([line.replace("<url>", "").replace("</url>", "").strip(), number, 0])
+        elif not _dropped(line):
+            talks[-1][2] += 1
+    return talks
+
+
+def _segment_parting(names, texts):
+    """Where the sides first have another segment."""
+    for sides in zip_longest(*map(_segment_ids, texts)):
+        if sides[0] != sides[1]:
+            return " and ".join(
+                f"{name} has segment {_shown(side[1])} of document {_shown(side[0])}" if side else f"{name} ends"
+                for name, side in zip(names, sides)
+            )
+
+
+def _segment_ids(text):
+    """(document, segment) of each segment of an XML set, as its attributes name them."""
+    document, ids = "", []
+    for line in _lines(text):
+        if "<doc " in line:
+            document = _attribute(line, "docid")
+        if "<seg id" in line:
+            ids.append((document, _attribute(line.partition("<seg ")[2], "id")))
+    return ids
+
+
+def _attribute(tag, name):
+    return tag.partition(f'{name}="')[2].partition('"')[0]

@@ -1,0 +1,444 @@
+"""From two plain-text files a split to fairseq's binarised data.
+
+Stages, in the order of fairseq's IWSLT'14 recipe: Moses tokenisation of every split, cleaning of
+the training split on its tokenised lines, lowercasing, validation pairs taken out of it where no
+validation files are given, a joint subword model learned on both sides of what is left, binarisation.
+The output folder:
+
+    raw/{valid,test}.{src,tgt}          the held-out splits as given, for detokenised scores
+    tok/{train,valid,test}.{src,tgt}    tokenised, lowercased, cleaned, before the subword model
+    bpe.codes (or spm.model)            the subword model
+    bpe/{train,valid,test}.{src,tgt}
+    bin/                                fairseq's binarised data and dictionaries, with copies of
+                                        the subword model (under the name that the hub looks for)
+    prepare.json                        and of this: settings, versions, counts, hashes
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import CorpusError, OptionError, UserError, check_at_least
+from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
+from .files import held, read_json, read_lines, remove, sha256_of, whole, write_json, write_lines
+
+SPLITS = ("train", "valid", "test")
+CHUNK = 2000  # lines a worker takes at a time
+MAX_TOKEN_LENGTH = 1000  # characters; clean-corpus-n's
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a preparation's content; the defaults are the IWSLT'14 recipe's."""
+
+    source_lang: str = "de"
+    target_lang: str = "en"
+    lowercase: bool = True
+    max_tokens: int = 175  # Moses tokens a side, of a training pair
+    max_ratio: float = 1.5  # longer side to shorter, of a training pair
+    valid_every: int = 23  # where no validation files are given: every 23rd cleaned training pair
+    bpe: str = "subword_nmt"  # or sentencepiece: fairseq's names
+    bpe_size: int = 10_000  # merge operations of subword_nmt, pieces of sentencepiece
+    joined_dictionary: bool = False
+
+    @property
+    def languages(self):
+        return self.source_lang, self.target_lang
+
+    @property
+    def subword_model(self):
+        return SUBWORD_MODELS[self.bpe].name
+
+    def check(self):
+        """Raises OptionError for settings that cannot be."""
+        if self.source_lang == self.target_lang:
+            raise OptionError(f"source and target language are both '{self.source_lang}'; they must differ")
+        if self.bpe not in SUBWORD_MODELS:
+            raise OptionError(f"the subword model is '{self.bpe}'; choose from {', '.join(SUBWORD_MODELS)}")
+        check_at_least(1, max_tokens=self.max_tokens, max_ratio=self.max_ratio, bpe_size=self.bpe_size)
+        check_at_least(2, valid_every=self.valid_every)
+
+
+def prepare(raw, out, settings=Settings(), workers=None):
+    """Prepare a corpus. Stages whose output is there are skipped; each appears whole or not at all.
+
+    Args:
+        raw: dict of ``train``, ``valid``, ``test`` to the prefix of its two files, which end in
+            ``.{source_lang}`` and ``.{target_lang}``, or those with ``.gz``; ``valid`` may be
+            missing: see ``Settings.valid_every``
+        out: the output folder
+        settings: what to make
+        workers: processes; default: one a core
+
+    Returns:
+        the content of ``prepare.json``
+
+    Raises:
+        CorpusError: missing or broken files, sides of different length, an empty corpus
+        OptionError: settings that cannot be
+        UserError: ``out`` holds another preparation, or another process writes it
+    """
+    return _prepare(raw, out, settings, workers, like=None)
+
+
+def prepare_test_set(prefix, like, out, workers=None):
+    """Prepare a new test set with the settings, subword model and dictionaries of a preparation.
+
+    Args:
+        prefix: of its two files
+        like: the output folder of ``prepare``
+        out, workers, returns, raises: as for ``prepare``; ``out`` has the split ``test`` alone
+    """
+    record = Path(like) / PREPARATION
+    if not record.exists() or "counts" not in read_json(record):
+        raise UserError(f"{like} holds no finished preparation ({PREPARATION}); name the output folder of one")
+    return _prepare({"test": prefix}, out, Settings(**read_json(record)["settings"]), workers, Path(like))
+
+
+def _prepare(raw, out, settings, workers, like):
+    settings.check()
+    out = Path(out)
+    workers = workers or os.cpu_count() or 1
+    files = {
+        split: {language: _raw_file(raw[split], language) for language in settings.languages}
+        for split in SPLITS
+        if split in raw
+    }
+    identity = {
+        "settings": asdict(settings),
+        "raw": {f"{split}.{language}": sha256_of(f) for split, fs in files.items() for language, f in fs.items()},
+        "versions": {name: version(name) for name in ("sacremoses", "subword-nmt", "ve-fairseq")},
+    }
+    if settings.bpe == "sentencepiece":
+        identity["versions"]["sentencepiece"] = version("sentencepiece")
+    if like:
+        identity["vocabulary_of"] = read_json(like / PREPARATION)["sha256"]
+    with held(out / ".lock", f"the preparation {out}"):
+        record = out / PREPARATION
+        if record.exists():
+            before = read_json(record)
+            for part, wanted in identity.items():
+                if before.get(part) != wanted:
+                    raise UserError(
+                        f"{out} holds a preparation with other {part}: {_difference(before.get(part), wanted)}.\n"
+                        "Choose another folder, or remove this one."
+                    )
+            if "counts" in before:
+                return before
+        elif any((out / name).exists() for name in ("raw", "tok", "bpe", "bin")):
+            raise UserError(
+                f"{out} holds raw, tok, bpe or bin but no {PREPARATION}; choose another folder, or remove this one"
+            )
+        else:
+            write_json(record, identity)
+        result = _run_stages(files, out, settings, workers, like, identity)
+        write_json(record, result)
+        return result
+
+
+def _run_stages(files, out, settings, workers, like, identity):
+    model = out / settings.subword_model
+    with ProcessPoolExecutor(workers) as pool:
+        if not (out / "tok").exists():
+            remove(out / "raw")
+            _tokenise(files, out, settings, pool)
+        if not model.exists() and like:
+            with whole(model) as partial:
+                shutil.copyfile(like / settings.subword_model, partial)
+        elif not model.exists():
+            learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
+        if not (out / "bpe").exists():
+            _apply_subwords(out, settings, pool)
+    if not (out / "bin").exists():
+        binarise(out, settings, workers, identity, files, like)
+    return read_json(out / "bin" / PREPARATION)
+
+
+def _raw_file(prefix, language):
+    plain = Path(f"{prefix}.{language}")
+    for file in (plain, Path(f"{plain}.gz")):
+        if file.is_file():
+            return file
+    raise CorpusError(f"neither {plain} nor {plain}.gz exists as a file")
+
+
+def _difference(before, now):
+    if not isinstance(before, dict):
+        return f"{before} there, {now} asked for"
+    names = [*now, *(name for name in before if name not in now)]
+    return ", ".join(f"{k} {before.get(k)} there, {now.get(k)} asked for" for k in names if before.get(k) != now.get(k))
+
+
+def _tokenise(files, out, settings, pool):
+    """Make ``raw/`` and ``tok/``."""
+    with whole(out / "tok") as tok, whole(out / "raw") as raw:
+        for folder in (tok, raw):
+            folder.mkdir(parents=True)
+        for split, sides in files.items():
+            lines = {language: read_lines(file) for language, file in sides.items()}
+            check_sides(*sides.values(), *lines.values(), f"the {split} split")
+            tokenised = [
+                _parallel(pool, MosesText(language).tokenise, lines[language], f"tokenise {split}.{language}")
+                for language in settings.languages
+            ]
+            made = {split: tokenised}
+            if split == "train":
+                pairs = clean_pairs(zip(*tokenised), settings.max_tokens, settings.max_ratio)
+                if not pairs:
+                    raise CorpusError(
+                        f"none of the {len(tokenised[0])} training pairs of {' and '.join(map(str, sides.values()))} is "
+                        f"left after cleaning (1 to {settings.max_tokens} tokens a side, ratio at most "
+                        f"{settings.max_ratio}): are the two sides aligned?"
+                    )
+                made = {"train": list(zip(*pairs))}
+                if "valid" not in files:
+                    made = dict(zip(("train", "valid"), hold_out(pairs, settings.valid_every)))
+            else:
+                for language in settings.languages:
+                    write_lines(raw / f"{split}.{language}", lines[language])
+            for name, tokenised in made.items():
+                for language, side in zip(settings.languages, tokenised):
+                    write_lines(tok / f"{name}.{language}", map(lowercase, side) if settings.lowercase else side)
+
+
+def check_sides(source_file, target_file, source, target, what):
+    """Raises CorpusError unless two files have the same number of lines, and some."""
+    if len(source) != len(target):
+        (shorter, n), (longer, lines) = sorted(
+            [(source_file, source), (target_file, target)], key=lambda side: len(side[1])
+        )
+        raise CorpusError(
+            f"{source_file} has {len(source)} lines and {target_file} has {len(target)}: {shorter.name} ends after line "
+            f"{len(n)}, where {longer.name} goes on with '{lines[len(n)][:60]}'.\n"
+            "Line n of one must be the translation of line n of the other."
+        )
+    if not source:
+        raise CorpusError(f"{source_file} and {target_file} are empty; {what} needs sentences")
+
+
+def clean_pairs(pairs, max_tokens, max_ratio):
+    """Moses' ``clean-corpus-n``: keep pairs of 1 to ``max_tokens`` tokens a side, a length ratio of at
+    most ``max_ratio`` and no token of more than 1,000 characters; white space is folded.
+
+    Args:
+        pairs: iterable of pairs of tokenised sentences
+
+    Returns:
+        list of pairs
+    """
+    kept = []
+    for pair in pairs:
+        source, target = (side.split() for side in pair)
+        shorter, longer = sorted((len(source), len(target)))
+        if not (1 <= shorter and longer <= max_tokens and longer / shorter <= max_ratio):
+            continue
+        if max(map(len, source + target)) <= MAX_TOKEN_LENGTH:
+            kept.append((" ".join(source), " ".join(target)))
+    return kept
+
+
+def hold_out(pairs, every):
+    """The recipe's validation split: pairs ``every``, 2 * ``every`` ... (counted from 1) are held out.
+
+    Returns:
+        ((source, target) of the training pairs, (source, target) of the validation pairs), lists of lines
+
+    Raises:
+        CorpusError: fewer than ``every`` pairs
+    """
+    if len(pairs) < every:
+        raise CorpusError(
+            f"{len(pairs)} training pairs are left after cleaning, too few to hold out every {every}th for validation; "
+            "give validation files, or a smaller --valid-every"
+        )
+    split = {True: [], False: []}
+    for number, pair in enumerate(pairs, 1):
+        split[number % every == 0].append(pair)
+    return list(zip(*split[False])), list(zip(*split[True]))
+
+
+def learn_subwords(files, model, settings):
+    """Learn a joint subword model on the concatenation of the files.
+
+    Raises:
+        CorpusError: sentencepiece finds too little text
+    """
+    print(
+        f"learn {settings.bpe_size} {settings.bpe} subwords on {' and '.join(file.name for file in files)}", flush=True
+    )
+    if settings.bpe == "sentencepiece":
+        _learn_sentencepiece(files, model, settings)
+        return
+    from subword_nmt.learn_bpe import learn_bpe
+
+    lines = [line for file in files for line in read_lines(file)]
+    with whole(model) as partial, open(partial, "w", encoding="utf-8") as out:
+        learn_bpe(lines, out, settings.bpe_size, num_workers=1)
+
+
+def _learn_sentencepiece(files, model, settings):
+    import sentencepiece
+
+    with whole(model) as partial, open(partial, "wb") as out:
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                input=[str(file) for file in files],
+                model_writer=out,
+                model_type="bpe",
+                vocab_size=settings.bpe_size,
+                hard_vocab_limit=False,  # a small corpus has fewer
+                character_coverage=1.0,
+                normalization_rule_name="identity",  # the pieces must join to the tokens again
+                max_sentence_length=2**16,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CorpusError(f"sentencepiece could not learn {settings.bpe_size} pieces: {reason}") from None
+
+
+class _SubwordSegmenter:
+    """A subword model, loaded in the process that uses it."""
+
+    def __init__(self, kind, model):
+        self.kind, self.model = kind, str(model)
+        self.segment = None
+
+    def __call__(self, line):
+        if self.segment is None:
+            self.segment = self._sentencepiece() if self.kind == "sentencepiece" else self._subword_nmt()
+        return self.segment(line).strip()
+
+    def _subword_nmt(self):
+        from subword_nmt.apply_bpe import BPE
+
+        with open(self.model, encoding="utf-8") as codes:
+            return BPE(codes).process_line
+
+    def _sentencepiece(self):
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor(model_file=self.model)
+        return lambda line: " ".join(processor.encode(line, out_type=str))
+
+
+def _apply_subwords(out, settings, pool):
+    with whole(out / "bpe") as partial:
+        partial.mkdir(parents=True)
+        segmenter = _SubwordSegmenter(settings.bpe, out / settings.subword_model)
+        for file in sorted((out / "tok").iterdir()):
+            write_lines(partial / file.name, _parallel(pool, segmenter, read_lines(file), f"segment {file.name}"))
+
+
+def _parallel(pool, function, lines, title):
+    """``[function(line) for line in lines]`` over the pool's processes, with a progress bar."""
+    chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
+    results = []
+    with tqdm(total=len(lines), desc=title, unit=" lines", disable=None) as bar:
+        for chunk in pool.map(_map_chunk, [function] * len(chunks), chunks):
+            results += chunk
+            bar.update(len(chunk))
+    return results
+
+
+def _map_chunk(function, lines):
+    return [function(line) for line in lines]
+
+
+def binarise(out, settings, workers, identity, files, like=None):
+    """Run ``fairseq-preprocess`` on ``out/bpe``; make ``out/bin`` a folder complete in itself.
+
+    Args:
+        identity: what its ``prepare.json`` is to hold besides counts and hashes
+        files: the raw files, a split and language
+        like: a preparation whose dictionaries to use
+
+    Raises:
+        UserError: fairseq-preprocess failed
+    """
+    splits = [split for split in SPLITS if (out / "bpe" / f"{split}.{settings.source_lang}").exists()]
+    with whole(out / "bin") as partial:
+        command = [sys.executable, "-m", "fairseq_cli.preprocess"]
+        command += ["--source-lang", settings.source_lang, "--target-lang", settings.target_lang]
+        for split in splits:
+            command += [f"--{split}pref", str(out / "bpe" / split)]
+        command += ["--destdir", str(partial), "--workers", str(workers)]
+        if like:
+            for option, language in zip(("--srcdict", "--tgtdict"), settings.languages):
+                command += [option, str(like / "bin" / f"dict.{language}.txt")]
+        elif settings.joined_dictionary:
+            command.append("--joined-dictionary")
+        print("binarise with fairseq-preprocess", flush=True)
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if run.returncode:
+            raise UserError(
+                f"fairseq-preprocess failed with exit status {run.returncode}; it ended with\n{run.stdout[-2000:]}"
+            )
+        (partial / "preprocess.log").unlink(missing_ok=True)
+        shutil.copyfile(out / settings.subword_model, partial / SUBWORD_MODELS[settings.bpe].hub_name)
+        dictionaries = {language: partial / f"dict.{language}.txt" for language in settings.languages}
+        sha256 = {settings.subword_model: sha256_of(out / settings.subword_model)}
+        sha256 |= {file.name: sha256_of(file) for file in dictionaries.values()}
+        sha256 |= {file.name: sha256_of(file) for file in sorted(partial.glob("*.bin"))}
+        write_json(
+            partial / PREPARATION, {**identity, "counts": _counts(out, splits, files, dictionaries), "sha256": sha256}
+        )
+
+
+def _counts(out, splits, files, dictionaries):
+    known = {language: {line.rpartition(" ")[0] for line in read_lines(f)} for language, f in dictionaries.items()}
+    counts = {}
+    for split in splits:
+        counts[split] = {}
+        if split in files:
+            counts[split]["raw_pairs"] = len(read_lines(next(iter(files[split].values()))))
+        for language in dictionaries:
+            lines = [line.split() for line in read_lines(out / "bpe" / f"{split}.{language}")]
+            tokens = sum(map(len, lines))
+            unknown = sum(token not in known[language] for line in lines for token in line)
+            counts[split]["pairs"] = len(lines)
+            counts[split][language] = {"tokens": tokens, "unknown": unknown}
+    return counts
+
+
+def summary(result, expected=None):
+    """A preparation as a table: pairs, subword tokens, mean length and unknown tokens a split.
+
+    Args:
+        result: the content of ``prepare.json``
+        expected: dict of split to the number of pairs it should have, if that is known
+
+    Returns:
+        lines of text, and those of a warning where a number is not the expected one
+    """
+    languages = result["settings"]["source_lang"], result["settings"]["target_lang"]
+    head = f"{'split':6}{'pairs':>9}" + (f"{'expected':>10}" if expected else "")
+    lines = [
+        head + "".join(f"{f'{name} {language}':>14}" for language in languages for name in ("tokens", "mean", "OOV"))
+    ]
+    other = []
+    for split, counts in result["counts"].items():
+        line = f"{split:6}{counts['pairs']:9,}"
+        if expected:
+            line += f"{expected[split]:10,}"
+            if counts["pairs"] != expected[split]:
+                other.append(f"{split} {counts['pairs']:,} instead of {expected[split]:,}")
+        for language in languages:
+            tokens, unknown = counts[language]["tokens"], counts[language]["unknown"]
+            mean, rate = tokens / max(1, counts["pairs"]), unknown / max(1, tokens)
+            line += f"{tokens:14,}{mean:14.2f}{rate:14.3%}"
+        lines.append(line)
+    if other:
+        lines += [
+            "WARNING " * 9,
+            f"WARNING: the numbers of pairs are not the recipe's: {'; '.join(other)}.",
+            "WARNING: this is another corpus or another version of it; its scores do not compare with published ones.",
+        ]
+    return lines

@@ -1,0 +1,130 @@
+"""The quickstart: from nothing to a context-gated translator of interface strings, and its BLEU.
+
+``scripts/quickstart.sh --help`` tells of its options.
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+
+from ..errors import UserError, check_at_least
+from . import interface_strings, preparation
+from .checkpoints import average_checkpoints, count_parameters, find_checkpoints, load_checkpoint, write_model
+from .evaluation import SCORES, score_table, translate_and_score
+from .files import read_json, read_lines, remove, writable_folder
+from .training import CRITERION, LIGHTCONV, MODEL_FOLDER, PROTOCOL, train
+from .translate import BEAM
+
+SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
+AVERAGED = 5
+FREE_BYTES = 500 * 2**20  # what a run leaves and needs in between: about 250 MiB, of which the wheel 41
+
+# Small sizes, for two cores; the code is that of the paper's model.
+MODEL = """
+    --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-layers 3 --encoder-kernel-size-list [3,7,15]
+    --decoder-embed-dim 128 --decoder-ffn-embed-dim 256 --decoder-layers 2 --decoder-kernel-size-list [3,7]
+    --share-decoder-input-output-embed --dropout 0.1 --input-dropout 0 --attention-dropout 0 --weight-dropout 0
+""".split()
+TRAINING = "--lr 0.007 --warmup-updates 400 --max-tokens 3000".split()  # where it is not the paper's protocol
+ARCHITECTURES = {
+    "lightconv_cgc": ["--arch", "lightconv_cgc"],
+    "lightconv_iwslt_de_en": [*LIGHTCONV, "--encoder-conv-type", "lightweight"],
+}
+
+
+def quickstart(args):
+    """Run the stages whose output is not there yet.
+
+    Args:
+        args: the options of ``scripts/quickstart.py``
+
+    Raises:
+        UserError: for whatever the user can mend
+    """
+    check_at_least(1, updates=args.updates, valid_size=args.valid_size, test_size=args.test_size)
+    work = writable_folder(args.work, FREE_BYTES)
+    run = work / f"{args.arch}-seed{args.seed}"
+    if args.fresh:
+        for folder in (work / "raw", work / "data", run):
+            remove(folder)
+    corpus(args, work)
+    stage("2/6 prepare: Moses tokens, lower case, cleaning, joint BPE, binarisation", work / "data")
+    raw = {split: work / "raw" / split for split in preparation.SPLITS}
+    for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
+        print(f"    {line}")
+    stage(f"3/6 train {args.arch} for {args.updates} updates", run / "checkpoints")
+    options = [*ARCHITECTURES[args.arch], *PROTOCOL, *CRITERION, *MODEL, *TRAINING]
+    train(run, args.arch, args.seed, options, work / "data", args.updates, keep=AVERAGED)
+    average(run, work / "data" / "bin")
+    stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")
+    if (run / "test").exists():
+        print("    done before")
+        scores = read_json(run / "test" / SCORES)["scores"]
+    else:
+        scores = translate_and_score(run / MODEL_FOLDER, work / "data", run / "test")["scores"]
+    stage("6/6 report", run / "test" / SCORES)
+    report(args, run, scores)
+
+
+def stage(title, output):
+    print(f"[{title}] -> {output}", flush=True)
+
+
+def corpus(args, work):
+    """Stage 1: the wheel to ``raw/{train,valid,test}.{de,en}``."""
+    raw = work / "raw"
+    stage("1/6 corpus: German and English interface strings of Home Assistant", raw)
+    asked = {
+        "sha256": args.sha256 or interface_strings.SHA256,
+        "valid_size": args.valid_size,
+        "test_size": args.test_size,
+    }
+    record = raw / interface_strings.RECORD
+    if args.archive:
+        interface_strings.check_wheel(args.archive, asked["sha256"])
+    if not record.exists():
+        wheel = args.archive or interface_strings.download_wheel(work)
+        interface_strings.write_corpus(wheel, raw, **asked)
+    made = read_json(record)
+    if made["made_from"] != asked:
+        raise UserError(
+            f"{raw} was made from {made['made_from']}, and {asked} is asked for; choose another --work, or --fresh to "
+            "start over"
+        )
+    print("    " + ", ".join(f"{split} {size}" for split, size in made["pairs"].items()) + " pairs")
+
+
+def average(run, data):
+    """Stage 4: the last epochs' checkpoints to ``model/``, a folder complete in itself."""
+    stage(f"4/6 average the last {AVERAGED} epochs", run / MODEL_FOLDER)
+    if (run / MODEL_FOLDER).exists():
+        print("    done before")
+        return
+    checkpoints = find_checkpoints(run / "checkpoints") or [run / "checkpoints" / "checkpoint_last.pt"]
+    print("    " + ", ".join(path.name for path in checkpoints))
+    write_model(average_checkpoints(checkpoints), data, run / MODEL_FOLDER)
+
+
+def report(args, run, scores):
+    translations = run / "test"
+    print("", *score_table(scores), sep="\n")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ve-fairseq", "sacrebleu"))
+    parameters = count_parameters(load_checkpoint(run / MODEL_FOLDER / "model.pt"))
+    print(
+        f"\n{args.arch}, {args.updates} updates, seed {args.seed}, {parameters:,} parameters; Python {python_version()}, {versions}"
+    )
+    print(
+        "Interface strings repeat themselves: these figures say that the chain works, not how good a translator it is.\n"
+    )
+    columns = [read_lines(translations / name) for name in ("test.de", "test.en", "test.hyp")]
+    triples = [triple for triple in zip(*columns) if 4 <= len(triple[0].split()) <= 14]
+    for triple in triples[:: max(1, len(triples) // 5)][:5]:
+        for label, sentence in zip(("source", "reference", "translation"), triple):
+            print(f"  {label:12} {sentence}")
+        print()
+    python = sys.executable
+    if Path(python).is_relative_to(Path.cwd()):
+        python = Path(python).relative_to(Path.cwd())
+    print("Translate a sentence of your own:")
+    print(f'  {python} -m fairseq_cgc.recipe.translate {run / MODEL_FOLDER} "Das Fenster im Wohnzimmer ist offen."')

@@ -1,0 +1,578 @@
+"""The paper's Table 6 from run folders alone: scores over seeds, held against LightConv and the paper.
+
+A run folder holds ``run.json`` (what was asked for), ``log.jsonl`` (what training said), and, once
+there, ``model/model.pt`` and ``test/`` (translations and ``scores.json``).
+"""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from .checkpoints import count_parameters, load_checkpoint
+from .evaluation import SCORES
+from .files import is_held, read_json, read_lines, whole
+from .scoring import SAMPLES, SEED, TOKENISED_BLEU, compare
+from .training import LOCK, MODEL_FOLDER, RUN, option_values, row_options
+
+IWSLT14 = "IWSLT'14 De-En"  # the paper's corpus: with another, its figures are left out
+FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
+BASELINE, CONTROL = "lightconv", "cgc-constant"
+LOGGED = {  # of fairseq's events: the number of updates, and the value that is of use here
+    "train_inner": ("num_updates", "loss"),
+    "valid": ("valid_num_updates", "valid_loss"),
+    "train": ("train_num_updates", "train_wpb"),
+}
+
+
+class System(NamedTuple):
+    """A row of the table."""
+
+    title: str
+    paper_bleu: float | None  # tokenised BLEU-4 and parameters of Table 6
+    paper_parameters: str | None
+    colour: str  # distinct to the colour-blind too (Okabe and Ito)
+
+
+SYSTEMS = {
+    "transformer": System("Transformer", 34.41, "39.47M", "#999999"),
+    "lightconv": System("LightConv", 34.84, "38.14M", "#0072B2"),
+    "dynamic": System("LightConv + Dynamic encoder", 35.03, "38.44M", "#009E73"),
+    "cgc": System("LightConv + CGC encoder", 35.21, "38.15M", "#D55E00"),
+    "cgc-constant": System("CGC, constant gate (control)", None, None, "#E69F00"),
+    "gct": System("LightConv + GCT encoder", None, None, "#56B4E9"),
+    "cgc-gct": System("CGC + GCT", None, None, "#000000"),
+    "cgc-dynamic": System("CGC + Dynamic encoder", None, None, "#8C564B"),
+    "cgc-source": System("CGC encoder and decoder", None, None, "#332288"),
+    "cgc-rdrop": System("CGC + R-Drop", None, None, "#CC79A7"),
+}
+VARIANTS = {  # of cgc, which the table of ablations shows
+    "cgc-learned": "learned gate, no context (control)",
+    "cgc-shuffled": "another sentence's context, at evaluation (control)",
+    "cgc-pool-1": "pooled to K",
+    "cgc-pool-2": "pooled to 2K",
+    "cgc-pool-6": "pooled to 6K",
+    "cgc-max": "max pooling",
+    "cgc-latent-k": "latent size K",
+    "cgc-first": "first two layers alone",
+    "cgc-last": "last two layers alone",
+    "cgc-logits": "gate on the logits",
+    "cgc-heads-latent": "LayerNorm over heads x latents",
+    "cgc-tanh": "1 + tanh",
+    "cgc-zero": "zero start",
+    "cgc-tanh-zero": "1 + tanh, zero start",
+    "cgc-slow": "gate's rate x 0.1",
+}
+TITLES = {row: system.title for row, system in SYSTEMS.items()} | VARIANTS
+
+
+@dataclass
+class Run:
+    """A training run, with what its folder tells."""
+
+    folder: Path
+    row: str  # a key of TITLES
+    seed: int
+    asked: int  # updates
+    data: dict
+    versions: dict
+    settings: dict = field(default_factory=dict)  # what it was told beyond its row's options: name to value
+    done: int = 0  # updates
+    tokens: float = 0.0  # target tokens trained on
+    losses: list = field(default_factory=list)  # of (update, validation loss)
+    speeds: list = field(default_factory=list)  # target tokens a second, as training went along
+    unfinished: str | None = None  # why it has no part in the means; None: it has
+    parameters: int | None = None
+    scores: dict | None = None  # figure to dict of score and signature
+    decoding: float | None = None  # sentences a second
+    hypotheses: list | None = None  # tokenised, as the references
+    references: list | None = None
+
+    def __str__(self):
+        return f"{self.row}, seed {self.seed} ({self.folder})"
+
+
+def make_table(runs_folder, out=None, corpus=IWSLT14):
+    """Write ``table.md``, ``table.png`` and ``curves.png``; without matplotlib the first alone.
+
+    Args:
+        runs_folder: folder of run folders
+        out: folder for what is made; ``None``: the same
+        corpus: its name, for the title
+
+    Returns:
+        the table as Markdown
+
+    Raises:
+        UserError: no runs, runs that do not belong in one table, or a folder that is damaged
+    """
+    runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
+    if not runs:
+        raise UserError(
+            f"{runs_folder} has runs of variants alone; examples/ablations/run.sh --table makes their table"
+        )
+    return write_text_and_plots(
+        Path(out or runs_folder),
+        "table.md",
+        markdown(runs, corpus),
+        {
+            "table.png": lambda path: plot_bleu(runs, path, corpus),
+            "curves.png": lambda path: plot_curves(runs, path, corpus),
+        },
+    )
+
+
+def write_text_and_plots(out, name, text, plots):
+    """Write a text and, where there is matplotlib, plots.
+
+    Args:
+        out: folder
+        name: of the text's file
+        text: Markdown
+        plots: dict of name to what draws it, given its path
+
+    Returns:
+        *text*
+
+    Raises:
+        UserError: the folder cannot be made
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
+    with whole(out / name) as partial:
+        partial.write_text(text, encoding="utf-8")
+    try:
+        for plot, draw in plots.items():
+            draw(out / plot)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] != "matplotlib":
+            raise
+        print(
+            f"no {' and '.join(plots)} without matplotlib; pip install -c constraints.txt -e '.[plots]'",
+            file=sys.stderr,
+        )
+    return text
+
+
+def read_runs(folder):
+    """The runs of a folder, in the table's order.
+
+    Raises:
+        UserError: there is none, two are of one row and seed, or they are not of the same data and test set
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"the folder of runs {folder} does not exist")
+    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{RUN}"))]
+    if not runs:
+        raise UserError(f"{folder} has no run folder (a folder with run.json); give the folder that holds them")
+    seen, tested = {}, None
+    for run in runs:
+        other = seen.setdefault((run.row, run.seed), run)
+        if other is not run:
+            raise UserError(f"{other.folder} and {run.folder} are both {run.row} with seed {run.seed}; remove one")
+        if run.data["sha256"] != runs[0].data["sha256"]:
+            raise _not_comparable(runs[0], run, "trained on different data (data.sha256 in run.json)")
+        if run.unfinished is None:
+            tested = tested or run
+            if run.references != tested.references:
+                raise _not_comparable(tested, run, f"scored on different test sets (test/{_reference(run)})")
+    for row in TITLES:
+        counts = {run.parameters: run for run in runs if run.row == row and run.parameters}
+        if len(counts) > 1:
+            (one, first), (two, second) = list(counts.items())[:2]
+            raise _not_comparable(first, second, f"both {row}, of {one:,} and {two:,} parameters")
+    order = list(TITLES)
+    return sorted(runs, key=lambda run: (order.index(run.row), run.seed))
+
+
+def _not_comparable(one, other, why):
+    return UserError(
+        f"{one.folder} and {other.folder} do not belong in one table: they are {why}.\n"
+        "Put the runs of one data set, test set and model a row into a folder of their own."
+    )
+
+
+def read_run(folder):
+    """Read a run folder; a run without scores yet is read as far as it has come.
+
+    Raises:
+        UserError: what is there is damaged or does not fit together
+    """
+    folder = Path(folder)
+    writing = is_held(folder / LOCK)  # before the log: a run that ends meanwhile is called unfinished
+    run = _read_record(folder)
+    read_log(run)
+    of_all = f"{run.done:,} of {run.asked:,} updates"
+    if writing:
+        run.unfinished = f"training, {of_all}" if run.done < run.asked else f"still being written, {of_all} done"
+    elif run.done < run.asked:
+        run.unfinished = f"stopped at {of_all}; run train.sh again"
+    elif not (folder / "test" / SCORES).exists():
+        run.unfinished = "not translated yet: run generate.sh"
+    else:
+        read_results(run, folder / "test")
+    return run
+
+
+def _read_record(folder):
+    path = folder / RUN
+    record = read_json(path)
+    try:
+        data, versions = record["data"], record["versions"]
+        run = Run(folder, record["row"], int(record["seed"]), int(record["updates"]), data, dict(versions))
+        data["sha256"], data["target_lang"]  # are there
+        if run.row not in TITLES:
+            raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
+        run.settings = _settings(run.row, record)
+    except KeyError as error:
+        raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not as train.sh writes it ({error}); train this run anew") from None
+    return run
+
+
+def _settings(row, record):
+    """Where a run's record leaves its row's options, and its tokens an update."""
+    settings = {"tokens an update": f"{record['batch_tokens']:,}"} if "batch_tokens" in record else {}
+    if "options" in record:
+        own, told = option_values(row_options(row)), option_values(record["options"])
+        settings |= {name: value for name, value in told.items() if own.get(name) != value}
+        settings |= {name: "left out" for name in own if name not in told}
+    return settings
+
+
+def read_log(run):
+    """Read ``log.jsonl`` into ``done``, ``tokens``, ``losses`` and ``speeds`` of a run.
+
+    A resumed run says the same update numbers again: from the first of them on, what was said before
+    does not count. A last line that is cut off is still being written.
+
+    Raises:
+        UserError: another line that cannot be read
+    """
+    path = run.folder / "log.jsonl"
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    events = []  # (update, kind, value), in the order of updates
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line or b"{}")
+            kind = event.get("event")
+            if kind not in LOGGED:
+                continue
+            count, value = LOGGED[kind]
+            update, value = int(event[count]), float(event[value])
+            if kind == "train_inner" and event.get("wps"):
+                run.speeds.append(float(event["wps"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"{path}, line {number} is broken ({type(error).__name__}: {error}); remove that line"
+            ) from None
+        while events and events[-1][0] > update:
+            events.pop()
+        events.append((update, kind, value))
+    run.done = events[-1][0] if events else 0
+    run.losses = list({update: loss for update, kind, loss in events if kind == "valid"}.items())
+    epochs = {update: tokens for update, kind, tokens in events if kind == "train"}  # tokens an update
+    run.tokens = sum((end - start) * tokens for start, (end, tokens) in zip([0, *epochs], epochs.items()))
+
+
+def _reference(run):
+    return f"test.tok.{run.data['target_lang']}"
+
+
+def read_results(run, test):
+    """Read a folder of translations and scores into a run.
+
+    Raises:
+        UserError: what is there is damaged or does not fit together
+    """
+    path = test / SCORES
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
+    found = content.get("scores")
+    run.decoding = (content.get("generation") or {}).get("sentences_per_second")
+    run.scores = {}
+    for figure in FIGURES:
+        try:
+            run.scores[figure] = {"score": float(found[figure]["score"]), "signature": found[figure]["signature"]}
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path} has no {figure} with score and signature; run generate.sh again") from None
+    hypothesis, reference = test / "test.tok.hyp", test / _reference(run)
+    run.hypotheses, run.references = read_lines(hypothesis), read_lines(reference)
+    if len(run.hypotheses) != len(run.references) or not run.references:
+        raise UserError(
+            f"{hypothesis} has {len(run.hypotheses)} lines and {reference} has {len(run.references)}; one for one was "
+            "wanted, and at least one: run generate.sh again"
+        )
+    run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
+
+
+def finished(runs, row):
+    """The runs of a row that have scores: dict of seed to run."""
+    return {run.seed: run for run in runs if run.row == row and run.unfinished is None}
+
+
+def bleu_of(runs, row):
+    """Tokenised BLEU-4 of a row's runs that have scores, one a seed."""
+    return [run.scores[TOKENISED_BLEU]["score"] for run in finished(runs, row).values()]
+
+
+def differences(runs, rows, baseline):
+    """How far systems are from a baseline, seed by seed, in tokenised BLEU-4.
+
+    Args:
+        rows: of the systems
+        baseline: a row
+
+    Returns:
+        dict of row to dict of seed to (difference, p of the paired bootstrap), for the seeds that both have
+    """
+    found = {row: {} for row in rows}
+    bases = finished(runs, baseline).items()
+    for seed, base in tqdm(bases, desc=f"compare with {baseline}", unit=" seeds", leave=False, disable=None):
+        others = {row: finished(runs, row)[seed] for row in rows if seed in finished(runs, row) and row != baseline}
+        if not others:
+            continue
+        systems = {baseline: base.hypotheses, **{row: run.hypotheses for row, run in others.items()}}
+        compared = compare(systems, base.references, tokenised=True, lowercase=False)[TOKENISED_BLEU]["systems"]
+        for row, run in others.items():
+            difference = run.scores[TOKENISED_BLEU]["score"] - base.scores[TOKENISED_BLEU]["score"]
+            found[row][seed] = difference, compared[row]["p"]
+    return found
+
+
+def markdown(runs, corpus):
+    """The table and what belongs under it."""
+    with_paper = corpus == IWSLT14
+    header = ["system", "parameters", TOKENISED_BLEU, "difference to LightConv", "sacreBLEU", "chrF", "updates"]
+    header += ["training tokens (M)"] + ["paper's BLEU", "paper's parameters"] * with_paper
+    against = differences(runs, SYSTEMS, BASELINE)
+    rows = [[*_cells(runs, row, against[row]), *_paper_cells(row)[: 2 * with_paper]] for row in SYSTEMS]
+    title = f"# Table 6 of the paper on {corpus}" if with_paper else f"# The systems of the paper's Table 6 on {corpus}"
+    return "\n\n".join([title, markdown_table(header, rows), *_notes(runs, with_paper)]) + "\n"
+
+
+def markdown_table(header, rows, texts=1):
+    """A Markdown table whose first columns (``texts`` of them) are text and the others figures."""
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def deviation_of(values):
+    """The mean of some figures, with their standard deviation (n - 1) and number."""
+    deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{deviation} (n = {len(values)})"
+
+
+def _cells(runs, row, against):
+    title = SYSTEMS[row].title
+    scored = list(finished(runs, row).values())
+    if not scored:
+        state = "not finished" if any(run.row == row for run in runs) else "no run"
+        return [title, "–", state, "–", "–", "–", "–", "–"]
+    tokenised, bleu, chrf = ([run.scores[figure]["score"] for run in scored] for figure in FIGURES)
+    return [
+        title,
+        f"{scored[0].parameters:,}",
+        deviation_of(tokenised),
+        "–" if row == BASELINE else difference_cell(against),
+        f"{mean(bleu):.2f}",
+        f"{mean(chrf):.2f}",
+        updates_cell(scored),
+        f"{mean(run.tokens for run in scored) / 1e6:,.1f}",
+    ]
+
+
+def updates_cell(runs):
+    """The updates that runs were trained for: one number, or from the least to the most."""
+    updates = sorted(run.done for run in runs)
+    return "–".join(f"{number:,}" for number in dict.fromkeys((updates[0], updates[-1])))
+
+
+def _paper_cells(row):
+    system = SYSTEMS[row]
+    return [f"{system.paper_bleu:.2f}" if system.paper_bleu else "–", system.paper_parameters or "–"]
+
+
+def difference_cell(by_seed):
+    """What ``differences`` found of a row: the mean, and each seed's p."""
+    if not by_seed:
+        return "no common seed"
+    values = mean(difference for difference, _ in by_seed.values())
+    p = " / ".join(f"{p:.3f}" for _, p in by_seed.values())
+    return f"{values:+.2f}, p = {p} (seed{'s' * (len(by_seed) > 1)} {' / '.join(map(str, by_seed))})"
+
+
+def _notes(runs, with_paper):
+    """What stands under the table: paragraphs and lists."""
+    notes = unfinished_notes(runs) + settings_notes(runs)
+    control = differences(runs, ["cgc"], CONTROL)["cgc"]
+    notes.append(
+        "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
+        f"control: {difference_cell(control) if control else 'no common seed yet'}."
+    )
+    notes.append(
+        f"{STATISTICS} sacreBLEU and chrF are on detokenised text. Training tokens are target tokens, summed over updates."
+        + (" The paper gives one figure a system." if with_paper else "")
+    )
+    return notes + provenance(runs)
+
+
+STATISTICS = (
+    "± is the standard deviation over seeds (n − 1). Differences are means over the seeds that both systems have, "
+    f"each seed with its p-value of sacreBLEU's paired bootstrap ({SAMPLES} samples, seed {SEED}) on tokenised BLEU-4."
+)
+
+
+def unfinished_notes(runs):
+    """A list of the runs that have no part in the means, where there are any."""
+    unfinished = [f"- {run}: {run.unfinished}" for run in runs if run.unfinished]
+    return ["Left out of the means:\n\n" + "\n".join(unfinished)] if unfinished else []
+
+
+def settings_notes(runs):
+    """A list of the settings in which runs differ though their rows do not, where there are any."""
+    lines = []
+    for name in dict.fromkeys(name for run in runs for name in run.settings):
+        values = _names_by(runs, [run.settings.get(name, "the row's own") for run in runs])
+        if len(values) > 1:
+            lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
+    why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
+    return [why + "\n".join(lines)] if lines else []
+
+
+def _names_by(runs, values):
+    """Dict of the values, one a run, to the rows and seeds of the runs that have each."""
+    names = {}
+    for run, value in zip(runs, values):
+        names.setdefault(value, []).append(f"{run.row} {run.seed}")
+    return {value: ", ".join(found) for value, found in names.items()}
+
+
+def provenance(runs):
+    """What reproduces the figures: signatures, seeds, versions, data."""
+    notes = []
+    scored = [run for run in runs if run.unfinished is None]
+    if scored:
+        notes.append("Signatures:\n\n" + "\n".join(_signatures(scored)))
+        seeds = {row: ", ".join(map(str, finished(runs, row))) for row in TITLES}
+        notes.append("Seeds: " + "; ".join(f"{TITLES[row]} {found}" for row, found in seeds.items() if found) + ".")
+    versions = Counter(f"{name} {version}" for run in runs for name, version in run.versions.items())
+    parts = (
+        version if count == len(runs) else f"{version} ({count} of {len(runs)} runs)"
+        for version, count in versions.items()
+    )
+    notes.append(f"Versions: {', '.join(parts)}. Data (SHA-256): {_hashes(runs[0].data['sha256'])}.")
+    return notes
+
+
+def _hashes(sha256):
+    """One hash whole, or those of many files by their first 12 digits."""
+    if not isinstance(sha256, dict):
+        return sha256
+    return ", ".join(f"{name} {digits[:12]}" for name, digits in sha256.items())
+
+
+def _signatures(scored):
+    """A line a signature; fairseq's tells the run's own precisions, so that there it is a line a run."""
+    for figure in FIGURES:
+        by_signature = _names_by(scored, [run.scores[figure]["signature"] for run in scored])
+        for signature, names in by_signature.items():
+            whose = "" if len(by_signature) == 1 else f", {names}"
+            yield f"- {'sacreBLEU' if figure == 'BLEU' else figure}{whose}: `{signature}`"
+
+
+def plot_bleu(runs, path, corpus):
+    """BLEU a system as bars over the means, error bars over seeds, the paper's figures as markers.
+
+    Args:
+        path: of the PNG, which appears whole
+
+    Raises:
+        ModuleNotFoundError: no matplotlib
+    """
+    from matplotlib.figure import Figure
+
+    scores = {row: bleu_of(runs, row) for row in reversed(SYSTEMS)}
+    paper = {row: SYSTEMS[row].paper_bleu for row in scores if corpus == IWSLT14 and SYSTEMS[row].paper_bleu}
+    values = [*paper.values(), *(score for row in scores.values() for score in row)] or [0.0, 1.0]
+    span = max(max(values) - min(values), 0.5)
+    low, high = max(0.0, min(values) - span), max(values) + 0.5 * span
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for place, (row, found) in enumerate(scores.items()):
+        if not found:
+            axes.text(low + 0.02 * (high - low), place, "no scores", va="center", color="#666666", fontsize=9)
+            continue
+        deviation = stdev(found) if len(found) > 1 else 0.0
+        error = {"xerr": deviation, "capsize": 4} if deviation else {}
+        axes.barh(place, mean(found) - low, left=low, height=0.6, color=SYSTEMS[row].colour, alpha=0.8, **error)
+        right = max(mean(found) + deviation, paper.get(row, 0.0)) + 0.04 * span
+        axes.text(right, place, f"{mean(found):.2f} (n = {len(found)})", va="center", fontsize=9)
+    if paper:
+        places = [list(scores).index(row) for row in paper]
+        axes.plot(list(paper.values()), places, "kD", fillstyle="none", label="the paper's Table 6", zorder=5)
+        figure.legend(loc="outside lower right", frameon=False)
+    axes.set_yticks(range(len(scores)), [SYSTEMS[row].title for row in scores])
+    axes.set_xlim(low, high)
+    axes.set_ylim(-0.6, len(scores) - 0.4)
+    axes.set_xlabel(f"{TOKENISED_BLEU}, mean over seeds ± standard deviation" + (f" (axis from {low:.1f})" * (low > 0)))
+    axes.set_title(corpus)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_curves(runs, path, corpus):
+    """Validation loss against updates, a line a run, its colour the row's.
+
+    The axis ends where each run is past the first fifth of its updates: what tells runs apart is below.
+
+    Args:
+        path: of the PNG, which appears whole
+
+    Raises:
+        ModuleNotFoundError: no matplotlib
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    named = set()
+    for run in runs:
+        if run.losses:
+            label = None if run.row in named else SYSTEMS[run.row].title
+            named.add(run.row)
+            points = {"marker": "o"} if len(run.losses) == 1 else {}
+            axes.plot(*zip(*run.losses), color=SYSTEMS[run.row].colour, linewidth=1.2, alpha=0.8, label=label, **points)
+    if named:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no run has been validated yet", ha="center", transform=axes.transAxes)
+    late = [loss for run in runs for update, loss in run.losses if update > run.done / 5 and isfinite(loss)]
+    if late:
+        margin = max(0.1 * (max(late) - min(late)), 0.01)
+        axes.set_ylim(min(late) - margin, max(late) + margin)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("updates")
+    axes.set_ylabel("validation loss (high values cut off)")
+    axes.set_title(f"{corpus}: one line a run")
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    """Write a figure as a PNG, which appears whole."""
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

@@ -1,0 +1,387 @@
+"""Training by the paper's protocol, as runs that resume and keep their own record.
+
+A run folder:
+
+    run.json        what it is: row, seed, options, hashes of its data, versions, updates done
+    checkpoints/    the last 10 epochs', the best, the last
+    train.log       fairseq-train's words; log.jsonl: its figures, one JSON object a line
+    model/          the average: a folder complete in itself (made by generate.sh)
+    test/           translations and scores (made by generate.sh)
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+
+import torch
+from tqdm import tqdm
+
+from ..compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, USER_DIR
+from ..errors import CheckpointError, CorpusError, OptionError, UserError
+from ..text import PREPARATION
+from .checkpoints import find_checkpoints, load_checkpoint
+from .files import held, read_json, remove, write_json
+
+RUN = "run.json"
+LOCK = ".lock"
+MODEL_FOLDER = "model"
+AVERAGED = 10  # epochs: the paper's protocol
+BATCH_TOKENS = 4000  # an update, over all devices together: the paper's 4,000 on one
+
+# The rows of Table 6, and those of our own.
+LIGHTCONV = ["--arch", "lightconv_iwslt_de_en", "--decoder-conv-type", "lightweight"]
+ROWS = {
+    "transformer": ["--arch", "transformer_iwslt_de_en", "--share-decoder-input-output-embed"],
+    "lightconv": [*LIGHTCONV, "--encoder-conv-type", "lightweight", "--weight-dropout", "0.1"],
+    "dynamic": [*LIGHTCONV, "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
+    "cgc": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
+    "cgc-constant": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-gate", "constant"],
+    "gct": ["--arch", "lightconv_gct", "--weight-dropout", "0.1"],
+    "cgc-gct": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--encoder-gct"],
+    "cgc-dynamic": ["--arch", "lightconv_cgc", "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
+    "cgc-source": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-decoder", "source"],
+    "cgc-rdrop": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
+}
+# What is changed in the row cgc to tell which of its parts matter, as in the paper's Table 3.
+VARIANTS = {
+    "cgc-learned": ["--cgc-gate", "learned"],
+    "cgc-pool-1": ["--cgc-pool-factor", "1"],
+    "cgc-pool-2": ["--cgc-pool-factor", "2"],
+    "cgc-pool-6": ["--cgc-pool-factor", "6"],
+    "cgc-max": ["--cgc-pool", "max"],
+    "cgc-latent-k": ["--cgc-latent-dim", "K"],
+    "cgc-first": ["--cgc-layers", "[1,2]"],
+    "cgc-last": ["--cgc-layers", "[-2,-1]"],
+    "cgc-logits": ["--cgc-gate-on", "logits"],
+    "cgc-heads-latent": ["--cgc-norm", "heads-latent"],
+    "cgc-tanh": ["--cgc-gate-activation", "one-plus-tanh"],
+    "cgc-zero": ["--cgc-zero-init"],
+    "cgc-tanh-zero": ["--cgc-gate-activation", "one-plus-tanh", "--cgc-zero-init"],
+    "cgc-slow": ["--cgc-lr-scale", "0.1", "--optimizer", "cgc_adam"],
+}
+CRITERION = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+# R-Drop's weight is that of Liang et al. 2021 for IWSLT'14.
+R_DROP = ["--criterion", "label_smoothed_cross_entropy_with_rdrop", "--label-smoothing", "0.1", "--rdrop-alpha", "5"]
+PROTOCOL = """
+    --optimizer adam --adam-betas (0.9,0.98) --weight-decay 0.0001 --clip-norm 0
+    --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --warmup-init-lr 1e-07
+    --dropout 0.3 --attention-dropout 0.1
+""".split()
+
+
+def row_options(row):
+    """fairseq-train's options for a row of a table (section 4.4 and the recipe that it cites).
+
+    Raises:
+        OptionError: no such row
+    """
+    if row in VARIANTS:
+        return [*row_options("cgc"), *VARIANTS[row]]
+    if row not in ROWS:
+        raise OptionError(f"there is no row '{row}'; choose from {', '.join([*ROWS, *VARIANTS])}")
+    return [*ROWS[row], *PROTOCOL, *(R_DROP if row == "cgc-rdrop" else CRITERION)]
+
+
+def option_values(options):
+    """What fairseq-train makes of its options where they are given twice: dict of name to the last value, as text."""
+    values, name = {}, ""
+    for word in options:
+        if word.startswith("--"):
+            name, given, value = word.partition("=")
+            values[name] = value if given else "on"
+        else:
+            values[name] = f"{values[name]} {word}" if values.get(name, "on") != "on" else word
+    return values
+
+
+def batch_options(devices, max_tokens=None, batch_tokens=BATCH_TOKENS):
+    """The same tokens an update whatever the hardware: gradient accumulation makes up the difference.
+
+    Args:
+        devices: how many train together
+        max_tokens: that one device takes at a time; default: all of its share
+        batch_tokens: of an update, over all devices
+
+    Raises:
+        OptionError: the tokens cannot be divided so
+    """
+    if devices < 1:
+        raise OptionError(f"the number of devices is {devices}; it must be at least 1")
+    share, rest = divmod(batch_tokens, devices)
+    if rest or not share:
+        raise OptionError(
+            f"{batch_tokens} tokens an update cannot be divided among {devices} devices; choose a number of devices that "
+            "divides them"
+        )
+    max_tokens = share if max_tokens is None else max_tokens
+    if max_tokens < 1 or share % max_tokens:
+        raise OptionError(
+            f"--max-tokens {max_tokens} does not divide the {share} tokens that each of {devices} devices takes an update "
+            f"({batch_tokens} in all); choose a divisor of {share}"
+        )
+    return ["--max-tokens", str(max_tokens), "--update-freq", str(share // max_tokens)]
+
+
+def precision_options(precision, cuda):
+    """fairseq-train's options for ``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        OptionError: the hardware does not allow it
+    """
+    if precision == "fp32":
+        return []
+    if not cuda:
+        raise OptionError(f"--precision {precision} needs a GPU, and torch sees none; use fp32")
+    return [f"--{precision}"]
+
+
+def launcher(gpus, nodes=1, node_rank=0, master=None):
+    """The start of the command that runs fairseq-train on these devices.
+
+    Args:
+        gpus: devices of one machine; processes over gloo where there is no GPU
+        nodes: machines
+        node_rank: which of them this is, from 0
+        master: ``host:port`` of the first, for more than one
+
+    Raises:
+        OptionError: more GPUs than there are, or machines that could not find each other
+    """
+    cuda = torch.cuda.device_count()
+    if cuda and gpus > cuda:
+        raise OptionError(f"--gpus is {gpus} and torch sees {cuda}")
+    if nodes > 1 and not master:
+        raise OptionError(f"--nodes {nodes} wants --master HOST:PORT, the same on every machine")
+    if not 0 <= node_rank < nodes:
+        raise OptionError(f"--node-rank is {node_rank}; for --nodes {nodes} it lies in 0 ... {nodes - 1}")
+    if gpus * nodes == 1:
+        return [sys.executable, "-m", "fairseq_cli.train"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
+    if nodes == 1:
+        torchrun += ["--standalone"]
+    else:
+        host, _, port = master.rpartition(":")
+        torchrun += [
+            "--nnodes",
+            str(nodes),
+            "--node-rank",
+            str(node_rank),
+            "--master-addr",
+            host,
+            "--master-port",
+            port,
+        ]
+    return [*torchrun, "-m", "fairseq_cgc.recipe.distributed"]
+
+
+def prepared_folder(folder):
+    """The folder of a finished preparation, given it or its ``bin``.
+
+    Raises:
+        CorpusError: it is none
+    """
+    folder = Path(folder)
+    for candidate in (folder, folder.parent):
+        if (candidate / "bin" / PREPARATION).is_file():
+            return candidate
+    raise CorpusError(
+        f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with prepare.sh or prepare_corpus.py"
+    )
+
+
+def data_record(prepared):
+    """What a run remembers of its data: where it was, its languages, the hashes of what it is made of."""
+    made = read_json(prepared / "bin" / PREPARATION)
+    languages = {name: made["settings"][name] for name in ("source_lang", "target_lang")}
+    return {"path": str(prepared), **languages, "sha256": made["sha256"]}
+
+
+def train(run, row, seed, options, prepared, updates, launch=None, layout=(), batch_tokens=None, keep=AVERAGED):
+    """Train a run until ``updates``, from its last checkpoint if there is one.
+
+    Args:
+        run: the run folder
+        row: the name of the system
+        seed: random seed
+        options: fairseq-train's, which decide the result: another set is another run
+        prepared: the folder of a preparation
+        updates: where to stop
+        launch: the start of the command; see ``launcher``
+        layout: options that decide how it is computed, not what: they may change when resuming
+        batch_tokens: of an update over all devices, where ``layout`` divides them
+        keep: how many epoch checkpoints to keep
+
+    Raises:
+        UserError: the folder holds another run, is being written, or fairseq-train failed
+    """
+    run, prepared = Path(run), prepared_folder(prepared)
+    checkpoints, record = run / "checkpoints", run / RUN
+    identity = {"row": row, "seed": seed, "options": list(options), "data": data_record(prepared)}
+    if batch_tokens:
+        identity["batch_tokens"] = batch_tokens
+    with held(run / LOCK, f"the run {run}") as lock:
+        before = read_json(record) if record.exists() else {**identity, "done": 0}
+        for name, wanted in identity.items():
+            found = before.get(name)
+            if name == "data":
+                found, wanted = found["sha256"], wanted["sha256"]
+            if found != wanted:
+                raise UserError(
+                    f"{run} holds a run with other {name}: {_words(found, wanted)} there, {_words(wanted, found)} asked "
+                    "for; choose another folder, or remove this one"
+                )
+        if before["done"] > updates:
+            raise _trained_longer(run, before["done"], updates)
+        if before["done"] == updates:
+            print("    done before")
+            return
+        for folder in (run / MODEL_FOLDER, *run.glob("test*")):  # of fewer updates
+            remove(folder)
+        command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
+        print(f"    {shlex.join(command)}", flush=True)
+        versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}
+        now = {**identity, "updates": updates, "command": command, "versions": versions}
+        trained = mend_last_checkpoint(checkpoints)
+        if trained > updates:
+            raise _trained_longer(run, trained, updates)
+        write_json(record, {**now, "done": before["done"]})
+        follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
+        write_json(record, {**now, "done": updates})
+
+
+def _trained_longer(run, trained, updates):
+    return UserError(
+        f"{run} was trained for {trained} updates and {updates} are asked for; ask for as many or more, or choose another "
+        "folder"
+    )
+
+
+def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=AVERAGED):
+    """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
+    command = [*(launch or launcher(1)), str(prepared / "bin"), "--user-dir", USER_DIR, *options, *layout]
+    command += [*EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
+    command += ["--max-update", str(updates), "--seed", str(seed)]
+    return command + ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
+
+
+def join_training(command):
+    """Take part in a run that another machine keeps the record of.
+
+    Raises:
+        UserError: fairseq-train failed
+    """
+    print(f"    {shlex.join(command)}", flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise UserError(f"fairseq-train failed with exit status {status}; its words are above")
+
+
+def _words(one, other):
+    """Of two option lists or dicts, what the first has and the second has not."""
+    if isinstance(one, dict):
+        return ", ".join(f"{k} {str(v)[:12]}" for k, v in one.items() if other.get(k) != v) or "nothing else"
+    if isinstance(one, list):
+        return shlex.join(word for word in one if word not in other) or "nothing more"
+    return str(one)
+
+
+def mend_last_checkpoint(checkpoints):
+    """fairseq copies to ``checkpoint_last.pt``: a stop in the middle leaves half of it. Go back to the
+    newest whole epoch then, aloud.
+
+    Returns:
+        the updates that the last checkpoint has behind it
+    """
+    last = checkpoints / "checkpoint_last.pt"
+    if not last.exists():
+        return 0
+    try:
+        return _updates(last)
+    except CheckpointError as error:
+        print(f"    {error}", flush=True)
+    last.unlink()
+    for path in reversed(find_checkpoints(checkpoints)):
+        try:
+            updates = _updates(path)
+        except CheckpointError:
+            continue
+        shutil.copyfile(path, last)
+        print(f"    going on from {path.name} instead", flush=True)
+        return updates
+    print("    there is no other checkpoint: starting from the beginning", flush=True)
+    return 0
+
+
+def _updates(checkpoint):
+    return load_checkpoint(checkpoint)["optimizer_history"][-1]["num_updates"]
+
+
+def follow_training(command, run, updates, lock):
+    """Run fairseq-train, its words to ``train.log``, its figures to ``log.jsonl``, its progress to a
+    bar (or a line now and then).
+
+    Args:
+        lock: the descriptor of the run's lock, which fairseq-train holds on to: if we are killed and it
+            is not, nothing else writes the run before it has ended
+
+    Raises:
+        UserError: it failed; with the end of its words
+    """
+    tail, valid, said = [], "", 0
+    with (
+        open(run / "train.log", "a", encoding="utf-8") as log,
+        open(run / "log.jsonl", "a", encoding="utf-8") as figures,
+        tqdm(total=updates, unit=" updates", disable=None) as bar,
+    ):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=(lock,)
+        )
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                tail = [*tail[-14:], line]
+                event, values = parse_figures(line)
+                if not event:
+                    continue
+                figures.write(json.dumps({"event": event, **values}) + "\n")
+                figures.flush()
+                if event == "valid":
+                    valid = f", valid ppl {values.get('valid_ppl')}"
+                elif event == "train_inner":
+                    done, text = int(values["num_updates"]), f"loss {values['loss']}{valid}"
+                    bar.set_postfix_str(text)
+                    bar.update(done - bar.n)
+                    if bar.disable and done >= said + max(1, updates // 10):
+                        said = done
+                        print(f"    {done}/{updates} updates, {text}", flush=True)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.wait():
+        words = "".join(tail)
+        raise UserError(
+            f"fairseq-train failed with exit status {process.returncode}; the whole of {run / 'train.log'} ends with\n{words}"
+        )
+
+
+def parse_figures(line):
+    """A line of fairseq's JSON log: (``train_inner``, ``train`` or ``valid``, dict of figures), or (None, None)."""
+    for event in ("train_inner", "train", "valid"):
+        _, found, values = line.partition(f"| {event} | ")
+        if found and values.startswith("{"):
+            return event, {name: _number(value) for name, value in json.loads(values).items()}
+    return None, None
+
+
+def _number(text):
+    try:
+        return float(text) if any(c in str(text) for c in ".enai") else int(text)
+    except ValueError:
+        return text

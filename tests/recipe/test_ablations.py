@@ -1,0 +1,182 @@
+"""The ablations' command: runs, what is done again and what is not, and the table."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, TINY_OPTIONS, run
+from test_table import change_json, make_run, rows
+
+from fairseq_cgc.recipe import table, training
+from fairseq_cgc.recipe.ablations import LOSS, SHUFFLED_TEST, make_table
+from fairseq_cgc.recipe.files import is_held
+from fairseq_cgc.recipe.training import LOCK
+
+SCRIPT = ROOT / "scripts" / "run_ablations.py"
+QUICK = ["--max-update", 45, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
+
+
+def ablate(data, runs, *options, check=True):
+    return run(sys.executable, SCRIPT, "--data", data, "--runs", runs, *QUICK, *options, check=check)
+
+
+@pytest.fixture(scope="module")
+def ablated(prepared, tmp_path_factory):
+    """A folder of runs, what the command printed, and what it printed when called again with another row."""
+    runs = tmp_path_factory.mktemp("ablations")
+    first = ablate(prepared, runs, "--rows", "cgc-constant,cgc-shuffled", "--seeds", 3, "--jobs", 2)
+    changed = {path: path.stat().st_mtime_ns for path in runs.glob("*/test/*")}
+    second = ablate(prepared, runs, "--rows", "cgc-constant,cgc,cgc-shuffled,cgc-slow", "--seeds", 3, "--jobs", 1)
+    assert changed and all(path.stat().st_mtime_ns == time for path, time in changed.items()), "made again"
+    return runs, first, second
+
+
+def test_rows_are_trained_translated_and_tabled(ablated):
+    runs, first, second = ablated
+    assert {path.name for path in runs.iterdir() if path.is_dir()} == {
+        f"{row}-seed3" for row in ("cgc", "cgc-constant", "cgc-slow")
+    }
+    assert "cgc-constant, seed 3: " in first.stderr
+    assert list(rows(first.stdout)) == ["`cgc`", "`cgc-constant`", "`cgc-shuffled`"]
+    found = rows(second.stdout)
+    assert list(found) == ["`cgc`", "`cgc-constant`", "`cgc-shuffled`", "`cgc-slow`"]
+    assert (runs / "table.md").read_text() == second.stdout
+    assert found["`cgc`"]["parameters"] == found["`cgc-slow`"]["parameters"] != found["`cgc-constant`"]["parameters"]
+    for row, cells in found.items():
+        assert float(cells["validation loss"]) > 0 and float(cells["sentences a second"].replace(",", "")) > 0
+        assert (cells["training tokens a second"] == "–") == (row == "`cgc-shuffled`")
+        assert cells["tokenised BLEU-4"].endswith("(n = 1)")
+    log = [json.loads(line) for line in (runs / "cgc-seed3" / "log.jsonl").read_text().splitlines()]
+    valid = [event["valid_loss"] for event in log if event["event"] == "valid"]
+    assert found["`cgc`"]["validation loss"] == f"{valid[-1]:.3f}"
+    assert found["`cgc-shuffled`"]["validation loss"] != f"{valid[-1]:.3f}", "the contexts made no difference"
+
+
+def test_the_shuffled_run_is_the_trained_model_with_other_contexts(ablated):
+    runs, *_ = ablated
+    one, other = (
+        json.loads((runs / "cgc-seed3" / name / "scores.json").read_text()) for name in ("test", SHUFFLED_TEST)
+    )
+    assert one["generation"]["checkpoints"] == other["generation"]["checkpoints"]
+    model = torch.load(runs / "cgc-seed3" / "model" / "model.pt", weights_only=True)
+    assert model["cfg"]["model"].cgc_shuffle_context is False
+    scores = []
+    for name in ("test", SHUFFLED_TEST):
+        lines = (runs / "cgc-seed3" / name / "generate.txt").read_text().splitlines()
+        scores.append([line.split("\t")[:2] for line in lines if line.startswith("H-")])
+    assert len(scores[0]) == len(scores[1]) > 0 and scores[0] != scores[1]
+
+
+def test_a_run_trained_on_is_translated_anew(ablated, prepared, tmp_path):
+    runs, *_ = ablated
+    shutil.copytree(runs / "cgc-seed3", tmp_path / "cgc-seed3")
+    done = ablate(prepared, tmp_path, "--rows", "cgc-shuffled", "--seeds", 3, "--max-update", 50)
+    before, after = rows((runs / "table.md").read_text()), rows(done.stdout)
+    for row in ("`cgc`", "`cgc-shuffled`"):
+        assert after[row]["updates"] == "50" != before[row]["updates"]
+        assert after[row]["validation loss"] != before[row]["validation loss"]
+
+
+def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--data",
+        prepared,
+        "--runs",
+        tmp_path,
+        "--rows",
+        "cgc,cgc-max",
+        "--seeds",
+        1,
+        *QUICK,
+    ]
+    command = [str(word) for word in [*command, "--jobs", 2, "--max-update", 100000]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    logs = [tmp_path / f"{row}-seed1" / "log.jsonl" for row in ("cgc", "cgc-max")]
+    deadline = time.monotonic() + 400
+    try:
+        while not all(log.exists() and log.stat().st_size for log in logs):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("*.log")]
+            time.sleep(0.2)
+    finally:  # it would train for hours
+        process.terminate()
+    assert process.wait(60) == 130 and "interrupted" in process.stderr.read()
+    sizes = [log.stat().st_size for log in logs]
+    time.sleep(2)
+    assert [log.stat().st_size for log in logs] == sizes
+    assert not any(is_held(tmp_path / f"{row}-seed1" / LOCK) for row in ("cgc", "cgc-max"))
+
+
+def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path):
+    (tmp_path / "cgc-first-seed1").write_text("in the way")
+    done = ablate(prepared, tmp_path, "--rows", "cgc-first,cgc-constant", "--seeds", 1, check=False)
+    assert (
+        done.returncode == 1 and "1 of 2 runs failed" in done.stderr and "cgc-first, seed 1: exit status" in done.stderr
+    )
+    assert (tmp_path / "cgc-constant-seed1" / "test" / "scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--rows", "cgc,nothing"], "--rows: there is no row 'nothing'; choose from lightconv, dynamic, cgc"),
+        (["--seeds", "1,x"], "--seeds is '1,x'"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--average", "0"], "--average is 0"),
+        (["--data", "nowhere"], "nowhere holds no finished preparation"),
+        (["--table"], "has no run folder"),
+        (["--small", "--average", "7"], "--by update averages 7 checkpoints, and 1500 updates leave 6"),
+        (["--by", "update"], "--save-interval-updates is not given"),
+    ],
+)
+def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
+    done = run(sys.executable, SCRIPT, "--data", prepared, "--runs", tmp_path / "runs", *options, check=False)
+    assert done.returncode == 1 and words in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
+    for row, score in (("cgc", 35.0), ("cgc-constant", 34.0), ("cgc-learned", 34.5)):
+        for seed in (1, 2):
+            folder = make_run(tmp_path, row, seed, score + seed)
+            if row == "cgc":
+                (folder / "test").rename(folder / SHUFFLED_TEST)
+                change_json(
+                    folder / SHUFFLED_TEST / "scores.json",
+                    lambda content: content["scores"]["tokenised BLEU-4"].update(score=20.0),
+                )
+                make_run(tmp_path / "other", row, seed, score + seed)
+                (tmp_path / "other" / folder.name / "test").rename(folder / "test")
+                (folder / SHUFFLED_TEST / LOSS).write_text('{"valid_loss": 7.5}')
+    found = rows(make_table(tmp_path, tmp_path / "out"))
+    assert (
+        found["`cgc`"]["difference to CGC"] == "–" and found["`cgc-constant`"]["difference to the constant gate"] == "–"
+    )
+    assert found["`cgc`"]["difference to the constant gate"].startswith("+1.00, p = ")
+    assert found["`cgc-learned`"]["difference to CGC"].startswith("-0.50, p = ")
+    assert found["`cgc-shuffled`"]["difference to CGC"].startswith("-16.50, p = ")
+    assert found["`cgc-shuffled`"]["validation loss"] == "7.500" and found["`cgc`"]["validation loss"] == "4.000"
+    assert (tmp_path / "out" / "table.png").stat().st_size > 10_000
+
+
+def test_the_table_names_settings_in_which_runs_differ(tmp_path, recwarn):
+    for seed, tokens in ((1, 4000), (2, 800)):
+        make_run(tmp_path, "cgc-max", seed, options=training.row_options("cgc-max"), batch_tokens=tokens)
+    text = make_table(tmp_path, tmp_path / "out")
+    assert not recwarn.list, "rows without any of the baselines leave the plot's legend empty"
+    assert "**Not trained alike**" in text and "- `tokens an update`: 4,000 (cgc-max 1); 800 (cgc-max 2)" in text
+
+
+def test_every_row_has_a_title_and_every_title_a_row():
+    assert set(table.TITLES) == {*training.ROWS, *training.VARIANTS, "cgc-shuffled"}
+
+
+def test_help_names_the_rows_and_the_defaults():
+    done = run("bash", ROOT / "examples" / "ablations" / "run.sh", "--help")
+    text = "".join(done.stdout.split())
+    assert all(row in text for row in training.VARIANTS) and "1500with--small" in text

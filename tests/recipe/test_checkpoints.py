@@ -1,0 +1,100 @@
+import argparse
+
+import pytest
+import torch
+
+from fairseq_cgc.errors import CheckpointError
+from fairseq_cgc.recipe.checkpoints import average_checkpoints, find_checkpoints, load_checkpoint, write_model
+
+
+def save(path, dtype=torch.float32, **tensors):
+    model = {name: torch.as_tensor(value) for name, value in tensors.items()}
+    model = {n: v.to(dtype) if v.is_floating_point() else v for n, v in model.items()}
+    options = argparse.Namespace(arch="lightconv_cgc")
+    torch.save({"model": model, "cfg": {"model": options}, "args": None, "last_optimizer_state": {"a": 1}}, path)
+    return path
+
+
+def test_the_average_is_the_mean_and_carries_no_optimizer_state(tmp_path):
+    values = torch.randn(3, 5)
+    paths = [save(tmp_path / f"checkpoint{e}.pt", weight=v, step=e) for e, v in enumerate(values)]
+    state = average_checkpoints(paths)
+    torch.testing.assert_close(state["model"]["weight"], values.double().mean(0).float(), rtol=0, atol=0)
+    assert state["model"]["step"] == 2
+    assert "last_optimizer_state" not in state and state["cfg"]["model"].arch == "lightconv_cgc"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_averaged_and_kept_in_float32(tmp_path, dtype):
+    paths = [save(tmp_path / f"checkpoint{v}.pt", dtype, weight=[1.0 + v / 64]) for v in range(4)]
+    weight = average_checkpoints(paths)["model"]["weight"]
+    assert weight.dtype == torch.float32 and weight.item() == 1.0 + 1.5 / 64
+
+
+def test_checkpoints_of_different_models_are_refused_with_the_parameter_s_name(tmp_path):
+    one = save(tmp_path / "one.pt", weight=[1.0, 2.0], bias=[1.0])
+    for other in ({"weight": [1.0], "bias": [1.0]}, {"weight": [1.0, 2.0]}):
+        with pytest.raises(CheckpointError, match="of different models: (weight|bias) is"):
+            average_checkpoints([one, save(tmp_path / "other.pt", **other)])
+
+
+def test_the_last_epochs_are_found_by_number(tmp_path):
+    for name in ("1", "2", "9", "10", "11", "_last", "_best", "_3_400"):
+        save(tmp_path / f"checkpoint{name}.pt", weight=[1.0])
+    names = [path.name for path in find_checkpoints(tmp_path, count=3)]
+    assert names == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
+    assert len(find_checkpoints(tmp_path)) == 5
+    with pytest.raises(CheckpointError, match="has 5 epoch checkpoints and 6 are wanted"):
+        find_checkpoints(tmp_path, count=6)
+
+
+def test_the_last_updates_and_the_best_are_found_by_number(tmp_path):
+    for name in ("_1_500", "_2_1000", "_2_1500", ".best_loss_4.1005", ".best_loss_3.9990", ".best_loss_12.0001", "3"):
+        save(tmp_path / f"checkpoint{name}.pt", weight=[1.0])
+    names = [path.name for path in find_checkpoints(tmp_path, "update", 2)]
+    assert names == ["checkpoint_2_1000.pt", "checkpoint_2_1500.pt"]
+    names = [path.name for path in find_checkpoints(tmp_path, "best", 2)]
+    assert names == ["checkpoint.best_loss_4.1005.pt", "checkpoint.best_loss_3.9990.pt"]
+
+
+def test_checkpoints_of_the_same_shapes_but_other_options_are_refused(tmp_path):
+    paths = [save(tmp_path / f"{n}.pt", weight=[1.0]) for n in (1, 2)]
+    state = load_checkpoint(paths[1])
+    state["cfg"]["model"].cgc_gate_activation = "one-plus-tanh"
+    torch.save(state, paths[1])
+    with pytest.raises(CheckpointError, match="of different models: cgc_gate_activation is one-plus-tanh in the one"):
+        average_checkpoints(paths)
+
+
+def test_nothing_has_no_average():
+    with pytest.raises(CheckpointError, match="no checkpoints"):
+        average_checkpoints([])
+
+
+def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):
+    whole = save(tmp_path / "whole.pt", weight=torch.randn(1000))
+    truncated = tmp_path / "truncated.pt"
+    truncated.write_bytes(whole.read_bytes()[:2000])
+    text = tmp_path / "text.pt"
+    text.write_text("hello")
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"weights": torch.ones(1)}, foreign)
+    for path, words in (
+        (tmp_path / "missing.pt", "does not exist"),
+        (truncated, "truncated or no checkpoint"),
+        (foreign, "no fairseq checkpoint"),
+        (text, "text.pt"),
+    ):
+        with pytest.raises(CheckpointError, match=words) as error:
+            load_checkpoint(path)
+        assert str(path) in str(error.value) and str(error.value).count("\n") <= 1
+
+
+def test_a_model_folder_is_complete_in_itself(tmp_path):
+    data = tmp_path / "bin"
+    data.mkdir()
+    for name in ("dict.de.txt", "dict.en.txt", "bpecodes", "prepare.json", "train.de-en.de.bin", "train.de-en.de.idx"):
+        (data / name).write_text("x")
+    write_model(load_checkpoint(save(tmp_path / "checkpoint1.pt", weight=[1.0])), data, tmp_path / "model")
+    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert names == ["bpecodes", "dict.de.txt", "dict.en.txt", "model.pt", "prepare.json"]

@@ -1,0 +1,368 @@
+"""Looking at gates: what is handed out, what is made of it, and the command."""
+
+import importlib.util
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY_OPTIONS, run, tiny_model
+
+from fairseq_cgc import GatedChannelTransformation
+from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserError
+from fairseq_cgc.gated_convolution import gated_kernel
+from fairseq_cgc.recipe import inspection
+
+SCRIPT = ROOT / "scripts" / "inspect_gates.py"
+SPEC = importlib.util.spec_from_file_location("inspect_gates", SCRIPT)
+SCRIPT_MODULE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(SCRIPT_MODULE)
+SOURCE = torch.tensor([[1, 1, 5, 6, 7, 8, 2], [9, 8, 7, 6, 5, 4, 2]]), torch.tensor([5, 7])
+
+
+# Gates on request
+
+
+@pytest.mark.parametrize("conv", ["lightweight", "dynamic"])
+def test_the_encoder_hands_out_the_gates_that_it_used(conv):
+    model = tiny_model(encoder_conv_type=conv).eval()
+    seen = {}
+    for number, layer in enumerate(model.encoder.layers):
+        layer.conv.gate.decode.register_forward_hook(
+            lambda _, __, logits, number=number: seen.__setitem__(number, torch.sigmoid(logits))
+        )
+    plain = model.encoder(*SOURCE)["encoder_out"][0]
+    with model.encoder.recorded_gates() as record:
+        assert record == [None] * 3
+        output = model.encoder(*SOURCE)["encoder_out"][0]
+    assert torch.equal(plain, output)
+    for number, (layer, found) in enumerate(zip(model.encoder.layers, record)):
+        torch.testing.assert_close(found.gate, seen[number])
+        assert not found.kernel.requires_grad
+        torch.testing.assert_close(found.kernel, found.ungated * found.gate)
+        if conv == "lightweight":
+            torch.testing.assert_close(found.kernel, gated_kernel(found.gate, layer.conv.weight.squeeze(1)))
+        torch.testing.assert_close(found.ungated.sum(-1), torch.ones(found.ungated.shape[:-1]))
+
+
+def test_nothing_is_left_behind_even_after_an_error():
+    model = tiny_model().eval()
+    with pytest.raises(RuntimeError), model.encoder.recorded_gates():
+        raise RuntimeError
+    assert all(layer.conv.observer is None for layer in model.encoder.layers)
+
+
+def test_gates_of_another_sentence_can_be_put_in():
+    model = tiny_model().eval()
+    with model.encoder.recorded_gates() as own:
+        model.encoder(*SOURCE)
+    ones = [torch.ones_like(layer.gate) for layer in own]
+    with model.encoder.recorded_gates([None, None, ones[2]]) as record:
+        output = model.encoder(*SOURCE)["encoder_out"][0]
+    assert torch.equal(record[0].gate, own[0].gate) and torch.equal(record[2].gate, ones[2])
+    other = tiny_model(cgc_layers="[1,2]").eval()
+    other.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(output, other.encoder(*SOURCE)["encoder_out"][0])
+
+
+# What is made of them
+
+
+def test_the_variance_is_that_of_the_pattern_and_that_between_sentences():
+    gates = np.random.default_rng(1).random((50, 4, 7))
+    found = inspection.variances(gates)
+    assert found["pattern"] + found["between"] == pytest.approx(found["total"])
+    assert found["within"] == pytest.approx(np.mean([gate.var() for gate in gates]))
+    assert found["between"] == pytest.approx(np.mean([[gates[:, h, k].var() for k in range(7)] for h in range(4)]))
+    alike = inspection.variances(np.repeat(gates[:1], 9, axis=0))
+    assert alike["between"] == pytest.approx(0) and alike["between_share"] == pytest.approx(0)
+    assert inspection.variances(np.full((9, 4, 7), 0.5))["between_share"] == 0
+
+
+def test_how_much_of_the_variance_goes_with_the_length():
+    chance = np.random.default_rng(2)
+    lengths = chance.integers(5, 15, 400)
+    by_length = chance.random((20, 4, 7))[lengths]
+    noise = chance.random((400, 4, 7))
+    assert inspection.share_by_length(by_length, lengths) == pytest.approx(1)
+    assert abs(inspection.share_by_length(noise, lengths)) < 0.05
+    assert 0.4 < inspection.share_by_length(by_length + noise, lengths) < 0.6
+    assert inspection.share_by_length(np.full((9, 4, 7), 0.5), [3] * 9) is None
+    assert inspection.share_by_length(noise[:3], [3, 4, 5]) is None
+
+
+def clusters(apart, spread=1.0, sizes=(30, 40, 20), seed=1):
+    chance = np.random.default_rng(seed)
+    kernels = [apart * number + spread * chance.standard_normal((size, 2, 3)) for number, size in enumerate(sizes)]
+    return np.concatenate(kernels), [f"class {number}" for number, size in enumerate(sizes) for _ in range(size)]
+
+
+def test_class_distances_are_those_of_the_definition():
+    kernels, labels = clusters(0.7)
+    found = inspection.compare_classes(kernels, labels, permutations=1)
+    centres = {}
+    for name in found["classes"]:
+        members = [kernel.ravel() for kernel, label in zip(kernels, labels) if label == name]
+        centres[name] = sum(members) / len(members)
+        inside = sum(np.linalg.norm(member - centres[name]) for member in members) / len(members)
+        assert found["within"][found["classes"].index(name)] == pytest.approx(inside)
+    above, differences = 0, []
+    for row, one in enumerate(found["classes"]):
+        for column, other in enumerate(found["classes"]):
+            if one != other:
+                differences.append(np.linalg.norm(centres[one] - centres[other]) - found["within"][row])
+                above += differences[-1] > 0
+                assert found["difference"][row][column] == pytest.approx(differences[-1])
+    assert found["share"] == pytest.approx(above / 6) and found["statistic"] == pytest.approx(np.mean(differences))
+
+
+def test_classes_that_mean_something_are_told_from_those_that_do_not():
+    clear = inspection.compare_classes(*clusters(9.0), permutations=199)
+    assert clear["share"] == 1 and clear["permuted"]["p_share"] == clear["permuted"]["p_statistic"] == 1 / 200
+    weak = inspection.compare_classes(*clusters(0.3), permutations=199)  # the share says nothing, the test does
+    assert weak["share"] < 0.2 and weak["permuted"]["p_statistic"] == 1 / 200
+    p = [
+        inspection.compare_classes(*clusters(0.0, seed=seed), permutations=99)["permuted"]["p_statistic"]
+        for seed in range(40)
+    ]
+    assert 0.3 < np.mean(p) < 0.7 and np.mean(np.array(p) <= 0.1) < 0.3
+
+
+def test_classes_that_are_lengths_in_disguise_are_seen_through():
+    """Kernels depend on the length alone; the labels go with it, but not entirely."""
+    chance = np.random.default_rng(4)
+    lengths = chance.integers(5, 15, 300)
+    kernels = lengths[:, None, None] + 0.1 * chance.standard_normal((300, 2, 3))
+    labels = ["long" if length + chance.normal(0, 3) > 10 else "short" for length in lengths]
+    found = inspection.compare_classes(kernels, labels, lengths, permutations=199)
+    assert found["permuted"]["p_statistic"] == 1 / 200 and found["permuted_within_length"]["p_statistic"] > 0.05
+    by_length = ["long" if length > 9 else "short" for length in lengths]
+    assert inspection.compare_classes(kernels, by_length, lengths, permutations=9)["permuted_within_length"] is None
+
+
+def test_classes_of_sentences():
+    sentences, lengths = ["Wo?", "Hier.", 'Sagt er "wo?"', "Ja."] * 5, [3, 4, 5, 6] * 5
+    questions = inspection.sentence_classes("question", sentences, lengths, None)
+    assert questions[:4] == ["question", "statement", "question", "statement"]
+    labels = inspection.sentence_classes("length", sentences, lengths, None)
+    assert set(labels) == {"3", "4", "5", "6"} and all(str(length) == label for length, label in zip(lengths, labels))
+    lengths = list(range(10, 110))
+    labels = inspection.sentence_classes("length", [""] * 100, lengths, None)
+    assert len(set(labels)) == 5 and all(18 <= labels.count(label) <= 22 for label in labels)
+    assert all(int(label.split("–")[0]) <= n <= int(label.split("–")[1]) for n, label in zip(lengths, labels))
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [(["a"] * 6, "all sentences are of one class, 'a'"), (["a"] * 5 + ["b"], "the class 'b' has one sentence")],
+)
+def test_classes_that_cannot_be_compared(labels, words):
+    with pytest.raises(OptionError, match=words):
+        inspection.compare_classes(np.zeros((6, 2, 3)), labels)
+
+
+# On a trained model
+
+
+def train(prepared, runs, row):
+    options = ["--data", prepared, "--runs", runs, "--batch-tokens", 400, "--max-update", 8, *TINY_OPTIONS]
+    run(sys.executable, ROOT / "scripts" / "train_row.py", row, *options, "--lr", 0.01, "--warmup-updates", 4)
+    return runs / f"{row}-seed1" / "checkpoints" / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(prepared, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return {row: train(prepared, runs, row) for row in ("cgc", "cgc-constant", "cgc-dynamic", "lightconv")}
+
+
+SENTENCES = ["de1 de2 de3", "de4 de5", "de1 de2 de3 de4 de5 de6 de7 de8 de9", "de7 de7 de7 ?", "de9"]
+
+
+@pytest.mark.parametrize("row", ["cgc", "cgc-dynamic"])
+def test_the_gates_of_a_sentence_do_not_depend_on_its_batch(checkpoints, prepared, row):
+    hub = inspection.load_model(checkpoints[row], prepared)
+    layers, lengths = inspection.gates_of(hub, SENTENCES)
+    alone = [inspection.gates_of(hub, [sentence]) for sentence in SENTENCES]
+    assert lengths == [length for _, (length,) in alone]
+    for number, layer in enumerate(layers):
+        assert layer.number == number + 1 and layer.offset == -(layer.gates.shape[2] // 2)
+        for name in ("gates", "kernels"):
+            expected = np.concatenate([getattr(found[number], name) for found, _ in alone])
+            np.testing.assert_allclose(getattr(layer, name), expected, atol=1e-6)
+        assert len(layer.ungated) == (1 if row == "cgc" else len(SENTENCES))
+        assert layer.gates.std(0).max() > 1e-6
+
+
+def test_a_minimal_pair(checkpoints, prepared):
+    hub = inspection.load_model(checkpoints["cgc"], prepared)
+    tokens = [
+        inspection.encode(hub, sentence, 1) for sentence in ("de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6")
+    ]
+    found = inspection.compare_pair(hub, "de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6")
+    common = next(n for n, (a, b) in enumerate(zip(*tokens)) if a != b)
+    assert found["distance"] == common and found["token"] == hub.task.source_dictionary[tokens[0][0]]
+    assert found["reach"] == 1 + 3 and len(found["gates"]) == 2
+    assert found["output"] > 0 and found["output_by_gates"] > 0
+    back = inspection.compare_pair(hub, "de9 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de5 de6")
+    assert back["token"] == hub.task.source_dictionary[inspection.encode(hub, "de9 de2 de3 de4 de5 de6", 1)[-2]]
+    constant = inspection.compare_pair(
+        inspection.load_model(checkpoints["cgc-constant"], prepared), "de1 de2 de3 de4", "de1 de2 de3 de9"
+    )
+    assert constant["gates"] == [0, 0] and constant["output_by_gates"] == 0
+
+
+def test_beyond_the_convolutions_reach_the_gates_alone_move_the_output(checkpoints, prepared):
+    hub = inspection.load_model(checkpoints["cgc"], prepared)
+    middle = " ".join(f"de{n}" for n in range(10, 22))
+    found = inspection.compare_pair(hub, f"{middle} de1", f"{middle} de2")
+    assert found["distance"] > found["reach"] and found["output"] > 0
+    assert found["output"] == pytest.approx(found["output_by_gates"], rel=1e-2)
+
+
+def inspect(*options, check=True):
+    return run(sys.executable, SCRIPT, *options, check=check)
+
+
+def test_an_error_ends_the_command_with_a_line(tmp_path):
+    done = inspect(tmp_path, "--input", tmp_path / "nowhere.de", check=False)
+    assert done.returncode == 1 and done.stderr == f"error: {tmp_path / 'nowhere.de'} does not exist\n"
+
+
+def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_path):
+    corpus, pairs = tmp_path / "corpus.de", tmp_path / "pairs.tsv"
+    corpus.write_text("\n".join(SENTENCES * 4) + "\n")
+    pairs.write_text("de1 de2 de3 de4\tde1 de2 de3 de9\n")
+    options = [
+        "--data",
+        prepared,
+        "--input",
+        corpus,
+        "--pairs",
+        pairs,
+        "--out",
+        tmp_path / "out",
+        "--classes",
+        "length",
+    ]
+    done = inspect(
+        checkpoints["cgc"], *options, "--layers", "2", "--heads", "1,3", "--show", "2,1", "--permutations", 20
+    )
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "gates.json", "gates.md", "kernels.png", "gates.png", "variance.png", "classes.png"
+    }  # fmt: skip
+    assert done.stdout == (out / "gates.md").read_text() and "labels permuted, 20 times" in done.stdout
+    report = json.loads((out / "gates.json").read_text())
+    assert report["sentences"] == 20 and [layer["kernel_size"] for layer in report["layers"]] == [3, 7]
+    assert [shown["sentence"] for shown in report["shown"]] == [SENTENCES[1], SENTENCES[0]]
+    assert np.array(report["shown"][0]["gates"]).shape == (1, 4, 7)
+    assert np.array(report["layers"][0]["gate_mean"]).shape == (4, 3)
+    assert report["classes"]["layer"] == 2 and report["pairs"][0]["changed"][0] != report["pairs"][0]["changed"][1]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], "give sentences with --input"),
+        (["--input", "nowhere.de"], "nowhere.de does not exist"),
+        (["--input", "empty"], "empty is empty"),
+        (["--input", "latin"], "not valid UTF-8"),
+        (["--input", "good", "--layers", "3"], "--layers is 3; numbers from 1 to 2"),
+        (["--input", "good", "--heads", "x"], "--heads is x; numbers from 1 to 4"),
+        (["--input", "good", "--class-layer", "0", "--classes", "length"], "--class-layer is 0; numbers from 1 to 2"),
+        (["--input", "good", "--show", "9"], "--show is 9; numbers from 1 to 2"),
+        (["--input", "good", "--labels", "good", "--classes", "length"], "exclude each other"),
+        (["--input", "good", "--labels", "pair"], "has 1 lines and the input 2; a label for each"),
+        (["--input", "good", "--classes", "question"], "all sentences are of one class"),
+        (["--pairs", "good"], "line 1: two different sentences with a tab between"),
+        (["--pairs", "empty"], "empty is empty"),
+        (["--pairs", "pair", "--classes", "length"], "are about the sentences of --input"),
+        (["--input", "good", "--batch", "0"], "--batch is 0"),
+    ],
+)
+def test_bad_input_is_named(checkpoints, prepared, tmp_path, options, words):
+    contents = {"empty": b"", "latin": b"de1 \xe4\n", "good": b"de1\nde2 de3\n", "pair": b"de1 de2\tde1 de3\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    options = [tmp_path / word if word in contents or word == "nowhere.de" else word for word in options]
+    command = [checkpoints["cgc"], "--data", prepared, "--out", tmp_path / "out", *options]
+    with pytest.raises(UserError, match=re.escape(words)):
+        SCRIPT_MODULE.main(SCRIPT_MODULE.parse([str(word) for word in command]))
+    assert not (tmp_path / "out" / "gates.json").exists()
+
+
+def test_a_checkpoint_without_gates_or_dictionaries_is_refused(checkpoints, prepared, tmp_path):
+    with pytest.raises(CheckpointError, match="holds a LightConvEncoder, which has no gates"):
+        inspection.load_model(checkpoints["lightconv"], prepared)
+    with pytest.raises(CheckpointError, match=r"has no dictionaries .*--data"):
+        inspection.load_model(checkpoints["cgc"])
+    with pytest.raises(CheckpointError, match="nothing.pt does not exist"):
+        inspection.load_model(tmp_path / "nothing.pt")
+    with pytest.raises(CorpusError, match="share no token"):
+        inspection.compare_pair(inspection.load_model(checkpoints["cgc"], prepared), "de1", "de9 de2")
+
+
+def test_pairs_that_would_be_misread(checkpoints, prepared):
+    """Behind a difference in length every position is another; what the model reads alike is no pair."""
+    hub = inspection.load_model(checkpoints["cgc"], prepared)
+    middle = " ".join(f"de{n}" for n in range(10, 16))
+    longer = inspection.compare_pair(hub, f"{middle} de1 {middle}", f"{middle} de1 de2 {middle}")
+    tokens = inspection.encode(hub, f"{middle} de1 {middle}", 1)
+    assert longer["token"] == hub.task.source_dictionary[tokens[0]]
+    with pytest.raises(CorpusError, match="none at their end in the same position"):
+        inspection.compare_pair(hub, f"de1 {middle}", f"de2 de1 {middle}")
+    with pytest.raises(CorpusError, match="the same tokens to the model"):
+        inspection.compare_pair(hub, "DE1 de2", "de1 de2")
+
+
+def report_of(*command):
+    SCRIPT_MODULE.main(SCRIPT_MODULE.parse([str(word) for word in command]))
+    return json.loads((command[-1] / "gates.json").read_text())
+
+
+def test_classes_by_labels_and_by_files_of_one_name(checkpoints, prepared, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.de").write_text("".join(f"{sentence}\n" for sentence in SENTENCES))
+    inputs = [tmp_path / "one" / "test.de", tmp_path / "two" / "test.de"]
+    command = [checkpoints["cgc"], "--data", prepared, "--permutations", 5, "--input", *inputs]
+    found = report_of(*command, "--classes", "file", "--out", tmp_path / "out")["classes"]
+    assert found["classes"] == [str(path) for path in inputs] and found["sizes"] == [5, 5]
+    assert found["compared"] == "kernels"
+    labels = tmp_path / "labels"
+    labels.write_text("a\nb\n" * 5)
+    found = report_of(*command, "--labels", labels, "--out", tmp_path / "out")["classes"]
+    assert (found["of"], found["classes"], found["sizes"]) == ("labels", ["a", "b"], [5, 5])
+
+
+def test_long_names_of_classes_leave_their_plot_its_room(tmp_path, recwarn):
+    pytest.importorskip("matplotlib")
+    names = [f"/a/long/path{'/folder' * 20}/{number}/test.de" for number in range(2)]
+    found = {"difference": [[0.0, 0.1], [0.2, 0.0]], "classes": names, "share": 1.0}
+    inspection.plot_classes(found, "of files", tmp_path / "classes.png")
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]
+    assert inspection._ending(names[1]) == "…folder/folder/1/test.de" and inspection._ending("question") == "question"
+
+
+def test_of_a_dynamic_encoder_the_gates_are_compared(checkpoints, prepared, tmp_path):
+    """Its tokens' kernels differ whatever the gate does."""
+    (tmp_path / "input").write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 2))
+    (tmp_path / "labels").write_text("a\nb\n" * 5)
+    command = [checkpoints["cgc-dynamic"], "--data", prepared, "--permutations", 5, "--input", tmp_path / "input"]
+    found = report_of(*command, "--labels", tmp_path / "labels", "--out", tmp_path / "out")["classes"]
+    assert found["compared"] == "gates"
+    layers, _ = inspection.gates_of(inspection.load_model(checkpoints["cgc-dynamic"], prepared), SENTENCES * 2)
+    expected = inspection.compare_classes(layers[-1].gates, ["a", "b"] * 5, permutations=1)
+    assert found["within"] == pytest.approx(expected["within"])
+
+
+def test_with_a_channel_gate_the_layers_reach_everywhere(checkpoints, prepared):
+    hub = inspection.load_model(checkpoints["cgc"], prepared)
+    pair = "de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6"
+    assert inspection.compare_pair(hub, *pair)["reach"] == 4
+    hub.models[0].encoder.layers[0].conv.gct = GatedChannelTransformation(32).eval()
+    found = inspection.compare_pair(hub, *pair)
+    assert found["reach"] is None and "(all)" in inspection.pair_table([found])

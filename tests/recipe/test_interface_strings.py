@@ -1,0 +1,106 @@
+import json
+import zipfile
+
+import pytest
+from standin import components, write_wheel
+
+from fairseq_cgc.errors import CorpusError
+from fairseq_cgc.recipe import interface_strings
+from fairseq_cgc.recipe.files import read_json, read_lines, sha256_of
+from fairseq_cgc.recipe.interface_strings import check_wheel, read_pairs, split_pairs, write_corpus
+
+MEMBER = "homeassistant/components/extra/translations/{}.json"
+
+
+def test_strings_are_paired_by_component_and_key(tmp_path):
+    extra = {
+        MEMBER.format("de"): json.dumps({"a": {"b": " Guten \n Tag "}, "c": "gleich", "d": " ", "e": "E"}),
+        MEMBER.format("en"): json.dumps({"a": {"b": "Good day"}, "c": "gleich", "d": "x", "f": "F"}),
+        "homeassistant/components/extra/strings.json": json.dumps({"a": "not read"}),
+        "elsewhere/translations/de.json": "not JSON",
+    }
+    pairs = read_pairs(write_wheel(tmp_path / "a.whl", extra))
+    assert ("Guten Tag", "Good day") in pairs
+    assert len(pairs) == len(set(pairs)) == 4 * 5 * 6 * 4 + 1
+    assert not any("Zigbee" in pair[0] or "gleich" in pair[0] for pair in pairs)
+    assert pairs == sorted(pairs)
+
+
+def groups_of(pairs):
+    return [{pair[side].lower().replace(" ", "") for pair in pairs} for side in (0, 1)]
+
+
+def test_no_sentence_stands_in_two_splits():
+    pairs = [(f"s{i}", f"t{i}") for i in range(300)]
+    pairs += [(f"S{i}", f"t{i + 1}") for i in range(0, 100, 2)]  # chains over the target, and over case
+    pairs += [("s 7", "other"), ("one more", "T 250")]
+    splits = split_pairs(pairs, 20, 40)
+    assert {split: len(part) for split, part in splits.items()} == {"train": len(pairs) - 60, "valid": 20, "test": 40}
+    assert sorted(sum(splits.values(), [])) == sorted(pairs)
+    for one in splits:
+        for other in splits:
+            if one != other:
+                for mine, theirs in zip(groups_of(splits[one]), groups_of(splits[other])):
+                    assert not mine & theirs
+
+
+def test_the_split_is_the_same_in_any_order_of_the_pairs():
+    pairs = [(f"s{i}", f"t{i // 2}") for i in range(200)]
+    forward, backward = split_pairs(pairs, 10, 20), split_pairs(pairs[::-1], 10, 20)
+    assert {s: sorted(p) for s, p in forward.items()} == {s: sorted(p) for s, p in backward.items()}
+
+
+def test_a_corpus_too_small_to_hold_out_from_is_refused():
+    with pytest.raises(CorpusError, match="has 10 pairs, too few to hold 5 out for validation and 5"):
+        split_pairs([(str(i), str(-i)) for i in range(10)], 5, 5)
+
+
+def test_the_corpus_folder_has_aligned_files_and_says_what_it_is(tmp_path):
+    wheel = write_wheel(tmp_path / "a.whl")
+    write_corpus(wheel, tmp_path / "raw", sha256_of(wheel), valid_size=20, test_size=30)
+    assert read_json(tmp_path / "raw" / "corpus.json")["pairs"] == {"train": 430, "valid": 20, "test": 30}
+    pairs = set(read_pairs(wheel))
+    for split, size in (("train", 430), ("valid", 20), ("test", 30)):
+        sides = [read_lines(tmp_path / "raw" / f"{split}.{language}") for language in ("de", "en")]
+        assert len(sides[0]) == size and set(zip(*sides)) <= pairs
+
+
+def test_a_wrong_archive_is_refused_and_leaves_nothing(tmp_path):
+    wheel = write_wheel(tmp_path / "a.whl")
+    with pytest.raises(CorpusError, match=f"has the SHA-256 {sha256_of(wheel)}, expected {interface_strings.SHA256}"):
+        write_corpus(wheel, tmp_path / "raw")
+    with pytest.raises(CorpusError, match="does not exist"):
+        check_wheel(tmp_path / "missing.whl")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.whl"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no zip", "no translations", "bad JSON", "bad UTF-8", "huge", "bomb"])
+def test_a_damaged_archive_of_the_right_hash_is_refused_and_leaves_nothing(tmp_path, damage, monkeypatch):
+    wheel = tmp_path / "a.whl"
+    bad = {"bad JSON": '{"a": ', "bad UTF-8": b'{"a": "\xff"}', "bomb": b"\0" * 9 * 2**20}.get(damage)
+    write_wheel(wheel, {MEMBER.format("de"): bad} if bad else None)
+    if damage == "truncated":
+        wheel.write_bytes(wheel.read_bytes()[:-500])
+    elif damage == "no zip":
+        wheel.write_text("<html>Not found</html>")
+    elif damage == "no translations":
+        with zipfile.ZipFile(wheel, "w") as empty:
+            empty.writestr("homeassistant/__init__.py", "")
+    elif damage == "huge":
+        monkeypatch.setattr(interface_strings, "MAX_JSON_BYTES", 100)
+    with pytest.raises(CorpusError, match="a.whl") as error:
+        write_corpus(wheel, tmp_path / "raw", sha256_of(wheel), 20, 30)
+    assert str(error.value).count("\n") <= 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.whl"]
+
+
+def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(CorpusError, match=r"pip could not download homeassistant==2025.4.4[\s\S]*--archive PATH"):
+        interface_strings.download_wheel(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stand_in_has_enough_pairs():
+    assert len(components()) == 4

@@ -1,0 +1,123 @@
+import json
+import re
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT, run
+from standin import write_wheel
+
+from fairseq_cgc.recipe.files import sha256_of
+
+SCRIPT = ROOT / "scripts" / "quickstart.py"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return write_wheel(tmp_path_factory.mktemp("wheel") / "standin.whl")
+
+
+def quickstart(work, wheel, *options, check=True, updates=30):
+    command = [sys.executable, SCRIPT, "--work", work, "--archive", wheel, "--sha256", sha256_of(wheel)]
+    command += ["--valid-size", 20, "--test-size", 30, "--updates", updates, *options]
+    return run(*command, check=check)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, wheel):
+    work = tmp_path_factory.mktemp("work")
+    return work, quickstart(work, wheel)
+
+
+def test_a_run_goes_from_the_wheel_to_scores_and_a_command_to_go_on_with(finished):
+    work, done = finished
+    words = done.stdout
+    for stage in ("1/6 corpus", "2/6 prepare", "3/6 train", "4/6 average", "5/6 translate", "6/6 report"):
+        assert f"[{stage}" in words
+    assert "train 430, valid 20, test 30 pairs" in words
+    assert "--arch lightconv_cgc" in words
+    scores = json.loads((work / "lightconv_cgc-seed1" / "test" / "scores.json").read_text())["scores"]
+    assert set(scores) == {"tokenised BLEU-4", "BLEU", "chrF"}
+    for score in scores.values():
+        assert f"{score['score']:.2f}" in words and score["signature"] in words
+    assert words.count("  source ") == words.count("  translation ") == 5
+    translations = work / "lightconv_cgc-seed1" / "test"
+    assert all(len((translations / f"test.{n}").read_text().splitlines()) == 30 for n in ("de", "en", "hyp"))
+
+
+def test_the_last_command_translates_a_sentence(finished):
+    command = finished[1].stdout.strip().splitlines()[-1]
+    python, arguments, sentence = re.fullmatch(r"\s*(\S+) (.*) (\".*\")", command).groups()
+    done = run("bash", "-c", f"{python} {arguments} {sentence}", cwd=ROOT)
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+
+
+def test_a_second_run_skips_what_is_done_and_says_the_same(finished, wheel):
+    work, first = finished
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
+    second = quickstart(work, wheel)
+    assert second.stdout.count("done before") == 3
+    assert second.stdout.split("signature")[1] == first.stdout.split("signature")[1]
+    assert before == {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
+
+
+def test_more_updates_train_on_and_the_baseline_uses_the_same_data(finished, wheel, tmp_path):
+    work = shutil.copytree(finished[0], tmp_path / "work")
+    before = (work / "data" / "bin" / "train.de-en.de.bin").stat().st_mtime_ns
+    done = quickstart(work, wheel, updates=35)
+    assert "35 updates, seed 1" in done.stdout
+    log = (work / "lightconv_cgc-seed1" / "train.log").read_text()
+    assert "Loaded checkpoint" in log
+    done = quickstart(work, wheel, "--arch", "lightconv_iwslt_de_en", "--seed", 2)
+    assert (work / "lightconv_iwslt_de_en-seed2" / "model" / "model.pt").exists()
+    assert "lightconv_iwslt_de_en, 30 updates, seed 2" in done.stdout
+    assert (work / "data" / "bin" / "train.de-en.de.bin").stat().st_mtime_ns == before
+    less = quickstart(work, wheel, updates=10, check=False)
+    assert less.returncode == 1 and "was trained for 35 updates and 10 are asked for" in less.stderr
+
+
+def test_fresh_starts_over(finished, wheel, tmp_path):
+    work = shutil.copytree(finished[0], tmp_path / "work")
+    done = quickstart(work, wheel, "--fresh", updates=10)
+    assert "done before" not in done.stdout and "10 updates, seed 1" in done.stdout
+
+
+def test_a_stopped_training_is_taken_up_again(finished, wheel, tmp_path):
+    """As after a kill between two epochs: the checkpoint is there, the record of the end is not."""
+    work = shutil.copytree(finished[0], tmp_path / "work")
+    run_folder = work / "lightconv_cgc-seed1"
+    record = run_folder / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "done": 0}))
+    (run_folder / "train.log").unlink()
+    quickstart(work, wheel, updates=40)
+    log = (run_folder / "train.log").read_text()
+    assert "Loaded checkpoint" in log and "@ 30 updates" in log
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--archive", "{tmp}/missing.whl"], "missing.whl does not exist"),
+        (["--sha256", "0" * 64], "has the SHA-256"),
+        (["--work", "{tmp}/file/work"], "cannot be written to"),
+        (["--updates", "0"], "--updates is 0; it must be at least 1"),
+        (["--test-size", "400"], "too few to hold 20 out for validation and 400 for test"),
+    ],
+)
+def test_bad_input_ends_with_a_line_or_two_and_status_1(wheel, tmp_path, options, words):
+    (tmp_path / "file").write_text("")
+    done = quickstart(tmp_path / "work", wheel, *(o.format(tmp=tmp_path) for o in options), check=False)
+    assert done.returncode == 1
+    assert words in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") <= 2
+    assert not (tmp_path / "work" / "raw").exists()
+
+
+def test_other_holdout_sizes_than_before_are_refused(finished, wheel):
+    done = quickstart(finished[0], wheel, "--valid-size", 10, check=False)
+    assert done.returncode == 1 and "--fresh" in done.stderr
+
+
+def test_help_needs_no_environment():
+    done = run("bash", ROOT / "scripts" / "quickstart.sh", "--help")
+    for option in ("--arch", "--archive", "--fresh", "--python", "--seed", "--updates", "--work"):
+        assert option in done.stdout

@@ -1,0 +1,613 @@
+import argparse
+import fcntl
+import importlib.util
+import json
+import random
+import re
+import sys
+from importlib.util import find_spec
+from statistics import mean, stdev
+
+import pytest
+import torch
+from conftest import LIGHTWEIGHT, ROOT, TINY, Task, build_model, run
+from fairseq.models import ARCH_CONFIG_REGISTRY
+
+from fairseq_cgc.errors import UserError
+from fairseq_cgc.recipe.checkpoints import load_checkpoint
+from fairseq_cgc.recipe.files import is_held
+from fairseq_cgc.recipe.scoring import compare
+from fairseq_cgc.recipe.table import (
+    IWSLT14,
+    SYSTEMS,
+    count_parameters,
+    make_table,
+    markdown,
+    plot_bleu,
+    plot_curves,
+    read_run,
+    read_runs,
+)
+from fairseq_cgc.recipe.training import row_options
+
+NEEDS_MATPLOTLIB = pytest.mark.skipif(find_spec("matplotlib") is None, reason="the extra plots is not installed")
+SCRIPT = ROOT / "examples" / "iwslt14" / "table6.py"
+NAMES = {"tokenised BLEU-4": "BLEU4 = {:.2f}, beam 6", "BLEU": "tok:13a|version:2", "chrF": "nc:6|version:2"}
+SHARE = {"transformer": 0.5, "lightconv": 0.4, "dynamic": 0.3, "cgc": 0.1, "cgc-constant": 0.2, "cgc-rdrop": 0.05}
+
+
+def translations(share, seed, size=30):
+    """Tokenised references, and hypotheses with a share of wrong words."""
+    chance, change = random.Random(1), random.Random(seed)
+    references = [" ".join(f"w{chance.randrange(40)}" for _ in range(chance.randint(5, 9))) for _ in range(size)]
+    return references, [" ".join("x" if change.random() < share else w for w in r.split()) for r in references]
+
+
+def inner(update):
+    return {"event": "train_inner", "num_updates": update, "loss": 5.0}
+
+
+def valid(update, loss):
+    return {"event": "valid", "valid_num_updates": update, "valid_loss": loss}
+
+
+def epoch(update, tokens):
+    return {"event": "train", "train_num_updates": update, "train_wpb": tokens, "train_loss": 4.0}
+
+
+LOG = [inner(100), valid(1000, 4.5), epoch(1000, 3000.0), valid(2000, 4.0), epoch(2000, 2000.0)]
+
+
+def write_log(folder, events):
+    (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def make_run(root, row="cgc", seed=1, score=35.0, parameters=100, log=LOG, name=None, **record):
+    """A run folder with all that a finished run has."""
+    folder = root / (name or f"{row}-{seed}")
+    (folder / "test").mkdir(parents=True)
+    (folder / "model").mkdir()
+    wanted = {"row": row, "seed": seed, "updates": 2000, "command": ["fairseq-train"], "versions": {"torch": "2.13.0"}}
+    wanted["data"] = {"sha256": "abc", "target_lang": "en"}
+    (folder / "run.json").write_text(json.dumps({**wanted, **record}))
+    write_log(folder, log)
+    options = argparse.Namespace(arch="x")
+    torch.save({"model": {"weight": torch.zeros(parameters)}, "cfg": {"model": options}}, folder / "model" / "model.pt")
+    references, hypotheses = translations(SHARE.get(row, 0), seed)
+    (folder / "test" / "test.tok.hyp").write_text("".join(line + "\n" for line in hypotheses))
+    (folder / "test" / "test.tok.en").write_text("".join(line + "\n" for line in references))
+    scores = {
+        figure: {"score": score - place, "signature": signature.format(score)}
+        for place, (figure, signature) in enumerate(NAMES.items())
+    }
+    (folder / "test" / "scores.json").write_text(json.dumps({"scores": scores, "generation": {"beam": 6}}))
+    return folder
+
+
+def change_json(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def rows(text):
+    """Title to dict of column to cell."""
+    header, _, *lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"
+    ]
+    return {line[0]: dict(zip(header, line)) for line in lines}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """Runs of four systems over two or three seeds."""
+    root = tmp_path_factory.mktemp("runs")
+    for row, scores in (("lightconv", (34.0, 34.4)), ("cgc", (35.0, 35.6, 36.5)), ("cgc-constant", (34.8, 35.0))):
+        for seed, score in enumerate(scores, 1):
+            make_run(root, row, seed, score, 200 if row == "lightconv" else 300)
+    make_run(root, "transformer", 7, 33.0, 400)
+    return root
+
+
+@pytest.fixture(scope="module")
+def text(full):
+    return markdown(read_runs(full), IWSLT14)
+
+
+# Counting parameters
+
+
+@pytest.mark.parametrize(
+    "arch, options, parameters",
+    [
+        ("transformer_iwslt_de_en", {"share_decoder_input_output_embed": True}, 39_469_056),
+        ("lightconv_iwslt_de_en", LIGHTWEIGHT, 38_139_436),
+        ("lightconv_cgc", {}, 38_148_144),
+    ],
+    ids=["transformer", "lightconv", "cgc"],
+)
+def test_parameters_of_table_6_are_counted_from_a_checkpoint(tmp_path, arch, options, parameters):
+    if arch.startswith("transformer"):
+        options = {"max_source_positions": 1024, "max_target_positions": 1024, **options}
+    path = checkpoint(tmp_path, arch, options, Task(8848, 6632))[0]
+    assert count_parameters(load_checkpoint(path)) == parameters
+
+
+def checkpoint(folder, arch, options, task):
+    """A checkpoint as fairseq saves it, and its model."""
+    model, args = build_model(arch, task, **options), argparse.Namespace(arch=arch, **options)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    torch.save({"model": model.state_dict(), "cfg": {"model": args}, "args": None}, folder / "model.pt")
+    return folder / "model.pt", model
+
+
+@pytest.mark.parametrize("arch", ["transformer_iwslt_de_en", "lightconv_cgc"])
+@pytest.mark.parametrize("shared", [None, "share_decoder_input_output_embed", "share_all_embeddings"])
+def test_shared_embeddings_are_counted_once(tmp_path, arch, shared):
+    task = Task(40, 40)
+    task.target_dictionary = task.source_dictionary
+    options = {**TINY, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    options.update({"max_source_positions": 64, "max_target_positions": 64})
+    path, model = checkpoint(tmp_path, arch, {**options, shared: True} if shared else options, task)
+    assert count_parameters(load_checkpoint(path)) == sum(p.numel() for p in model.parameters())
+
+
+def test_what_is_no_parameter_is_not_counted():
+    names = ("encoder.version", "decoder.embed_positions._float_tensor", "weight")
+    state = {"model": {name: torch.ones(3) for name in names}, "cfg": {"model": argparse.Namespace()}}
+    assert count_parameters(state) == 3
+
+
+def test_options_may_be_a_dict():
+    state = {"model": {"decoder.output_projection.weight": torch.ones(3), "a": torch.ones(2)}}
+    assert count_parameters({**state, "cfg": {"model": {"share_all_embeddings": True}}}) == 2
+
+
+# Reading a run
+
+
+def test_a_log_gives_updates_tokens_and_validation_losses(tmp_path):
+    found = read_run(make_run(tmp_path))
+    assert found.done == 2000 and found.losses == [(1000, 4.5), (2000, 4.0)]
+    assert found.tokens == 1000 * 3000 + 1000 * 2000
+
+
+def test_after_a_resume_the_last_word_counts(tmp_path):
+    first = [valid(1000, 4.5), epoch(1000, 3000.0), valid(2000, 9.0), epoch(2000, 9.0), inner(2300)]
+    found = read_run(make_run(tmp_path, log=[*first, inner(1100), valid(2000, 4.0), epoch(2000, 2000.0)]))
+    assert found.losses == [(1000, 4.5), (2000, 4.0)] and found.done == 2000 and found.tokens == 5_000_000
+
+
+def test_a_run_stopped_earlier_after_its_resume_is_where_it_stopped_last(tmp_path):
+    found = read_run(make_run(tmp_path, log=[valid(1000, 4.5), valid(1500, 4.2), inner(1900), inner(1100)]))
+    assert found.done == 1100 and found.losses == [(1000, 4.5)]
+
+
+def test_a_last_line_that_is_cut_off_is_ignored(tmp_path):
+    folder = make_run(tmp_path)
+    with open(folder / "log.jsonl", "a") as file:
+        file.write('{"event": "valid", "valid_num')
+    assert read_run(folder).done == 2000
+
+
+def test_a_broken_line_before_the_last_is_named(tmp_path):
+    folder = make_run(tmp_path)
+    text = (folder / "log.jsonl").read_text()
+    (folder / "log.jsonl").write_text('{"event": "tr\n' + text)
+    with pytest.raises(UserError, match="log.jsonl, line 1 is broken"):
+        read_run(folder)
+
+
+def test_a_training_event_without_its_value_is_named(tmp_path):
+    folder = make_run(tmp_path, log=[{"event": "valid", "valid_num_updates": 3}, *LOG])
+    with pytest.raises(UserError, match=r"line 1 is broken \(KeyError: 'valid_loss'\)"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda record: record.pop("seed"), "run.json lacks 'seed'"),
+        (lambda record: record["data"].pop("sha256"), "run.json lacks 'sha256'"),
+        (lambda record: record.update(updates="many"), "run.json is not as train.sh writes it"),
+        (lambda record: record.update(options=[1]), "run.json is not as train.sh writes it"),
+        (lambda record: record.update(batch_tokens="all"), "run.json is not as train.sh writes it"),
+        (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
+    ],
+)
+def test_a_record_that_lacks_something_is_named(tmp_path, change, words):
+    folder = make_run(tmp_path)
+    change_json(folder / "run.json", change)
+    with pytest.raises(UserError, match=words):
+        read_run(folder)
+
+
+def test_a_broken_record_is_named(tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "run.json").write_text('{"row": ')
+    with pytest.raises(UserError, match="run.json is not valid JSON"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("figure", NAMES)
+def test_scores_without_a_figure_are_named(tmp_path, figure):
+    folder = make_run(tmp_path)
+    change_json(folder / "test" / "scores.json", lambda value: value["scores"].pop(figure))
+    with pytest.raises(UserError, match=f"scores.json has no {figure} with score and signature"):
+        read_run(folder)
+
+
+def test_sides_of_different_length_are_named_with_their_counts(tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "test" / "test.tok.hyp").write_text("a\n" * 29)
+    with pytest.raises(UserError, match="test.tok.hyp has 29 lines and .*test.tok.en has 30"):
+        read_run(folder)
+
+
+# Runs that have no part in the means
+
+
+def note(root):
+    """The table's row of CGC, and the line under it about its run."""
+    text = markdown(read_runs(root), IWSLT14)
+    return rows(text)["LightConv + CGC encoder"], re.search(r"^- cgc, seed 1 \(.*cgc-1\): (.*)$", text, re.M)[1]
+
+
+def test_a_run_without_scores_is_named(tmp_path):
+    (make_run(tmp_path) / "test" / "scores.json").unlink()
+    row, words = note(tmp_path)
+    assert words == "not translated yet: run generate.sh" and row["tokenised BLEU-4"] == "not finished"
+
+
+def test_a_run_that_was_stopped_is_named_and_its_old_scores_do_not_count(tmp_path):
+    make_run(tmp_path, updates=50000)
+    row, words = note(tmp_path)
+    assert (
+        words == "stopped at 2,000 of 50,000 updates; run train.sh again" and row["tokenised BLEU-4"] == "not finished"
+    )
+
+
+def test_a_run_that_is_being_written_is_named(tmp_path):
+    folder = make_run(tmp_path, updates=50000)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert is_held(folder / ".lock")
+        assert note(tmp_path)[1] == "training, 2,000 of 50,000 updates"
+    assert note(tmp_path)[1].startswith("stopped")
+
+
+def test_a_finished_run_that_is_still_held_is_not_counted(tmp_path):
+    folder = make_run(tmp_path)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert note(tmp_path)[1] == "still being written, 2,000 of 2,000 updates done"
+
+
+def test_a_run_that_has_just_begun_is_named(tmp_path):
+    (make_run(tmp_path) / "log.jsonl").unlink()
+    assert note(tmp_path)[1] == "stopped at 0 of 2,000 updates; run train.sh again"
+
+
+def test_an_unfinished_seed_is_left_out_of_the_mean(tmp_path):
+    make_run(tmp_path, seed=1, score=35.0)
+    make_run(tmp_path, seed=2, score=99.0, updates=50000)
+    found = rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + CGC encoder"]
+    assert found["tokenised BLEU-4"] == "35.00 (n = 1)"
+
+
+# Runs that were not trained alike
+
+
+def differing(root):
+    """The settings that the table says its runs differ in."""
+    return re.findall(r"^- (`.*)$", markdown(read_runs(root), IWSLT14).partition("Not trained alike")[2], re.M)
+
+
+def test_settings_in_which_runs_differ_are_named_with_the_runs(tmp_path):
+    further = {"lightconv": ["--dropout", "0.1"], "cgc": ["--dropout", "0.3", "--fp16"], "cgc-constant": []}
+    for row, options in further.items():
+        make_run(tmp_path, row, options=[*row_options(row), *options], batch_tokens=4000)
+    make_run(tmp_path, "cgc", 2, options=row_options("cgc"), batch_tokens=800)
+    assert differing(tmp_path) == [
+        "`tokens an update`: 4,000 (lightconv 1, cgc 1, cgc-constant 1); 800 (cgc 2)",
+        "`--dropout`: 0.1 (lightconv 1); the row's own (cgc 1, cgc 2, cgc-constant 1)",
+        "`--fp16`: the row's own (lightconv 1, cgc 2, cgc-constant 1); on (cgc 1)",
+    ]
+
+
+def test_an_option_of_the_protocol_that_a_run_lacks_is_named(tmp_path):
+    options = row_options("cgc")
+    make_run(tmp_path, "lightconv", options=row_options("lightconv"))
+    make_run(tmp_path, "cgc", options=[word for word in options if word not in ("--lr", "5e-4")])
+    assert differing(tmp_path) == ["`--lr`: the row's own (lightconv 1); left out (cgc 1)"]
+
+
+def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
+    for row in ("lightconv", "dynamic", "cgc", "cgc-constant", "cgc-rdrop"):
+        make_run(tmp_path, row, options=[*row_options(row), "--dropout", "0.1"], batch_tokens=800)
+    make_run(tmp_path, "cgc", 2, options=[*row_options("cgc"), "--dropout=0.1"], batch_tokens=800)
+    assert differing(tmp_path) == []
+
+
+# Runs that do not belong together
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, finished):
+    make_run(tmp_path, "lightconv")
+    folder = make_run(tmp_path, data={"sha256": "def", "target_lang": "en"})
+    if not finished:
+        (folder / "log.jsonl").unlink()
+    with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* trained on different data"):
+        read_runs(tmp_path)
+
+
+def test_runs_scored_on_different_test_sets_are_refused(tmp_path):
+    make_run(tmp_path, "lightconv")
+    folder = make_run(tmp_path)
+    (folder / "test" / "test.tok.en").write_text("a\n" * 30)
+    with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* different test sets"):
+        read_runs(tmp_path)
+
+
+def test_two_runs_of_one_row_and_seed_are_refused(tmp_path):
+    for name in ("one", "two"):
+        make_run(tmp_path, name=name)
+    with pytest.raises(UserError, match="one and .*two are both cgc with seed 1"):
+        read_runs(tmp_path)
+
+
+def test_two_sizes_of_one_row_are_refused(tmp_path):
+    make_run(tmp_path, seed=1, parameters=100)
+    make_run(tmp_path, seed=2, parameters=101)
+    with pytest.raises(UserError, match="cgc-1 and .*cgc-2 do not .* both cgc, of 100 and 101 parameters"):
+        read_runs(tmp_path)
+
+
+def test_a_folder_that_is_missing_or_has_no_runs_is_named(tmp_path):
+    with pytest.raises(UserError, match="missing does not exist"):
+        read_runs(tmp_path / "missing")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(UserError, match="has no run folder"):
+        read_runs(tmp_path)
+
+
+def test_other_folders_among_the_runs_are_passed_over(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "notes").mkdir()
+    assert [found.row for found in read_runs(tmp_path)] == ["cgc"]
+
+
+# The table
+
+
+def test_systems_come_in_the_paper_s_order(text):
+    assert list(rows(text)) == [system.title for system in SYSTEMS.values()]
+    assert list(rows(text))[:4] == [
+        "Transformer",
+        "LightConv",
+        "LightConv + Dynamic encoder",
+        "LightConv + CGC encoder",
+    ]
+
+
+def test_means_come_with_the_deviation_over_seeds_and_their_number(text):
+    scores = (35.0, 35.6, 36.5)
+    cell = rows(text)["LightConv + CGC encoder"]["tokenised BLEU-4"]
+    assert cell == f"{mean(scores):.2f} ± {stdev(scores):.2f} (n = 3)"
+    assert rows(text)["Transformer"]["tokenised BLEU-4"] == "33.00 (n = 1)"
+
+
+def test_the_other_columns_are_means_too(text):
+    row = rows(text)["LightConv + CGC encoder"]
+    assert (row["sacreBLEU"], row["chrF"]) == ("34.70", "33.70")
+    assert (row["parameters"], row["updates"], row["training tokens (M)"]) == ("300", "2,000", "5.0")
+
+
+def test_the_difference_is_over_the_seeds_that_both_have_with_their_p_values(full, text):
+    p = {}
+    for seed in (1, 2):
+        references, ours = translations(SHARE["cgc"], seed)
+        systems = {"lightconv": translations(SHARE["lightconv"], seed)[1], "cgc": ours}
+        p[seed] = compare(systems, references, True, False)["tokenised BLEU-4"]["systems"]["cgc"]["p"]
+    assert rows(text)["LightConv + CGC encoder"]["difference to LightConv"] == (
+        f"+1.10, p = {p[1]:.3f} / {p[2]:.3f} (seeds 1 / 2)"
+    )
+
+
+def test_a_system_without_a_common_seed_has_no_difference(text):
+    assert rows(text)["Transformer"]["difference to LightConv"] == "no common seed"
+    assert rows(text)["LightConv"]["difference to LightConv"] == "–"
+
+
+def test_with_one_seed_there_is_one_p(tmp_path):
+    make_run(tmp_path, "lightconv", score=35.0)
+    make_run(tmp_path, "dynamic", score=34.5)
+    cell = rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + Dynamic encoder"]["difference to LightConv"]
+    assert re.fullmatch(r"-0\.50, p = 0\.\d{3} \(seed 1\)", cell)
+
+
+def test_a_system_without_a_run_is_there_as_missing(text):
+    row = rows(text)["LightConv + Dynamic encoder"]
+    assert row["tokenised BLEU-4"] == "no run" and row["paper's BLEU"] == "35.03"
+
+
+def test_the_paper_s_figures_stand_beside_what_it_has_and_dashes_beside_the_rest(text):
+    found = {title: (row["paper's BLEU"], row["paper's parameters"]) for title, row in rows(text).items()}
+    assert found["Transformer"] == ("34.41", "39.47M") and found["LightConv"] == ("34.84", "38.14M")
+    assert found["LightConv + CGC encoder"] == ("35.21", "38.15M")
+    assert found["CGC, constant gate (control)"] == found["CGC + R-Drop"] == ("–", "–")
+
+
+def test_with_another_corpus_the_paper_s_figures_are_left_out(full, text):
+    other = markdown(read_runs(full), "Multi30k De-En")
+    assert "Multi30k De-En" in other.splitlines()[0] and "IWSLT'14 De-En" in text.splitlines()[0]
+    assert "35.21" in text and "35.21" not in other and "paper's BLEU" not in other
+    assert rows(other)["LightConv"]["tokenised BLEU-4"] == rows(text)["LightConv"]["tokenised BLEU-4"]
+
+
+def test_updates_that_differ_are_shown_from_least_to_most(tmp_path):
+    make_run(tmp_path, seed=1)
+    make_run(tmp_path, seed=2, updates=1000, log=LOG[:3])
+    assert rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + CGC encoder"]["updates"] == "1,000–2,000"
+
+
+def test_under_the_table_stand_signatures_versions_seeds_and_data(text):
+    assert "- tokenised BLEU-4, cgc 3: `BLEU4 = 36.50, beam 6`" in text
+    assert "- sacreBLEU: `tok:13a|version:2`" in text and "- chrF: `nc:6|version:2`" in text
+    assert "Versions: torch 2.13.0. Data (SHA-256): abc." in text
+    assert "LightConv 1, 2; LightConv + CGC encoder 1, 2, 3; CGC, constant gate (control) 1, 2." in text
+
+
+def test_the_hashes_of_many_files_are_shortened(tmp_path):
+    make_run(tmp_path, data={"sha256": {"train.de": "0123456789abcdef", "dict": "f" * 64}, "target_lang": "en"})
+    words = "Data (SHA-256): train.de 0123456789ab, dict ffffffffffff."
+    assert words in markdown(read_runs(tmp_path), IWSLT14)
+
+
+def test_versions_that_not_all_runs_have_are_told_with_their_share(tmp_path):
+    make_run(tmp_path, seed=1)
+    make_run(tmp_path, seed=2, versions={"torch": "2.6.0"})
+    assert "torch 2.13.0 (1 of 2 runs), torch 2.6.0 (1 of 2 runs)." in markdown(read_runs(tmp_path), IWSLT14)
+
+
+def test_the_claim_is_tied_to_the_control_and_measured_against_it(text):
+    words = re.search(r"counts as the context's only if CGC beats the constant-gate control too\. (.*)", text)[1]
+    assert re.fullmatch(r"CGC against the control: \+0\.40, p = 0\.\d{3} / 0\.\d{3} \(seeds 1 / 2\)\.", words)
+
+
+# The files and the command
+
+
+@NEEDS_MATPLOTLIB
+def test_the_command_writes_table_and_plots_and_prints_the_table(tmp_path):
+    make_run(tmp_path / "runs", "lightconv")
+    make_run(tmp_path / "runs", "cgc")
+    done = run(sys.executable, SCRIPT, tmp_path / "runs", "--out", tmp_path / "deep" / "out", "--corpus", "Mine")
+    out = tmp_path / "deep" / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "table.md", "table.png"]
+    assert (out / "table.md").read_text() == done.stdout and done.stderr == ""
+    assert done.stdout.startswith("# The systems of the paper's Table 6 on Mine\n")
+    for name in ("curves.png", "table.png"):
+        assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@NEEDS_MATPLOTLIB
+def test_by_default_the_runs_folder_is_written_to_and_can_be_read_again(tmp_path):
+    make_run(tmp_path)
+    first = make_table(tmp_path)
+    assert {"curves.png", "table.md", "table.png"} < {path.name for path in tmp_path.iterdir()}
+    assert make_table(tmp_path) == first
+
+
+def test_without_matplotlib_the_table_is_made_and_a_line_tells_how_to_install_it(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, name)
+    make_table(tmp_path)
+    words = capsys.readouterr().err
+    assert words.count("\n") == 1 and "pip install" in words and ".[plots]" in words
+    assert (tmp_path / "table.md").exists() and not list(tmp_path.glob("*.png"))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/out cannot be made .* --out"):
+        make_table(tmp_path, tmp_path / "file" / "out")
+
+
+def test_nothing_is_written_when_the_runs_do_not_belong_together(tmp_path):
+    make_run(tmp_path / "runs", name="one")
+    make_run(tmp_path / "runs", name="two")
+    with pytest.raises(UserError):
+        make_table(tmp_path / "runs", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@NEEDS_MATPLOTLIB
+def test_a_table_of_runs_that_have_not_come_far_is_made_too(tmp_path):
+    folder = make_run(tmp_path, updates=50000, log=[inner(100)])
+    assert "no run" in make_table(tmp_path) and (tmp_path / "table.png").exists()
+    write_log(folder, [valid(100, 5.0)])
+    make_table(tmp_path)
+
+
+class Drawn:
+    """Keeps the figure that would be saved."""
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr(
+            "fairseq_cgc.recipe.table.save_figure", lambda figure, path: setattr(self, "axes", figure.axes[0])
+        )
+
+
+@NEEDS_MATPLOTLIB
+def test_the_bars_are_means_and_the_markers_the_paper_s(full, monkeypatch):
+    drawn = Drawn(monkeypatch)
+    plot_bleu(read_runs(full), "x.png", IWSLT14)
+    labels = [label.get_text() for label in drawn.axes.get_yticklabels()]
+    bars = {labels[round(bar.get_y() + 0.3)]: bar.get_x() + bar.get_width() for bar in drawn.axes.patches}
+    assert bars == {
+        "Transformer": 33,
+        "LightConv": pytest.approx(34.2),
+        "LightConv + CGC encoder": pytest.approx(35.7),
+        "CGC, constant gate (control)": pytest.approx(34.9),
+    }
+    [markers] = [line for line in drawn.axes.lines if line.get_marker() == "D"]
+    assert dict(zip([labels[place] for place in markers.get_ydata()], markers.get_xdata())) == {
+        system.title: system.paper_bleu for system in SYSTEMS.values() if system.paper_bleu
+    }
+
+
+@NEEDS_MATPLOTLIB
+def test_the_paper_s_markers_are_left_out_with_another_corpus(full, monkeypatch):
+    drawn = Drawn(monkeypatch)
+    plot_bleu(read_runs(full), "x.png", "Mine")
+    assert not [line for line in drawn.axes.lines if line.get_marker() == "D"]
+
+
+@NEEDS_MATPLOTLIB
+def test_error_bars_are_the_deviation_over_seeds(full, monkeypatch):
+    drawn = Drawn(monkeypatch)
+    plot_bleu(read_runs(full), "x.png", IWSLT14)
+    widths = [segment[1][0] - segment[0][0] for lines in drawn.axes.collections for segment in lines.get_segments()]
+    wanted = [2 * stdev(scores) for scores in ((34.8, 35.0), (35.0, 35.6, 36.5), (34.0, 34.4))]
+    assert widths == pytest.approx(wanted)
+
+
+@NEEDS_MATPLOTLIB
+def test_there_is_a_curve_a_run_in_its_row_s_colour_unfinished_ones_too(full, tmp_path, monkeypatch):
+    drawn = Drawn(monkeypatch)
+    make_run(tmp_path, "cgc", 1)
+    make_run(tmp_path, "cgc", 2, updates=50000)
+    make_run(tmp_path, "lightconv", 1)
+    plot_curves(read_runs(tmp_path), "x.png", IWSLT14)
+    colours = [line.get_color() for line in drawn.axes.lines]
+    assert colours == [SYSTEMS["lightconv"].colour, SYSTEMS["cgc"].colour, SYSTEMS["cgc"].colour]
+    assert all(list(line.get_xdata()) == [1000, 2000] for line in drawn.axes.lines)
+
+
+def test_help_needs_neither_torch_nor_the_package():
+    code = "import runpy, sys; sys.modules['torch'] = sys.modules['fairseq_cgc'] = None; "
+    code += f"sys.argv = ['table6', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = run(sys.executable, "-c", code)
+    assert "--out" in done.stdout and "--corpus" in done.stdout
+
+
+def test_the_command_s_corpus_is_the_paper_s_unless_told_otherwise():
+    spec = importlib.util.spec_from_file_location("table6", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.parse(["runs"]).corpus == IWSLT14
+
+
+def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
+    make_run(tmp_path, "cgc", 1, 35.0)
+    make_run(tmp_path, "cgc-max", 1, 36.0)
+    text = make_table(tmp_path)
+    assert list(rows(text)) == [system.title for system in SYSTEMS.values()] and "max" not in text
+    change_json(tmp_path / "cgc-1" / "run.json", lambda record: record.update(row="cgc-pool-1"))
+    with pytest.raises(UserError, match=r"runs of variants alone; examples/ablations/run.sh --table"):
+        make_table(tmp_path)

@@ -1,0 +1,337 @@
+"""Training by the protocol, and what stands around it: layouts, records, resuming, several processes."""
+
+import json
+import os
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from conftest import ROOT, TINY_OPTIONS, Task, run
+from fairseq import options as fairseq_options
+from fairseq.models import ARCH_MODEL_REGISTRY
+
+from fairseq_cgc.errors import CorpusError, OptionError, UserError
+from fairseq_cgc.recipe import training
+from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
+from fairseq_cgc.recipe.distributed import distributed_options
+from fairseq_cgc.recipe.files import held, is_held, read_json
+from fairseq_cgc.recipe.training import (
+    ROWS,
+    VARIANTS,
+    batch_options,
+    launcher,
+    parse_figures,
+    precision_options,
+    row_options,
+)
+
+TRAIN_ROW = ROOT / "scripts" / "train_row.py"
+NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0", "--weight-dropout", "0"]
+TINY_RUN = [*TINY_OPTIONS, "--warmup-updates", "10", "--lr", "0.005"]
+
+
+def train_row(row, prepared, runs, *options, check=True):
+    command = [
+        sys.executable,
+        TRAIN_ROW,
+        row,
+        "--data",
+        prepared,
+        "--runs",
+        runs,
+        "--batch-tokens",
+        400,
+        *TINY_RUN,
+        *options,
+    ]
+    return run(*command, check=check)
+
+
+def losses(run_folder):
+    """Update to training loss, as logged at the end of each epoch."""
+    lines = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    return {line["train_num_updates"]: line["train_loss"] for line in lines if line["event"] == "train"}
+
+
+@pytest.mark.parametrize(
+    "row, arch, parameters",
+    [
+        ("transformer", "transformer_iwslt_de_en", 39_469_056),
+        ("lightconv", "lightconv_iwslt_de_en", 38_139_436),
+        ("dynamic", "lightconv_iwslt_de_en", 38_447_576),
+        ("cgc", "lightconv_cgc", 38_148_144),
+        ("cgc-constant", "lightconv_cgc", 38_139_436),
+        ("gct", "lightconv_gct", 38_150_188),
+        ("cgc-gct", "lightconv_cgc", 38_158_896),
+        ("cgc-dynamic", "lightconv_cgc", 38_456_284),
+        ("cgc-source", "lightconv_cgc", 38_154_836),
+        ("cgc-rdrop", "lightconv_cgc", 38_148_144),
+    ],
+)
+def test_a_row_s_command_builds_the_row_s_model(row, arch, parameters):
+    parser = fairseq_options.get_training_parser()
+    args = fairseq_options.parse_args_and_arch(parser, ["data", *row_options(row), "--max-tokens", "4000"])
+    args.max_source_positions = args.max_target_positions = 1024
+    assert args.arch == arch
+    model = ARCH_MODEL_REGISTRY[arch].build_model(args, Task(8848, 6632))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    options = {name: vars(args)[name] for name in ("dropout", "attention_dropout", "label_smoothing", "warmup_updates")}
+    assert options == {"dropout": 0.3, "attention_dropout": 0.1, "label_smoothing": 0.1, "warmup_updates": 4000}
+    assert args.weight_decay == 0.0001 and args.lr == [5e-4] and args.clip_norm == 0 and args.warmup_init_lr == 1e-7
+    assert (args.criterion == "label_smoothed_cross_entropy_with_rdrop") == (row == "cgc-rdrop")
+    if row != "transformer":
+        assert args.weight_dropout == 0.1 and not args.encoder_glu and not args.decoder_glu
+        assert args.decoder_conv_type == "lightweight"
+
+
+@pytest.mark.parametrize("row, options", VARIANTS.items())
+def test_a_variant_is_cgc_with_what_it_changes(row, options):
+    made, plain = (
+        vars(
+            fairseq_options.parse_args_and_arch(
+                fairseq_options.get_training_parser(), ["data", *row_options(name), "--max-tokens", "400"]
+            )
+        )
+        for name in (row, "cgc")
+    )
+    changed = {name for name, value in made.items() if plain[name] != value}
+    assert changed == {option[2:].replace("-", "_") for option in options if option.startswith("--")}
+
+
+def test_a_resumed_run_keeps_the_gate_s_rate(prepared, tmp_path):
+    """Stopped and resumed within an epoch: the parameters of a run that was never stopped."""
+    for name, updates in (("whole", 8), ("halves", 4), ("halves", 8)):
+        train_row("cgc-slow", prepared, tmp_path / name, "--max-update", updates)
+    whole, halves = (
+        load_checkpoint(tmp_path / name / "cgc-slow-seed1" / "checkpoints" / "checkpoint_last.pt")
+        for name in ("whole", "halves")
+    )
+    assert all(torch.equal(value, halves["model"][name]) for name, value in whole["model"].items())
+    rates = [group["lr"] for group in halves["last_optimizer_state"]["param_groups"]]
+    assert rates[1] == pytest.approx(0.1 * rates[0])
+
+
+TABLE_6 = {"transformer", "lightconv", "dynamic", "cgc"}
+
+
+def test_there_is_no_other_row():
+    with pytest.raises(OptionError, match="no row 'lstm'; choose from transformer, lightconv"):
+        row_options("lstm")
+    assert set(ROWS) == {*TABLE_6, "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-source", "cgc-rdrop"}
+
+
+@pytest.mark.parametrize(
+    "devices, max_tokens, options",
+    [(1, None, (4000, 1)), (4, None, (1000, 1)), (1, 1000, (1000, 4)), (2, 500, (500, 4)), (8, 125, (125, 4))],
+)
+def test_an_update_has_the_same_tokens_on_any_hardware(devices, max_tokens, options):
+    made = batch_options(devices, max_tokens)
+    assert made == ["--max-tokens", str(options[0]), "--update-freq", str(options[1])]
+    assert devices * options[0] * options[1] == 4000
+
+
+@pytest.mark.parametrize(
+    "devices, max_tokens, words",
+    [
+        (3, None, "4000 tokens an update cannot be divided among 3 devices"),
+        (0, None, "number of devices is 0"),
+        (2, 1500, "--max-tokens 1500 does not divide the 2000 tokens"),
+        (1, 8000, "--max-tokens 8000 does not divide"),
+        (1, 0, "--max-tokens 0 does not divide"),
+        (5000, None, "cannot be divided"),
+    ],
+)
+def test_what_cannot_be_divided_is_an_error(devices, max_tokens, words):
+    with pytest.raises(OptionError, match=words):
+        batch_options(devices, max_tokens)
+
+
+def test_one_device_needs_no_torchrun_and_several_machines_need_a_master():
+    assert launcher(1)[-1] == "fairseq_cli.train"
+    assert launcher(2)[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = launcher(4, nodes=2, node_rank=1, master="here:29500") if not torch.cuda.is_available() else []
+    for words in (["--nnodes", "2"], ["--node-rank", "1"], ["--master-addr", "here"], ["--master-port", "29500"]):
+        assert not command or command[command.index(words[0]) + 1] == words[1]
+    with pytest.raises(OptionError, match="wants --master HOST:PORT"):
+        launcher(1, nodes=2)
+    with pytest.raises(OptionError, match="--node-rank is 2"):
+        launcher(1, nodes=2, node_rank=2, master="here:1")
+
+
+def test_half_precision_needs_a_gpu():
+    assert precision_options("fp32", cuda=False) == [] and precision_options("bf16", cuda=True) == ["--bf16"]
+    with pytest.raises(OptionError, match="--precision bf16 needs a GPU"):
+        precision_options("bf16", cuda=False)
+
+
+def test_a_process_of_several_is_told_its_place_and_gloo_without_a_gpu():
+    environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    options = distributed_options(environment, cuda=True)
+    assert options[options.index("--distributed-rank") + 1] == "3"
+    assert options[options.index("--device-id") + 1] == "1" and "--cpu" not in options
+    options = distributed_options(environment, cuda=False)
+    assert options[options.index("--distributed-backend") + 1] == "gloo" and "--cpu" in options
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    """A run of one process, which accumulates what several would take."""
+    runs = tmp_path_factory.mktemp("alone")
+    train_row("cgc", prepared, runs, *TOGETHER, "--max-tokens", 200)
+    return runs / "cgc-seed1"
+
+
+TOGETHER = [*NO_DROPOUT, "--max-update", 8, "--keep", 1]
+
+
+def assert_the_same_training(one, two):
+    assert list(losses(one)) == list(losses(two)) and max(losses(one)) == 8
+    assert list(losses(one).values()) == pytest.approx(list(losses(two).values()), abs=2e-3)  # logged to a thousandth
+    states = [torch.load(run / "checkpoints" / "checkpoint_last.pt")["model"] for run in (one, two)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-4)
+
+
+def test_two_processes_have_the_losses_of_one(alone, prepared, tmp_path):
+    done = train_row("cgc", prepared, tmp_path, *TOGETHER, "--gpus", 2)
+    assert "torch.distributed.run" in done.stdout and "--update-freq 1" in done.stdout
+    assert_the_same_training(alone, tmp_path / "cgc-seed1")
+
+
+def test_two_machines_have_the_losses_of_one(alone, prepared, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        options = [*TOGETHER, "--nodes", 2, "--master", f"127.0.0.1:{free.getsockname()[1]}"]
+    with ThreadPoolExecutor(2) as pool:
+        machines = [pool.submit(train_row, "cgc", prepared, tmp_path, *options, "--node-rank", rank) for rank in (0, 1)]
+        assert all("--nnodes 2" in machine.result().stdout for machine in machines)
+    assert_the_same_training(alone, tmp_path / "cgc-seed1")
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, train_row("cgc-constant", prepared, runs, "--max-update", 12, "--keep", 2)
+
+
+def test_a_run_says_its_command_and_keeps_its_record(finished, prepared):
+    runs, done = finished
+    record = read_json(runs / "cgc-constant-seed1" / "run.json")
+    assert (record["row"], record["seed"], record["updates"], record["done"]) == ("cgc-constant", 1, 12, 12)
+    assert record["data"]["target_lang"] == "en" and record["batch_tokens"] == 400
+    assert record["data"]["sha256"] == read_json(prepared / "bin" / "prepare.json")["sha256"]
+    assert "--cgc-gate constant" in done.stdout and "--max-update 12" in done.stdout
+    names = {path.name for path in (runs / "cgc-constant-seed1" / "checkpoints").iterdir()}
+    assert {"checkpoint_last.pt", "checkpoint_best.pt"} < names
+    state = torch.load(runs / "cgc-constant-seed1" / "checkpoints" / "checkpoint_last.pt")
+    assert not any(".gate." in name for name in state["model"]) and count_parameters(state) > 0
+
+
+def test_a_finished_run_is_left_alone_and_more_updates_train_on(finished, prepared, tmp_path):
+    runs = tmp_path / "runs"
+    run("cp", "-r", finished[0], runs)
+    assert "done before" in train_row("cgc-constant", prepared, runs, "--max-update", 12, "--keep", 2).stdout
+    train_row("cgc-constant", prepared, runs, "--max-update", 16, "--keep", 2, "--max-tokens", 200)  # another layout
+    assert max(losses(runs / "cgc-constant-seed1")) == 16
+    assert "Loaded checkpoint" in (runs / "cgc-constant-seed1" / "train.log").read_text()
+    record = runs / "cgc-constant-seed1" / "run.json"
+    for done in (16, 0):  # as it is, and as if the run had been stopped there
+        record.write_text(json.dumps({**read_json(record), "done": done}))
+        fewer = train_row("cgc-constant", prepared, runs, "--max-update", 5, check=False)
+        assert fewer.returncode == 1 and "was trained for 16 updates and 5 are asked for" in fewer.stderr
+
+
+def test_other_options_other_data_and_a_run_being_written_are_refused(finished, prepared, tmp_path):
+    runs = finished[0]
+    other = train_row("cgc-constant", prepared, runs, "--max-update", 20, "--label-smoothing", "0.2", check=False)
+    assert other.returncode == 1 and "holds a run with other options" in other.stderr and "0.2" in other.stderr
+    record = read_json(runs / "cgc-constant-seed1" / "run.json")
+    arguments = (runs / "cgc-constant-seed1", "cgc-constant", 1, record["options"], prepared, 12)
+    run("cp", "-r", prepared, tmp_path / "data")
+    changed = tmp_path / "data" / "bin" / "prepare.json"
+    changed.write_text(changed.read_text().replace('"dict.de.txt": "', '"dict.de.txt": "0'))
+    with pytest.raises(UserError, match="other data: dict.de.txt"):
+        training.train(*arguments[:4], tmp_path / "data", 12, batch_tokens=400)
+    with held(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="being written by another"):
+        training.train(*arguments, batch_tokens=400)
+
+
+def test_half_a_last_checkpoint_is_replaced_by_the_last_whole_epoch(finished, prepared, tmp_path):
+    runs = tmp_path / "runs"
+    run("cp", "-r", finished[0], runs)
+    last = runs / "cgc-constant-seed1" / "checkpoints" / "checkpoint_last.pt"
+    last.write_bytes(last.read_bytes()[:20000])
+    done = train_row("cgc-constant", prepared, runs, "--max-update", 14, "--keep", 2)
+    assert "checkpoint_last.pt is truncated" in done.stdout and "going on from checkpoint" in done.stdout
+    assert max(losses(runs / "cgc-constant-seed1")) == 14
+
+
+def test_a_run_stays_locked_while_its_fairseq_train_lives(tmp_path):
+    """As after a kill of train.sh alone."""
+    code = f"""
+import os, sys
+from pathlib import Path
+from fairseq_cgc.recipe.files import held
+from fairseq_cgc.recipe.training import follow_training
+log = Path({str(tmp_path)!r}, "train.log")
+with held({str(tmp_path / ".lock")!r}, "x") as lock:
+    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c", f"while [ ! -s '{{log}}' ]; do sleep 0.2; done; kill -9 {{os.getpid()}}")
+    follow_training(command, log.parent, 1, lock)
+"""
+    assert run(sys.executable, "-c", code, cwd=ROOT, check=False).returncode == -9
+    assert is_held(tmp_path / ".lock")
+    os.kill(int((tmp_path / "train.log").read_text()), 9)
+    deadline = time.monotonic() + 20
+    while is_held(tmp_path / ".lock") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_held(tmp_path / ".lock")
+
+
+def test_a_training_that_fails_ends_with_its_last_words(prepared, tmp_path):
+    done = train_row("cgc", prepared, tmp_path, "--max-update", 2, "--cgc-pool-factor", "0", check=False)
+    assert done.returncode == 1 and "fairseq-train failed with exit status" in done.stderr
+    assert "--cgc-pool-factor is 0; it must be at least 1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--max-update", "0"], "--max-update is 0"),
+        (["--gpus", "3"], "cannot be divided among 3 devices"),
+        (["--precision", "bf16"], "--precision bf16 needs a GPU"),
+        (["--data", "/nowhere"], "/nowhere holds no finished preparation"),
+    ],
+)
+def test_a_wrong_option_of_train_sh_ends_with_a_line(prepared, tmp_path, options, words):
+    if "bf16" in options and torch.cuda.is_available():
+        pytest.skip("a GPU allows it")
+    done = train_row("cgc", prepared, tmp_path / "runs", *options, check=False)
+    assert done.returncode == 1 and words in done.stderr and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") <= 2
+
+
+def test_a_folder_that_is_no_preparation_is_named(tmp_path):
+    with pytest.raises(CorpusError, match="holds no finished preparation"):
+        training.prepared_folder(tmp_path)
+
+
+def test_figures_are_read_from_fairseq_s_log():
+    line = '2026-01-01 00:00:00 | INFO | train_inner | {"epoch": 1, "loss": "9.2", "num_updates": "20", "lr": "1e-05"}'
+    assert parse_figures(line) == ("train_inner", {"epoch": 1, "loss": 9.2, "num_updates": 20, "lr": 1e-05})
+    assert parse_figures("2026-01-01 | INFO | fairseq.trainer | {not figures}") == (None, None)
+    assert parse_figures("x | INFO | valid | epoch 001") == (None, None)
+
+
+def test_help_names_the_rows():
+    done = run("bash", ROOT / "examples" / "iwslt14" / "train.sh", "--help")
+    assert all(row in done.stdout for row in [*ROWS, *VARIANTS]) and "--gpus" in done.stdout
+    sys.path.insert(0, str(TRAIN_ROW.parent))
+    try:
+        import train_row as script  # which names them once more, so that its help needs no environment
+    finally:
+        sys.path.pop(0)
+    assert (script.ROWS, script.VARIANTS) == (tuple(ROWS), tuple(VARIANTS))
