@@ -16,6 +16,7 @@ setup(
         "ve-fairseq==0.12.3",  # the toolkit we plug into; imported as fairseq
         "torch>=2.4",  # from 2.4 on, the weights-only loader can be told of argparse.Namespace
         "sacrebleu>=2.4",  # BLEU and chrF with signatures
+        "scipy>=1.11",  # Student's t, for differences over seeds; ve-fairseq brings it
         "sentencepiece>=0.2",  # the other subword model of fairseq's --bpe
         "subword-nmt>=0.3.8",  # BPE, as in fairseq's recipes
         "sacremoses>=0.1.1",  # Moses tokenisation without Perl

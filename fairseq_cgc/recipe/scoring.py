@@ -1,23 +1,21 @@
 """BLEU and chrF of translations, each with what it takes to reproduce the figure."""
 
-import logging
-import os
-from contextlib import contextmanager
 from importlib.metadata import version
 
+import numpy as np
 import sacrebleu
 import torch
 from fairseq.data import Dictionary
 from fairseq.scoring.bleu import BleuConfig, Scorer
-from sacrebleu.significance import PairedTest
 
-from ..errors import CorpusError, check_at_least
+from ..errors import CorpusError, OptionError, check_at_least
 from ..text import MosesText
 from .files import read_lines
+from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
 SAMPLES = 1000  # of the bootstrap
-SEED = 12345  # sacreBLEU's own
+SEED = 12345
 
 
 def tokenised_bleu(hypotheses, references):
@@ -63,11 +61,10 @@ def detokenised_scores(hypotheses, references, lowercase):
 
 
 def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEED):
-    """Several systems against the first of them: sacreBLEU's paired bootstrap resampling.
+    """Several systems against the first of them: paired bootstrap resampling over sentences (Koehn 2004).
 
     Tokenised BLEU-4 is ``tokenised_bleu``'s figure: no smoothing, and ``<unk>`` in a reference matches
-    nothing. sacreBLEU would give a system that is the baseline word for word the smallest p there
-    is; here its p is 1.
+    nothing. Equal scores have p = 1, where sacreBLEU's own test can give them the smallest p there is.
 
     Args:
         systems: dict of name to hypotheses, one for one with the references; the first is the baseline
@@ -80,35 +77,83 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
     Returns:
         dict of metric (``tokenised BLEU-4``, or ``BLEU`` and ``chrF``) to dict of ``signature`` (with
         samples and seed) and ``systems``: name to dict of ``score``, ``mean`` and ``half_width`` of the
-        95 % interval, and ``p``, which is None for the baseline
+        95 % interval, and ``p``, two-sided, which is None for the baseline
 
     Raises:
         CorpusError: lists of different length, or empty
-        OptionError: fewer than one sample, or a seed below 1, which sacreBLEU takes for none
+        OptionError: fewer than one sample, or a seed below 1
     """
     check_at_least(1, samples=samples, seed=seed)
     for hypotheses in systems.values():
         check_aligned(hypotheses, references)
     if tokenised:
-        metrics = {TOKENISED_BLEU: sacrebleu.BLEU(lowercase=lowercase, tokenize="none", smooth_method="none")}
-        references = [" ".join("<<unk>>" if word == "<unk>" else word for word in r.split()) for r in references]
+        metrics, references = {TOKENISED_BLEU: token_metric(lowercase)}, _without_unknown(references)
     else:
         metrics = _raw_metrics(lowercase)
-    with _sacrebleu_quiet_and_seeded(seed):
-        test = PairedTest(list(systems.items()), metrics, [references], "bs", n_samples=samples, n_jobs=1)
-        signatures, results = test()
-    words = {name: _words(hypotheses, lowercase) for name, hypotheses in systems.items()}
-    baseline = next(iter(systems))
     compared = {}
-    for metric, theirs in zip(metrics, signatures):  # sacreBLEU names metrics in its own way, in our order
-        figures = {}
-        for name, result in zip(systems, results[theirs]):
-            p = result.p_value
-            if name != baseline and words[name] == words[baseline]:
-                p = 1.0
-            figures[name] = {"score": result.score, "mean": float(result.mean), "half_width": float(result.ci), "p": p}
-        compared[metric] = {"signature": str(signatures[theirs]), "systems": figures}
+    for name, metric in metrics.items():
+        rows = {system: statistics(metric, hypotheses, [references]) for system, hypotheses in systems.items()}
+        signature = metric.get_signature()
+        signature.update("bs", samples)
+        signature.update("seed", seed)
+        compared[name] = {"signature": str(signature), "systems": bootstrap(metric, rows, samples, seed)}
     return compared
+
+
+def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
+    """What ``compare`` says of systems under one metric.
+
+    Args:
+        rows: dict of name to sentences x statistics; the first is the baseline
+        metric, samples, seed: see ``compare`` and ``significance.statistics``
+
+    Returns:
+        dict of name to dict of ``score``, ``mean``, ``half_width`` and ``p``
+    """
+    figures, baseline = {}, None
+    for system, row in rows.items():
+        score, resampled = float(corpus_scores(metric, row.sum(0))), corpus_scores(metric, resample(row, samples, seed))
+        low, high = np.quantile(resampled, (0.025, 0.975))
+        p = bootstrap_p(resampled - baseline[1], score - baseline[0]) if baseline else None
+        baseline = baseline or (score, resampled)
+        figures[system] = {"score": score, "mean": float(resampled.mean()), "half_width": float(high - low) / 2, "p": p}
+    return figures
+
+
+def compare_over_seeds(ours, theirs, references):
+    """The difference of two systems in tokenised BLEU-4, with seeds and sentences as repeats.
+
+    Args:
+        ours, theirs: lists of hypotheses, one list a seed, in the same order of seeds
+        references: list of sentences, tokenised as the hypotheses are
+
+    Returns:
+        Difference: its mean over seeds (ours - theirs), 95 % interval and p; see ``compare_statistics``
+
+    Raises:
+        CorpusError: lists of different length, or empty
+        OptionError: fewer than two seeds, or another number of them
+    """
+    if len(ours) != len(theirs):
+        raise OptionError(f"{len(ours)} seeds of one system and {len(theirs)} of the other; the same were wanted")
+    ours, theirs = ([token_statistics(hypotheses, references) for hypotheses in seeds] for seeds in (ours, theirs))
+    return compare_statistics(ours, theirs, token_metric())
+
+
+def token_statistics(hypotheses, references):
+    """Statistics of tokenised BLEU-4, as ``significance.statistics`` returns them."""
+    check_aligned(hypotheses, references)
+    return statistics(token_metric(), hypotheses, [_without_unknown(references)])
+
+
+def token_metric(lowercase=False):
+    """Tokenised BLEU-4 as one of sacreBLEU's metrics, for references in which ``<unk>`` is replaced."""
+    return sacrebleu.BLEU(lowercase=lowercase, tokenize="none", smooth_method="none", force=True)
+
+
+def _without_unknown(references):
+    """``<unk>`` in a reference matches nothing, as in fairseq-score."""
+    return [" ".join("<<unk>>" if word == "<unk>" else word for word in line.split()) for line in references]
 
 
 def read_sides(paths, reference):
@@ -203,27 +248,6 @@ def _score_one(systems, references, tokenised, lowercase):
 
 def _raw_metrics(lowercase):
     return {"BLEU": sacrebleu.BLEU(lowercase=lowercase), "chrF": sacrebleu.CHRF(lowercase=lowercase)}
-
-
-def _words(hypotheses, lowercase):
-    return [(line.lower() if lowercase else line).split() for line in hypotheses]
-
-
-@contextmanager
-def _sacrebleu_quiet_and_seeded(seed):
-    """sacreBLEU takes its seed from the environment when a test is made, and logs each step of it."""
-    logger, variable = logging.getLogger("sacrebleu"), "SACREBLEU_SEED"
-    level, before = logger.level, os.environ.get(variable)
-    logger.setLevel(logging.ERROR)
-    os.environ[variable] = str(seed)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
 
 
 def check_aligned(hypotheses, references):

@@ -8,6 +8,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,7 +20,8 @@ from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import SCORES
 from .files import is_held, read_json, read_lines, whole
-from .scoring import SAMPLES, SEED, TOKENISED_BLEU, compare
+from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
+from .significance import Difference, compare_statistics
 from .training import LOCK, MODEL_FOLDER, RUN, option_values, row_options
 
 IWSLT14 = "IWSLT'14 De-En"  # the paper's corpus: with another, its figures are left out
@@ -94,6 +96,11 @@ class Run:
     decoding: float | None = None  # sentences a second
     hypotheses: list | None = None  # tokenised, as the references
     references: list | None = None
+
+    @cached_property
+    def statistics(self):
+        """Of its tokenised BLEU-4: sentences x statistics."""
+        return token_statistics(self.hypotheses, self.references)
 
     def __str__(self):
         return f"{self.row}, seed {self.seed} ({self.folder})"
@@ -329,28 +336,40 @@ def bleu_of(runs, row):
     return [run.scores[TOKENISED_BLEU]["score"] for run in finished(runs, row).values()]
 
 
+class Against(NamedTuple):
+    """How far a row is from a baseline in tokenised BLEU-4, over the seeds that both have."""
+
+    by_seed: dict  # seed to (difference, p of the bootstrap over sentences)
+    over_seeds: Difference | None  # None with fewer than two seeds
+
+
 def differences(runs, rows, baseline):
-    """How far systems are from a baseline, seed by seed, in tokenised BLEU-4.
+    """How far systems are from a baseline.
 
     Args:
         rows: of the systems
         baseline: a row
 
     Returns:
-        dict of row to dict of seed to (difference, p of the paired bootstrap), for the seeds that both have
+        dict of row to ``Against``
     """
-    found = {row: {} for row in rows}
-    bases = finished(runs, baseline).items()
-    for seed, base in tqdm(bases, desc=f"compare with {baseline}", unit=" seeds", leave=False, disable=None):
-        others = {row: finished(runs, row)[seed] for row in rows if seed in finished(runs, row) and row != baseline}
-        if not others:
-            continue
-        systems = {baseline: base.hypotheses, **{row: run.hypotheses for row, run in others.items()}}
-        compared = compare(systems, base.references, tokenised=True, lowercase=False)[TOKENISED_BLEU]["systems"]
-        for row, run in others.items():
-            difference = run.scores[TOKENISED_BLEU]["score"] - base.scores[TOKENISED_BLEU]["score"]
-            found[row][seed] = difference, compared[row]["p"]
-    return found
+    bases, metric = finished(runs, baseline), token_metric()
+    pairs = {row: {} for row in rows}
+    for row in rows:
+        if row != baseline:
+            pairs[row] = {seed: (run, bases[seed]) for seed, run in finished(runs, row).items() if seed in bases}
+    by_seed = {row: {} for row in rows}
+    for seed, base in tqdm(bases.items(), desc=f"compare with {baseline}", unit=" seeds", leave=False, disable=None):
+        found = {row: pairs[row][seed][0].statistics for row in rows if seed in pairs[row]}
+        compared = bootstrap(metric, {baseline: base.statistics, **found})
+        for row in found:
+            by_seed[row][seed] = compared[row]["score"] - compared[baseline]["score"], compared[row]["p"]
+    over_seeds = dict.fromkeys(rows)
+    for row, both in pairs.items():
+        if len(both) > 1:
+            sides = zip(*((run.statistics, base.statistics) for run, base in both.values()))
+            over_seeds[row] = compare_statistics(*sides, metric)
+    return {row: Against(by_seed[row], over_seeds[row]) for row in rows}
 
 
 def markdown(runs, corpus):
@@ -406,13 +425,15 @@ def _paper_cells(row):
     return [f"{system.paper_bleu:.2f}" if system.paper_bleu else "–", system.paper_parameters or "–"]
 
 
-def difference_cell(by_seed):
-    """What ``differences`` found of a row: the mean, and each seed's p."""
-    if not by_seed:
+def difference_cell(against):
+    """What ``differences`` found of a row: the mean over seeds with its interval and p, then seed by seed."""
+    if not against.by_seed:
         return "no common seed"
-    values = mean(difference for difference, _ in by_seed.values())
-    p = " / ".join(f"{p:.3f}" for _, p in by_seed.values())
-    return f"{values:+.2f}, p = {p} (seed{'s' * (len(by_seed) > 1)} {' / '.join(map(str, by_seed))})"
+    seeds = ", ".join(f"{gap:+.2f} (seed {seed}, p = {p:.3f})" for seed, (gap, p) in against.by_seed.items())
+    over = against.over_seeds
+    if over is None:
+        return seeds
+    return f"{over.difference:+.2f} [{over.low:+.2f}, {over.high:+.2f}], p = {over.p:.3f}; {seeds}"
 
 
 def _notes(runs, with_paper):
@@ -421,7 +442,7 @@ def _notes(runs, with_paper):
     control = differences(runs, ["cgc"], CONTROL)["cgc"]
     notes.append(
         "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
-        f"control: {difference_cell(control) if control else 'no common seed yet'}."
+        f"control: {difference_cell(control)}."
     )
     notes.append(
         f"{STATISTICS} sacreBLEU and chrF are on detokenised text. Training tokens are target tokens, summed over updates."
@@ -431,8 +452,10 @@ def _notes(runs, with_paper):
 
 
 STATISTICS = (
-    "± is the standard deviation over seeds (n − 1). Differences are means over the seeds that both systems have, "
-    f"each seed with its p-value of sacreBLEU's paired bootstrap ({SAMPLES} samples, seed {SEED}) on tokenised BLEU-4."
+    "± is the standard deviation over seeds (n − 1). Differences are in tokenised BLEU-4, over the seeds that both systems "
+    "have: the mean with a 95 % interval and the p-value of an analysis of variance in which seeds and sentences are "
+    "repeats, then each seed's with its p-value over sentences alone, two-sided, of a paired bootstrap "
+    f"({SAMPLES} samples, seed {SEED}). **Only the first speaks of the systems; the others are of two trained models.**"
 )
 
 

@@ -157,9 +157,9 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
     assert (
         found["`cgc`"]["difference to CGC"] == "–" and found["`cgc-constant`"]["difference to the constant gate"] == "–"
     )
-    assert found["`cgc`"]["difference to the constant gate"].startswith("+1.00, p = ")
-    assert found["`cgc-learned`"]["difference to CGC"].startswith("-0.50, p = ")
-    assert found["`cgc-shuffled`"]["difference to CGC"].startswith("-16.50, p = ")
+    assert found["`cgc`"]["difference to the constant gate"].startswith("+15.92 [")
+    assert found["`cgc-learned`"]["difference to CGC"].startswith("+27.43 [")
+    assert found["`cgc-shuffled`"]["difference to CGC"].startswith("+0.00 [+0.00, +0.00], p = 1.000; ")
     assert found["`cgc-shuffled`"]["validation loss"] == "7.500" and found["`cgc`"]["validation loss"] == "4.000"
     assert (tmp_path / "out" / "table.png").stat().st_size > 10_000
 

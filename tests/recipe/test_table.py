@@ -16,7 +16,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.checkpoints import load_checkpoint
 from fairseq_cgc.recipe.files import is_held
-from fairseq_cgc.recipe.scoring import compare
+from fairseq_cgc.recipe.scoring import compare, compare_over_seeds
 from fairseq_cgc.recipe.table import (
     IWSLT14,
     SYSTEMS,
@@ -404,14 +404,20 @@ def test_the_other_columns_are_means_too(text):
     assert (row["parameters"], row["updates"], row["training tokens (M)"]) == ("300", "2,000", "5.0")
 
 
-def test_the_difference_is_over_the_seeds_that_both_have_with_their_p_values(full, text):
-    p = {}
+def test_the_difference_over_seeds_stands_before_each_seed_s_with_its_sign_and_p(text):
+    sides, seeds = {row: [] for row in ("cgc", "lightconv")}, []
     for seed in (1, 2):
-        references, ours = translations(SHARE["cgc"], seed)
-        systems = {"lightconv": translations(SHARE["lightconv"], seed)[1], "cgc": ours}
-        p[seed] = compare(systems, references, True, False)["tokenised BLEU-4"]["systems"]["cgc"]["p"]
+        for row, side in sides.items():
+            references, hypotheses = translations(SHARE[row], seed)
+            side.append(hypotheses)
+        systems = {"lightconv": sides["lightconv"][-1], "cgc": sides["cgc"][-1]}
+        found = compare(systems, references, True, False)["tokenised BLEU-4"]["systems"]
+        gap = found["cgc"]["score"] - found["lightconv"]["score"]
+        seeds.append(f"{gap:+.2f} (seed {seed}, p = {found['cgc']['p']:.3f})")
+    over = compare_over_seeds(sides["cgc"], sides["lightconv"], references)
+    assert over.difference > 0
     assert rows(text)["LightConv + CGC encoder"]["difference to LightConv"] == (
-        f"+1.10, p = {p[1]:.3f} / {p[2]:.3f} (seeds 1 / 2)"
+        f"{over.difference:+.2f} [{over.low:+.2f}, {over.high:+.2f}], p = {over.p:.3f}; {', '.join(seeds)}"
     )
 
 
@@ -420,11 +426,11 @@ def test_a_system_without_a_common_seed_has_no_difference(text):
     assert rows(text)["LightConv"]["difference to LightConv"] == "–"
 
 
-def test_with_one_seed_there_is_one_p(tmp_path):
+def test_with_one_seed_there_is_its_difference_and_none_over_seeds(tmp_path):
     make_run(tmp_path, "lightconv", score=35.0)
     make_run(tmp_path, "dynamic", score=34.5)
     cell = rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + Dynamic encoder"]["difference to LightConv"]
-    assert re.fullmatch(r"-0\.50, p = 0\.\d{3} \(seed 1\)", cell)
+    assert re.fullmatch(r"\+\d+\.\d\d \(seed 1, p = 0\.\d{3}\)", cell)
 
 
 def test_a_system_without_a_run_is_there_as_missing(text):
@@ -473,7 +479,9 @@ def test_versions_that_not_all_runs_have_are_told_with_their_share(tmp_path):
 
 def test_the_claim_is_tied_to_the_control_and_measured_against_it(text):
     words = re.search(r"counts as the context's only if CGC beats the constant-gate control too\. (.*)", text)[1]
-    assert re.fullmatch(r"CGC against the control: \+0\.40, p = 0\.\d{3} / 0\.\d{3} \(seeds 1 / 2\)\.", words)
+    assert re.fullmatch(
+        r"CGC against the control: \+15\.\d\d \[.*\], p = 0\.\d{3}; .* \(seed 1, .*\), .* \(seed 2, .*\)\.", words
+    )
 
 
 # The files and the command
