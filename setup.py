@@ -10,6 +10,8 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["fairseq_cgc", "fairseq_cgc.*"]),
+    package_data={"fairseq_cgc.recipe": ["rows.toml"]},
+    entry_points={"console_scripts": ["fairseq-cgc = fairseq_cgc.recipe.command_line:main"]},
     # ve-fairseq has wheels for these two only, and its 0.12.3 is the only fairseq that imports on them.
     python_requires=">=3.11,<3.13",
     install_requires=[

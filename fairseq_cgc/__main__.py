@@ -1,5 +1,8 @@
-"""``python -m fairseq_cgc`` prints the path to give to ``--user-dir``."""
+"""``python -m fairseq_cgc COMMAND`` is ``fairseq-cgc COMMAND``; without one it prints the path to give to ``--user-dir``."""
 
-from .compat import USER_DIR
+import sys
 
-print(USER_DIR)
+from .recipe.command_line import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["user-dir"])

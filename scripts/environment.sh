@@ -75,17 +75,20 @@ set_up_environment() {
     fi
 }
 
-# run_script SCRIPT "$@": the script of ours, in the environment that --python names or that is made
-# here. Help needs no environment, just an interpreter.
-run_script() {
-    local script=$ROOT/scripts/$1 argument
+# run_command COMMAND "$@": fairseq-cgc COMMAND, in the environment that --python names or that is made here. Help needs
+# no environment, just an interpreter.
+run_command() {
+    local command=$1 argument
     shift
     take_python_option "$@"
     for argument in ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}; do
         case $argument in
-            -h | --help) exec "${CGC_PYTHON:-$(find_python)}" "$script" --help ;;
+            -h | --help)
+                PYTHONPATH=$ROOT "${CGC_PYTHON:-$(find_python)}" -P -m fairseq_cgc "$command" --help
+                echo "  --python PATH         interpreter whose environment to use instead of making .venv"
+                exit ;;
         esac
     done
-    set_up_environment ""
-    exec "$PYTHON" "$script" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+    set_up_environment "" >&2
+    exec "$PYTHON" -P -m fairseq_cgc "$command" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 }

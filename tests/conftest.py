@@ -94,6 +94,11 @@ def run(*command, cwd=None, check=True, env=None, stdin=None):
     return done
 
 
+def command(name, *options, **keywords):
+    """Run ``fairseq-cgc NAME``."""
+    return run(sys.executable, "-m", "fairseq_cgc", name, *options, **keywords)
+
+
 def fairseq(command, *options, **keywords):
     """Run ``fairseq-{command}``."""
     return run(sys.executable, "-m", f"fairseq_cli.{command}", *options, **keywords)

@@ -2,4 +2,4 @@
 # Average, translate with beam 6, score: generate.sh CHECKPOINT_DIR
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/environment.sh"
-run_script generate_and_score.py "$@"
+run_command generate "$@"

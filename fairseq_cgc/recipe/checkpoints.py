@@ -9,7 +9,7 @@ import torch
 from fairseq.data import Dictionary
 
 from ..compat import user_error_text
-from ..errors import CheckpointError
+from ..errors import CheckpointError, OptionError, check_at_least
 from .files import whole
 
 
@@ -178,3 +178,21 @@ def write_model(state, bin_folder, folder):
         for file in Path(bin_folder).iterdir():
             if file.suffix not in (".bin", ".idx"):
                 shutil.copyfile(file, partial / file.name)
+
+
+def main(args):
+    """``fairseq-cgc average``."""
+    counts = {kind: getattr(args, f"num_{kind}_checkpoints") for kind in KINDS}
+    asked = {kind: count for kind, count in counts.items() if count is not None}
+    folders = [path for path in args.inputs if path.is_dir()]
+    paths = args.inputs
+    if not asked and folders:
+        raise OptionError(f"{folders[0]} is a folder; say which of its checkpoints: --num-epoch-checkpoints N, for one")
+    for kind, count in asked.items():  # one at most
+        check_at_least(1, **{f"num_{kind}_checkpoints": count})
+        if len(args.inputs) != 1 or not folders:
+            raise OptionError(f"--num-{kind}-checkpoints wants --inputs to be one folder that exists")
+        paths = find_checkpoints(args.inputs[0], kind, count)
+    print("average of", *(path.name for path in paths))
+    save_checkpoint(average_checkpoints(paths), args.output)
+    print(f"-> {args.output}")

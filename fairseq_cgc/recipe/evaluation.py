@@ -14,7 +14,7 @@ from .checkpoints import (
 )
 from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
 from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
-from .training import AVERAGED, LOCK, MODEL_FOLDER, RUN, prepared_folder
+from .training import LOCK, MODEL_FOLDER, RUN, prepared_folder
 from .translate import BEAM, generate
 
 SCORES = "scores.json"
@@ -103,32 +103,12 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
     return result
 
 
-def average_and_score(
-    folder, out=None, data=None, split="test", average=AVERAGED, by="epoch", beam=BEAM, max_tokens=8000, options=()
-):
-    """Average the last checkpoints of a run into its model folder, translate a split with it, and score.
-
-    Args:
-        folder: a run folder, or its checkpoints
-        out: the folder to write; default: the split's name in the run folder
-        data: the prepared folder; default: the one the run was trained on
-        split: what to translate
-        average: how many checkpoints
-        by: which of them; see ``find_checkpoints``
-        beam: beam size
-        max_tokens: source tokens a batch
-        options: further options of fairseq-generate
-
-    Returns:
-        out, and what ``translate_and_score`` returns
-
-    Raises:
-        UserError: a run that is being written, checkpoints that are missing or do not fit the data
-    """
-    check_at_least(1, average=average, beam=beam, max_tokens=max_tokens)
-    folder = Path(folder)
+def main(args):
+    """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
+    check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
+    folder, data = args.folder, args.data
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist or is not a folder; a run folder of train.sh was wanted")
+        raise CheckpointError(f"{folder} does not exist or is not a folder; a run folder was wanted")
     run, checkpoints = folder, folder / "checkpoints"
     if not checkpoints.is_dir():
         checkpoints = folder
@@ -138,8 +118,8 @@ def average_and_score(
         if not (run / RUN).exists():
             raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
         data = read_json(run / RUN)["data"]["path"]
-    prepared, out = prepared_folder(data), Path(out or run / split)
-    paths = find_checkpoints(checkpoints, by, average)
+    prepared, out = prepared_folder(data), args.out or run / args.split
+    paths = find_checkpoints(checkpoints, args.by, args.average)
     writable_folder(out.parent, option="--out")
 
     print(f"[average] {', '.join(path.name for path in paths)} -> {run / MODEL_FOLDER}", flush=True)
@@ -147,16 +127,13 @@ def average_and_score(
     languages = read_json(prepared / "bin" / PREPARATION)["settings"]
     check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
     write_model(state, prepared / "bin", run / MODEL_FOLDER)
-    print(f"[translate] {prepared}, {split}, beam {beam} -> {out}", flush=True)
-    return out, translate_and_score(
-        run / MODEL_FOLDER,
-        prepared,
-        out,
-        split,
-        beam,
-        ["--max-tokens", str(max_tokens), *options],
-        {"checkpoints": [path.name for path in paths]},
-    )
+    print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
+    options = ["--max-tokens", str(args.max_tokens), *args.fairseq]
+    notes = {"checkpoints": [path.name for path in paths]}
+    result = translate_and_score(run / MODEL_FOLDER, prepared, out, args.split, args.beam, options, notes)
+    print(*score_table(result["scores"]), sep="\n")
+    speed = result["generation"]["sentences_per_second"]
+    print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")
 
 
 def refuse_unfinished(run):

@@ -10,12 +10,14 @@ import torch
 from fairseq.data.data_utils import collate_tokens
 from tqdm import tqdm
 
-from ..errors import CheckpointError, CorpusError, OptionError
+from ..errors import CheckpointError, CorpusError, OptionError, check_at_least
 from ..lightconv_cgc import LightConvCGCEncoder, LightConvCGCModel
-from .table import SYSTEMS, markdown_table, save_figure
+from .files import read_lines, writable_folder, write_json
+from .rows import ROWS
+from .table import markdown_table, save_figure, write_text_and_plots
 from .translate import encode
 
-UNGATED, GATED = SYSTEMS["lightconv"].colour, SYSTEMS["cgc"].colour
+UNGATED, GATED = ROWS["lightconv"].colour, ROWS["cgc"].colour
 
 
 class Layer(NamedTuple):
@@ -574,3 +576,89 @@ def plot_classes(found, title, path):
                 axes.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=8)
     axes.set_title(f"{title}\nabove 0 in {found['share']:.1%} of the pairs", fontsize=10)
     save_figure(figure, path)
+
+
+def main(args):
+    """``fairseq-cgc inspect``."""
+    check_at_least(1, batch=args.batch, permutations=args.permutations)
+    if not args.input and not args.pairs:
+        raise OptionError("give sentences with --input, minimal pairs with --pairs, or both")
+    if (args.classes or args.labels) and not args.input:
+        raise OptionError("--classes and --labels are about the sentences of --input; give them")
+    if args.classes and args.labels:
+        raise OptionError("--classes and --labels exclude each other; leave one of them out")
+    sentences, files = [], []
+    repeated = len({path.name for path in args.input or ()}) < len(args.input or ())
+    for path in args.input or ():
+        lines = read_lines(path)
+        if not any(line.strip() for line in lines):
+            raise CorpusError(f"{path} is empty; raw sentences, one a line, were wanted")
+        sentences += lines
+        files += [str(path) if repeated else path.name] * len(lines)
+    pairs = read_pairs(read_lines(args.pairs), args.pairs) if args.pairs else []
+    labels = read_lines(args.labels) if args.labels else None
+    if labels is not None and len(labels) != len(sentences):
+        raise CorpusError(
+            f"{args.labels} has {len(labels)} lines and the input {len(sentences)}; a label for each sentence was wanted"
+        )
+    out = writable_folder(args.out, option="--out")
+    hub = load_model(args.checkpoint, args.data)
+    report = {
+        "checkpoint": str(args.checkpoint),
+        "input": [str(path) for path in args.input or ()],
+        "versions": versions(),
+    }
+    texts, plots = [], {}
+    if sentences:
+        convolutions = [layer.conv for layer in hub.models[0].encoder.layers]  # for what can be refused at once
+        chosen = _places("--layers", args.layers, len(convolutions))
+        heads = _places("--heads", args.heads, convolutions[0].num_heads)
+        few = min(5, len(sentences))
+        spread = ",".join(str(1 + len(sentences) * part // few) for part in range(few))
+        shown = _places("--show", args.show or spread, len(sentences))
+        _places("--class-layer", args.class_layer, len(convolutions))
+        layers, lengths = gates_of(hub, sentences, args.batch)
+        chosen = [layers[number] for number in chosen]
+        report["sentences"] = len(sentences)
+        report["layers"] = [summarise(layer, lengths) for layer in layers]
+        report["shown"] = [
+            {"sentence": sentences[n], "tokens": lengths[n], "gates": [layer.gates[n].tolist() for layer in chosen]}
+            for n in shown
+        ]
+        texts.append(layer_table(report["layers"]))
+        plots |= {
+            "kernels.png": lambda path: plot_kernels(chosen, heads, path),
+            "gates.png": lambda path: plot_gates(chosen, heads, shown, sentences, path),
+            "variance.png": lambda path: plot_variances(report["layers"], path),
+        }
+    if args.classes or labels:
+        kind = args.classes or args.labels.name
+        labels = labels or sentence_classes(args.classes, sentences, lengths, files)
+        varying = [layer.number for layer in layers if layer.gates.std(0).max() > 1e-7]
+        number = int(args.class_layer or (varying or [len(layers)])[-1])
+        layer = layers[number - 1]
+        # Where tokens have kernels of their own, these differ between sentences whatever the gate does.
+        what, values = ("kernels", layer.kernels) if len(layer.ungated) == 1 else ("gates", layer.gates)
+        found = compare_classes(values, labels, lengths, args.permutations, args.seed)
+        report["classes"] = {"of": kind, "compared": what, "layer": number, "seed": args.seed, **found}
+        title = f"{kind}, {what} of layer {number}"
+        texts.append(class_table(found, title))
+        plots["classes.png"] = lambda path: plot_classes(found, title, path)
+    if pairs:
+        report["pairs"] = [compare_pair(hub, *pair) for pair in pairs]
+        texts.append(pair_table(report["pairs"]))
+    write_json(out / "gates.json", report)
+    print(write_text_and_plots(out, "gates.md", "\n\n".join(texts) + "\n", plots), end="")
+
+
+def _places(option, text, count):
+    """Places, from 0, of a list of numbers from 1."""
+    if text is None:
+        return list(range(count))
+    try:
+        found = [int(number) - 1 for number in text.split(",")]
+    except ValueError:
+        found = [-1]
+    if any(not 0 <= number < count for number in found):
+        raise OptionError(f"{option} is {text}; numbers from 1 to {count}, with commas between, were wanted")
+    return found

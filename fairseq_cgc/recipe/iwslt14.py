@@ -12,9 +12,10 @@ import zlib
 from itertools import zip_longest
 from pathlib import Path
 
-from ..errors import CorpusError
-from .download import looks_like_html
-from .files import sha256_of, whole, write_json, write_lines
+from ..errors import CorpusError, UserError
+from .download import download, looks_like_html
+from .files import read_json, sha256_of, whole, writable_folder, write_json, write_lines
+from .preparation import prepare, settings_of, summary
 
 URL = "http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 ARCHIVE = "de-en.tgz"
@@ -353,3 +354,34 @@ def _segment_ids(text):
 
 def _attribute(tag, name):
     return tag.partition(f'{name}="')[2].partition('"')[0]
+
+
+def main(args):
+    """``fairseq-cgc prepare-iwslt14``."""
+    settings = settings_of(args, *LANGUAGES)
+    settings.check()
+    writable_folder(args.out, 500 * 2**20, "--out")
+    original, archive = args.out / "orig", args.archive
+    if archive is not None and not archive.is_file():
+        raise CorpusError(f"the archive {archive} does not exist or is not a file; --archive wants a copy of {ARCHIVE}")
+    record = original / RECORD
+    if record.exists():
+        made = read_json(record)
+        if archive is not None and sha256_of(archive) != made["sha256"]:
+            raise UserError(
+                f"{original} is from another archive than {archive} (SHA-256 {made['sha256'][:12]}...); choose another "
+                "--out, or remove that folder"
+            )
+    else:
+        if archive is None:
+            archive = args.out / ARCHIVE
+            print(f"[download] {args.url or URL} -> {archive}", flush=True)
+            download(args.url or URL, archive)
+        print(f"[read] {archive} -> {original}", flush=True)
+        made = write_raw(archive, original)
+    print(f"archive: {made['bytes']:,} bytes, SHA-256 {made['sha256']}")
+    print(f"[prepare] {original} -> {args.out}", flush=True)
+    raw = {split: original / split for split in ("train", "test")}
+    result = prepare(raw, args.out, settings, args.workers)
+    print(*summary(result, EXPECTED_PAIRS), sep="\n")
+    print(f"[prepared] -> {args.out} (binarised data: {args.out / 'bin'})")

@@ -27,7 +27,17 @@ from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least
 from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
-from .files import held, read_json, read_lines, remove, sha256_of, whole, write_json, write_lines
+from .files import (
+    held,
+    read_json,
+    read_lines,
+    remove,
+    sha256_of,
+    whole,
+    writable_folder,
+    write_json,
+    write_lines,
+)
 
 SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
@@ -442,3 +452,40 @@ def summary(result, expected=None):
             "WARNING: this is another corpus or another version of it; its scores do not compare with published ones.",
         ]
     return lines
+
+
+def settings_of(args, source_lang, target_lang):
+    """The settings that the options of ``prepare`` and ``prepare-iwslt14`` describe."""
+    return Settings(
+        source_lang=source_lang,
+        target_lang=target_lang,
+        lowercase=not args.keep_case,
+        max_tokens=args.max_tokens,
+        max_ratio=args.max_ratio,
+        valid_every=args.valid_every,
+        bpe=args.bpe,
+        bpe_size=args.bpe_size,
+        joined_dictionary=args.joined_dictionary,
+    )
+
+
+def main(args):
+    """``fairseq-cgc prepare``."""
+    if args.vocabulary_of:
+        for option in ("train", "valid", "source_lang", "target_lang"):
+            if getattr(args, option):
+                raise OptionError(
+                    f"--{option.replace('_', '-')} does not go with --vocabulary-of, which knows it already"
+                )
+        writable_folder(args.out, option="--out")
+        result = prepare_test_set(args.test, args.vocabulary_of, args.out, args.workers)
+    else:
+        for option in ("train", "source_lang", "target_lang"):
+            if not getattr(args, option):
+                raise OptionError(f"--{option.replace('_', '-')} is missing; see --help")
+        raw = {"train": args.train, "valid": args.valid, "test": args.test}
+        settings = settings_of(args, args.source_lang, args.target_lang)
+        writable_folder(args.out, option="--out")
+        result = prepare({split: prefix for split, prefix in raw.items() if prefix}, args.out, settings, args.workers)
+    print(*summary(result), sep="\n")
+    print(f"-> {args.out} (binarised data: {args.out / 'bin'})")

@@ -1,7 +1,4 @@
-"""The quickstart: from nothing to a context-gated translator of interface strings, and its BLEU.
-
-``scripts/quickstart.sh --help`` tells of its options.
-"""
+"""The quickstart: from nothing to a context-gated translator of interface strings, and its BLEU."""
 
 import sys
 from importlib.metadata import version
@@ -13,7 +10,8 @@ from . import interface_strings, preparation
 from .checkpoints import average_checkpoints, count_parameters, find_checkpoints, load_checkpoint, write_model
 from .evaluation import SCORES, score_table, translate_and_score
 from .files import read_json, read_lines, remove, writable_folder
-from .training import CRITERION, LIGHTCONV, MODEL_FOLDER, PROTOCOL, train
+from .rows import row_options
+from .training import MODEL_FOLDER, train
 from .translate import BEAM
 
 SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
@@ -27,17 +25,14 @@ MODEL = """
     --share-decoder-input-output-embed --dropout 0.1 --input-dropout 0 --attention-dropout 0 --weight-dropout 0
 """.split()
 TRAINING = "--lr 0.007 --warmup-updates 400 --max-tokens 3000".split()  # where it is not the paper's protocol
-ARCHITECTURES = {
-    "lightconv_cgc": ["--arch", "lightconv_cgc"],
-    "lightconv_iwslt_de_en": [*LIGHTCONV, "--encoder-conv-type", "lightweight"],
-}
+SYSTEM_OF = {"lightconv_cgc": "cgc", "lightconv_iwslt_de_en": "lightconv"}  # architecture to row
 
 
-def quickstart(args):
-    """Run the stages whose output is not there yet.
+def main(args):
+    """``fairseq-cgc quickstart``: run the stages whose output is not there yet.
 
     Args:
-        args: the options of ``scripts/quickstart.py``
+        args: the options of the command
 
     Raises:
         UserError: for whatever the user can mend
@@ -54,7 +49,7 @@ def quickstart(args):
     for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
         print(f"    {line}")
     stage(f"3/6 train {args.arch} for {args.updates} updates", run / "checkpoints")
-    options = [*ARCHITECTURES[args.arch], *PROTOCOL, *CRITERION, *MODEL, *TRAINING]
+    options = [*row_options(SYSTEM_OF[args.arch]), *MODEL, *TRAINING]
     train(run, args.arch, args.seed, options, work / "data", args.updates, keep=AVERAGED)
     average(run, work / "data" / "bin")
     stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")
@@ -127,4 +122,4 @@ def report(args, run, scores):
     if Path(python).is_relative_to(Path.cwd()):
         python = Path(python).relative_to(Path.cwd())
     print("Translate a sentence of your own:")
-    print(f'  {python} -m fairseq_cgc.recipe.translate {run / MODEL_FOLDER} "Das Fenster im Wohnzimmer ist offen."')
+    print(f'  {python} -m fairseq_cgc translate {run / MODEL_FOLDER} "Das Fenster im Wohnzimmer ist offen."')

@@ -8,9 +8,9 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.scoring.bleu import BleuConfig, Scorer
 
-from ..errors import CorpusError, OptionError, check_at_least
+from ..errors import CorpusError, OptionError, UserError, check_at_least
 from ..text import MosesText
-from .files import read_lines
+from .files import read_lines, write_json
 from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
@@ -256,3 +256,34 @@ def check_aligned(hypotheses, references):
             f"{len(hypotheses)} hypotheses stand against {len(references)} references; one for one was wanted, and at "
             "least one"
         )
+
+
+def main(args):
+    """``fairseq-cgc score``."""
+    systems, references = read_sides(args.systems, args.ref)
+    options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed")}
+    scores = score_systems(systems, references, args.lang, **options)
+    print(table(scores))
+    if args.json:
+        record = {"reference": args.ref, "language": args.lang, "sentences": len(references), **options}
+        try:
+            write_json(args.json, {**record, "scores": scores})
+        except OSError as error:
+            raise UserError(f"--json {args.json} cannot be written ({error.strerror}); choose another file") from None
+
+
+def table(scores):
+    """The figures as plain text, a block a metric, its signature below."""
+    width = max(len(name) for metric, figures in scores.items() for name in [metric, *figures["systems"]]) + 1
+    blocks = []
+    for metric, figures in scores.items():
+        several = len(figures["systems"]) > 1
+        lines = [f"{metric:{width}} {'score':>6}" + f"   {'95 % interval':14} {'p':>6}" * several]
+        for name, figure in figures["systems"].items():
+            line = f"{name:{width}} {figure['score']:6.2f}"
+            if several:
+                p = "" if figure["p"] is None else f"{figure['p']:.4f}"
+                line += f"   {figure['mean']:6.2f} ± {figure['half_width']:5.2f} {p:>6}"
+            lines.append(line.rstrip())
+        blocks.append("\n".join([*lines, f"  {figures['signature']}"]))
+    return "\n\n".join(blocks)

@@ -20,13 +20,13 @@ from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import SCORES
 from .files import is_held, read_json, read_lines, whole
+from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
-from .training import LOCK, MODEL_FOLDER, RUN, option_values, row_options
+from .training import LOCK, MODEL_FOLDER, RUN, option_values
 
-IWSLT14 = "IWSLT'14 De-En"  # the paper's corpus: with another, its figures are left out
+IWSLT14 = PAPER["corpus"]  # with another, the paper's figures are left out
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
-BASELINE, CONTROL = "lightconv", "cgc-constant"
 LOGGED = {  # of fairseq's events: the number of updates, and the value that is of use here
     "train_inner": ("num_updates", "loss"),
     "valid": ("valid_num_updates", "valid_loss"),
@@ -34,53 +34,12 @@ LOGGED = {  # of fairseq's events: the number of updates, and the value that is 
 }
 
 
-class System(NamedTuple):
-    """A row of the table."""
-
-    title: str
-    paper_bleu: float | None  # tokenised BLEU-4 and parameters of Table 6
-    paper_parameters: str | None
-    colour: str  # distinct to the colour-blind too (Okabe and Ito)
-
-
-SYSTEMS = {
-    "transformer": System("Transformer", 34.41, "39.47M", "#999999"),
-    "lightconv": System("LightConv", 34.84, "38.14M", "#0072B2"),
-    "dynamic": System("LightConv + Dynamic encoder", 35.03, "38.44M", "#009E73"),
-    "cgc": System("LightConv + CGC encoder", 35.21, "38.15M", "#D55E00"),
-    "cgc-constant": System("CGC, constant gate (control)", None, None, "#E69F00"),
-    "gct": System("LightConv + GCT encoder", None, None, "#56B4E9"),
-    "cgc-gct": System("CGC + GCT", None, None, "#000000"),
-    "cgc-dynamic": System("CGC + Dynamic encoder", None, None, "#8C564B"),
-    "cgc-source": System("CGC encoder and decoder", None, None, "#332288"),
-    "cgc-rdrop": System("CGC + R-Drop", None, None, "#CC79A7"),
-}
-VARIANTS = {  # of cgc, which the table of ablations shows
-    "cgc-learned": "learned gate, no context (control)",
-    "cgc-shuffled": "another sentence's context, at evaluation (control)",
-    "cgc-pool-1": "pooled to K",
-    "cgc-pool-2": "pooled to 2K",
-    "cgc-pool-6": "pooled to 6K",
-    "cgc-max": "max pooling",
-    "cgc-latent-k": "latent size K",
-    "cgc-first": "first two layers alone",
-    "cgc-last": "last two layers alone",
-    "cgc-logits": "gate on the logits",
-    "cgc-heads-latent": "LayerNorm over heads x latents",
-    "cgc-tanh": "1 + tanh",
-    "cgc-zero": "zero start",
-    "cgc-tanh-zero": "1 + tanh, zero start",
-    "cgc-slow": "gate's rate x 0.1",
-}
-TITLES = {row: system.title for row, system in SYSTEMS.items()} | VARIANTS
-
-
 @dataclass
 class Run:
     """A training run, with what its folder tells."""
 
     folder: Path
-    row: str  # a key of TITLES
+    row: str  # a key of ROWS
     seed: int
     asked: int  # updates
     data: dict
@@ -122,9 +81,7 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
     """
     runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
     if not runs:
-        raise UserError(
-            f"{runs_folder} has runs of variants alone; examples/ablations/run.sh --table makes their table"
-        )
+        raise UserError(f"{runs_folder} has runs of variants alone; fairseq-cgc table --experiment makes their table")
     return write_text_and_plots(
         Path(out or runs_folder),
         "table.md",
@@ -193,12 +150,12 @@ def read_runs(folder):
             tested = tested or run
             if run.references != tested.references:
                 raise _not_comparable(tested, run, f"scored on different test sets (test/{_reference(run)})")
-    for row in TITLES:
+    for row in ROWS:
         counts = {run.parameters: run for run in runs if run.row == row and run.parameters}
         if len(counts) > 1:
             (one, first), (two, second) = list(counts.items())[:2]
             raise _not_comparable(first, second, f"both {row}, of {one:,} and {two:,} parameters")
-    order = list(TITLES)
+    order = list(ROWS)
     return sorted(runs, key=lambda run: (order.index(run.row), run.seed))
 
 
@@ -223,9 +180,9 @@ def read_run(folder):
     if writing:
         run.unfinished = f"training, {of_all}" if run.done < run.asked else f"still being written, {of_all} done"
     elif run.done < run.asked:
-        run.unfinished = f"stopped at {of_all}; run train.sh again"
+        run.unfinished = f"stopped at {of_all}; train it on"
     elif not (folder / "test" / SCORES).exists():
-        run.unfinished = "not translated yet: run generate.sh"
+        run.unfinished = "not translated yet: fairseq-cgc generate"
     else:
         read_results(run, folder / "test")
     return run
@@ -238,13 +195,15 @@ def _read_record(folder):
         data, versions = record["data"], record["versions"]
         run = Run(folder, record["row"], int(record["seed"]), int(record["updates"]), data, dict(versions))
         data["sha256"], data["target_lang"]  # are there
-        if run.row not in TITLES:
-            raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(TITLES)} was wanted")
+        if run.row not in ROWS:
+            raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(ROWS)} was wanted")
         run.settings = _settings(run.row, record)
     except KeyError as error:
-        raise UserError(f"{path} lacks {error}; it is not as train.sh writes it, train this run anew") from None
+        raise UserError(
+            f"{path} lacks {error}; it is not as fairseq-cgc train writes it, train this run anew"
+        ) from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not as train.sh writes it ({error}); train this run anew") from None
+        raise UserError(f"{path} is not as fairseq-cgc train writes it ({error}); train this run anew") from None
     return run
 
 
@@ -315,13 +274,13 @@ def read_results(run, test):
         try:
             run.scores[figure] = {"score": float(found[figure]["score"]), "signature": found[figure]["signature"]}
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path} has no {figure} with score and signature; run generate.sh again") from None
+            raise UserError(f"{path} has no {figure} with score and signature; generate anew") from None
     hypothesis, reference = test / "test.tok.hyp", test / _reference(run)
     run.hypotheses, run.references = read_lines(hypothesis), read_lines(reference)
     if len(run.hypotheses) != len(run.references) or not run.references:
         raise UserError(
             f"{hypothesis} has {len(run.hypotheses)} lines and {reference} has {len(run.references)}; one for one was "
-            "wanted, and at least one: run generate.sh again"
+            "wanted, and at least one: generate anew"
         )
     run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
 
@@ -439,7 +398,7 @@ def difference_cell(against):
 def _notes(runs, with_paper):
     """What stands under the table: paragraphs and lists."""
     notes = unfinished_notes(runs) + settings_notes(runs)
-    control = differences(runs, ["cgc"], CONTROL)["cgc"]
+    control = differences(runs, [CGC], CONTROL)[CGC]
     notes.append(
         "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
         f"control: {difference_cell(control)}."
@@ -490,8 +449,8 @@ def provenance(runs):
     scored = [run for run in runs if run.unfinished is None]
     if scored:
         notes.append("Signatures:\n\n" + "\n".join(_signatures(scored)))
-        seeds = {row: ", ".join(map(str, finished(runs, row))) for row in TITLES}
-        notes.append("Seeds: " + "; ".join(f"{TITLES[row]} {found}" for row, found in seeds.items() if found) + ".")
+        seeds = {row: ", ".join(map(str, finished(runs, row))) for row in ROWS}
+        notes.append("Seeds: " + "; ".join(f"{ROWS[row].title} {found}" for row, found in seeds.items() if found) + ".")
     versions = Counter(f"{name} {version}" for run in runs for name, version in run.versions.items())
     parts = (
         version if count == len(runs) else f"{version} ({count} of {len(runs)} runs)"
@@ -599,3 +558,12 @@ def save_figure(figure, path):
     """Write a figure as a PNG, which appears whole."""
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
+
+
+def main(args):
+    """``fairseq-cgc table``."""
+    if args.experiment:
+        from .experiment import make_table as make
+    else:
+        make = make_table
+    print(make(args.runs, args.out, args.corpus), end="")

@@ -5,10 +5,11 @@ A run folder:
     run.json        what it is: row, seed, options, hashes of its data, versions, updates done
     checkpoints/    the last 10 epochs', the best, the last
     train.log       fairseq-train's words; log.jsonl: its figures, one JSON object a line
-    model/          the average: a folder complete in itself (made by generate.sh)
-    test/           translations and scores (made by generate.sh)
+    model/          the average: a folder complete in itself (made by generate)
+    test/           translations and scores (made by generate)
 """
 
+import importlib.util
 import json
 import shlex
 import shutil
@@ -22,69 +23,15 @@ import torch
 from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, USER_DIR
-from ..errors import CheckpointError, CorpusError, OptionError, UserError
+from ..errors import CheckpointError, CorpusError, OptionError, UserError, check_at_least
 from ..text import PREPARATION
 from .checkpoints import find_checkpoints, load_checkpoint
-from .files import held, read_json, remove, write_json
+from .files import held, read_json, remove, writable_folder, write_json
+from .rows import PAPER, row_options
 
 RUN = "run.json"
 LOCK = ".lock"
 MODEL_FOLDER = "model"
-AVERAGED = 10  # epochs: the paper's protocol
-BATCH_TOKENS = 4000  # an update, over all devices together: the paper's 4,000 on one
-
-# The rows of Table 6, and those of our own.
-LIGHTCONV = ["--arch", "lightconv_iwslt_de_en", "--decoder-conv-type", "lightweight"]
-ROWS = {
-    "transformer": ["--arch", "transformer_iwslt_de_en", "--share-decoder-input-output-embed"],
-    "lightconv": [*LIGHTCONV, "--encoder-conv-type", "lightweight", "--weight-dropout", "0.1"],
-    "dynamic": [*LIGHTCONV, "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
-    "cgc": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
-    "cgc-constant": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-gate", "constant"],
-    "gct": ["--arch", "lightconv_gct", "--weight-dropout", "0.1"],
-    "cgc-gct": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--encoder-gct"],
-    "cgc-dynamic": ["--arch", "lightconv_cgc", "--encoder-conv-type", "dynamic", "--weight-dropout", "0.1"],
-    "cgc-source": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1", "--cgc-decoder", "source"],
-    "cgc-rdrop": ["--arch", "lightconv_cgc", "--weight-dropout", "0.1"],
-}
-# What is changed in the row cgc to tell which of its parts matter, as in the paper's Table 3.
-VARIANTS = {
-    "cgc-learned": ["--cgc-gate", "learned"],
-    "cgc-pool-1": ["--cgc-pool-factor", "1"],
-    "cgc-pool-2": ["--cgc-pool-factor", "2"],
-    "cgc-pool-6": ["--cgc-pool-factor", "6"],
-    "cgc-max": ["--cgc-pool", "max"],
-    "cgc-latent-k": ["--cgc-latent-dim", "K"],
-    "cgc-first": ["--cgc-layers", "[1,2]"],
-    "cgc-last": ["--cgc-layers", "[-2,-1]"],
-    "cgc-logits": ["--cgc-gate-on", "logits"],
-    "cgc-heads-latent": ["--cgc-norm", "heads-latent"],
-    "cgc-tanh": ["--cgc-gate-activation", "one-plus-tanh"],
-    "cgc-zero": ["--cgc-zero-init"],
-    "cgc-tanh-zero": ["--cgc-gate-activation", "one-plus-tanh", "--cgc-zero-init"],
-    "cgc-slow": ["--cgc-lr-scale", "0.1", "--optimizer", "cgc_adam"],
-}
-CRITERION = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
-# R-Drop's weight is that of Liang et al. 2021 for IWSLT'14.
-R_DROP = ["--criterion", "label_smoothed_cross_entropy_with_rdrop", "--label-smoothing", "0.1", "--rdrop-alpha", "5"]
-PROTOCOL = """
-    --optimizer adam --adam-betas (0.9,0.98) --weight-decay 0.0001 --clip-norm 0
-    --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --warmup-init-lr 1e-07
-    --dropout 0.3 --attention-dropout 0.1
-""".split()
-
-
-def row_options(row):
-    """fairseq-train's options for a row of a table (section 4.4 and the recipe that it cites).
-
-    Raises:
-        OptionError: no such row
-    """
-    if row in VARIANTS:
-        return [*row_options("cgc"), *VARIANTS[row]]
-    if row not in ROWS:
-        raise OptionError(f"there is no row '{row}'; choose from {', '.join([*ROWS, *VARIANTS])}")
-    return [*ROWS[row], *PROTOCOL, *(R_DROP if row == "cgc-rdrop" else CRITERION)]
 
 
 def option_values(options):
@@ -99,7 +46,7 @@ def option_values(options):
     return values
 
 
-def batch_options(devices, max_tokens=None, batch_tokens=BATCH_TOKENS):
+def batch_options(devices, max_tokens=None, batch_tokens=PAPER["batch_tokens"]):
     """The same tokens an update whatever the hardware: gradient accumulation makes up the difference.
 
     Args:
@@ -189,9 +136,7 @@ def prepared_folder(folder):
     for candidate in (folder, folder.parent):
         if (candidate / "bin" / PREPARATION).is_file():
             return candidate
-    raise CorpusError(
-        f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with prepare.sh or prepare_corpus.py"
-    )
+    raise CorpusError(f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare")
 
 
 def data_record(prepared):
@@ -201,7 +146,7 @@ def data_record(prepared):
     return {"path": str(prepared), **languages, "sha256": made["sha256"]}
 
 
-def train(run, row, seed, options, prepared, updates, launch=None, layout=(), batch_tokens=None, keep=AVERAGED):
+def train(run, row, seed, options, prepared, updates, launch=None, layout=(), batch_tokens=None, keep=PAPER["average"]):
     """Train a run until ``updates``, from its last checkpoint if there is one.
 
     Args:
@@ -230,6 +175,8 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
             found = before.get(name)
             if name == "data":
                 found, wanted = found["sha256"], wanted["sha256"]
+            elif name == "options":
+                found, wanted = option_values(found), option_values(wanted)
             if found != wanted:
                 raise UserError(
                     f"{run} holds a run with other {name}: {_words(found, wanted)} there, {_words(wanted, found)} asked "
@@ -261,7 +208,7 @@ def _trained_longer(run, trained, updates):
     )
 
 
-def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=AVERAGED):
+def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
     """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
     command = [*(launch or launcher(1)), str(prepared / "bin"), "--user-dir", USER_DIR, *options, *layout]
     command += [*EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
@@ -385,3 +332,27 @@ def _number(text):
         return float(text) if any(c in str(text) for c in ".enai") else int(text)
     except ValueError:
         return text
+
+
+def main(args):
+    """``fairseq-cgc train``."""
+    check_at_least(1, max_update=args.max_update, keep=args.keep)
+    run = args.runs / f"{args.row}-seed{args.seed}"
+    layout = batch_options(args.gpus * args.nodes, args.max_tokens, args.batch_tokens)
+    layout += precision_options(args.precision, torch.cuda.is_available())
+    if args.tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise OptionError(
+                "--tensorboard needs the package tensorboard; pip install -c constraints.txt -e .[tensorboard]"
+            )
+        layout += ["--tensorboard-logdir", str(run / "tensorboard")]
+    launch = launcher(args.gpus, args.nodes, args.node_rank, args.master)
+    writable_folder(args.runs, option="--runs")
+    options = [*row_options(args.row), *args.fairseq]
+    print(f"[train {args.row}, seed {args.seed}, for {args.max_update} updates] -> {run}", flush=True)
+    if args.node_rank > 0:  # the first machine keeps the record
+        data = prepared_folder(args.data)
+        join_training(train_command(run, args.seed, options, data, args.max_update, launch, layout, args.keep))
+        return
+    train(run, args.row, args.seed, options, args.data, args.max_update, launch, layout, args.batch_tokens, args.keep)
+    print(f"[trained] -> {run}; translate and score it: fairseq-cgc generate {run}")

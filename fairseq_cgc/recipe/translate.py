@@ -1,9 +1,5 @@
-"""Translate with a trained model: a binarised test set, or raw sentences.
+"""Translate with a trained model: a binarised test set, or raw sentences."""
 
-``python -m fairseq_cgc.recipe.translate MODEL [SENTENCE ...]``
-"""
-
-import argparse
 import logging
 import re
 import subprocess
@@ -17,10 +13,11 @@ from tqdm import tqdm
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from ..errors import UserError, check_at_least
 from ..lightconv_cgc import LightConvCGCModel
-from .files import read_lines, run_command, whole
+from .files import read_lines, whole
+from .rows import PAPER
 
 logger = logging.getLogger(__name__)
-BEAM = 6  # the paper's (section 4.4)
+BEAM = PAPER["beam"]
 
 
 def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="@@ ", options=()):
@@ -115,17 +112,8 @@ def translate(hub, sentences, beam=BEAM, batch=1):
             yield hub.decode(hypotheses[0]["tokens"])
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_cgc.recipe.translate",
-        description="Translate raw sentences with a model folder (model.pt with its dictionaries, subword model and "
-        "prepare.json).",
-    )
-    parser.add_argument("model", help="the model folder")
-    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
-    parser.add_argument("--beam", type=int, default=BEAM, help="beam size (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="sentences translated together (default: %(default)s)")
-    args = parser.parse_args(argv)
+def main(args):
+    """``fairseq-cgc translate``."""
     check_at_least(1, beam=args.beam, batch=args.batch)
     hub = LightConvCGCModel.from_pretrained(args.model)
     if torch.cuda.is_available():
@@ -137,8 +125,3 @@ def main(argv=None):
         for translation in translate(hub, sentences, args.beam, batch):
             print(translation, flush=True)
             bar.update()
-
-
-if __name__ == "__main__":
-    logging.disable(logging.INFO)
-    run_command(main)

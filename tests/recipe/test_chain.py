@@ -2,22 +2,16 @@
 
 import re
 import shutil
-import sys
 
 import pytest
 import torch
 from archive14 import write_archive
-from conftest import ROOT, TINY_OPTIONS, fairseq, run
+from conftest import ROOT, TINY_OPTIONS, command, fairseq
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.recipe.files import held, read_json, read_lines
 
-SCRIPTS = ROOT / "scripts"
 BPE = {"subword_nmt": 120, "sentencepiece": 150}
-
-
-def script(name, *options, check=True, **keywords):
-    return run(sys.executable, SCRIPTS / name, *options, check=check, **keywords)
 
 
 @pytest.fixture(scope="module", params=list(BPE))
@@ -26,12 +20,12 @@ def chain(request, tmp_path_factory):
     folder, bpe = tmp_path_factory.mktemp("chain"), request.param
     archive = write_archive(folder / "de-en.tgz")
     data, runs = folder / "data", folder / "runs"
-    prepared = script(
-        "prepare_iwslt14.py", "--archive", archive, "--out", data, "--bpe", bpe, "--bpe-size", BPE[bpe], "--workers", 1
+    prepared = command(
+        "prepare-iwslt14", "--archive", archive, "--out", data, "--bpe", bpe, "--bpe-size", BPE[bpe], "--workers", 1
     )
     options = ["--data", data, "--runs", runs, "--batch-tokens", 400, "--max-update", 40, "--lr", 0.005]
-    script("train_row.py", "cgc", *options, "--warmup-updates", 10, *TINY_OPTIONS)
-    scored = script("generate_and_score.py", runs / "cgc-seed1", "--average", 2)
+    command("train", "cgc", *options, "--warmup-updates", 10, *TINY_OPTIONS)
+    scored = command("generate", runs / "cgc-seed1", "--average", 2)
     return {"folder": folder, "archive": archive, "data": data, "runs": runs, "prepared": prepared, "scored": scored}
 
 
@@ -43,8 +37,8 @@ def test_the_preparation_follows_the_recipe_and_warns_of_other_numbers(chain):
     assert "train 186 instead of 160,239" in chain["prepared"].stdout and "WARNING" in chain["prepared"].stdout
     names = {path.name for path in chain["data"].iterdir()}
     assert {"orig", "raw", "tok", "bpe", "bin", "prepare.json"} <= names
-    again = script(
-        "prepare_iwslt14.py", "--archive", chain["archive"], "--out", chain["data"], *preparation_options(chain)
+    again = command(
+        "prepare-iwslt14", "--archive", chain["archive"], "--out", chain["data"], *preparation_options(chain)
     )
     assert "tokenise" not in again.stdout + again.stderr
 
@@ -95,10 +89,8 @@ def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(cha
     sentences = read_lines(chain["data"] / "orig" / "test.de")[:8]
     expected = read_lines(chain["runs"] / "cgc-seed1" / "test" / "test.hyp")[:8]
     assert [hub.translate(sentence, beam=6) for sentence in sentences] == expected
-    done = run(
-        sys.executable,
-        "-m",
-        "fairseq_cgc.recipe.translate",
+    done = command(
+        "translate",
         model,
         stdin="".join(s + "\n" for s in sentences),
         cwd=ROOT,
@@ -107,7 +99,7 @@ def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(cha
 
 
 def test_table_6_is_made_from_the_run_folders(chain):
-    done = run(sys.executable, ROOT / "examples" / "iwslt14" / "table6.py", chain["runs"], "--corpus", "stand-in")
+    done = command("table", chain["runs"], "--corpus", "stand-in")
     assert "no run" in done.stdout
     score = read_json(chain["runs"] / "cgc-seed1" / "test" / "scores.json")["scores"]["tokenised BLEU-4"]["score"]
     assert f"{score:.2f}" in done.stdout
@@ -116,8 +108,8 @@ def test_table_6_is_made_from_the_run_folders(chain):
 
 def test_averaging_by_script_gives_the_model_that_was_scored(chain, tmp_path):
     checkpoints = chain["runs"] / "cgc-seed1" / "checkpoints"
-    script(
-        "average_checkpoints.py",
+    command(
+        "average",
         "--inputs",
         checkpoints,
         "--num-epoch-checkpoints",
@@ -134,8 +126,8 @@ def test_averaging_by_script_gives_the_model_that_was_scored(chain, tmp_path):
 def test_a_new_test_set_is_translated_with_the_old_vocabulary(chain, tmp_path):
     for language in ("de", "en"):
         shutil.copy(chain["data"] / "orig" / f"test.{language}", tmp_path / f"new.{language}")
-    script(
-        "prepare_corpus.py",
+    command(
+        "prepare",
         "--vocabulary-of",
         chain["data"],
         "--test",
@@ -145,7 +137,7 @@ def test_a_new_test_set_is_translated_with_the_old_vocabulary(chain, tmp_path):
     )
     run_folder = chain["runs"] / "cgc-seed1"
     out = tmp_path / "new-test"
-    script("generate_and_score.py", run_folder, "--average", 2, "--data", tmp_path / "new-data", "--out", out)
+    command("generate", run_folder, "--average", 2, "--data", tmp_path / "new-data", "--out", out)
     assert read_lines(out / "test.hyp") == read_lines(run_folder / "test" / "test.hyp")
 
 
@@ -163,14 +155,12 @@ def fails(done, words):
 
 
 def test_fewer_epochs_than_asked_for(run_folder):
-    fails(
-        script("generate_and_score.py", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are wanted"
-    )
+    fails(command("generate", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are wanted")
 
 
 def test_a_run_that_is_being_written(run_folder):
     with held(run_folder / ".lock", "x"):
-        fails(script("generate_and_score.py", run_folder, "--average", 2, check=False), "is still being written")
+        fails(command("generate", run_folder, "--average", 2, check=False), "is still being written")
 
 
 def test_a_data_folder_whose_dictionaries_do_not_fit(run_folder, chain, tmp_path):
@@ -178,23 +168,21 @@ def test_a_data_folder_whose_dictionaries_do_not_fit(run_folder, chain, tmp_path
     file = data / "bin" / "dict.de.txt"
     file.write_text(file.read_text() + "zusätzlich 1\n", encoding="utf-8")
     before = {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
-    done = script("generate_and_score.py", run_folder, "--average", 2, "--data", data, check=False)
+    done = command("generate", run_folder, "--average", 2, "--data", data, check=False)
     fails(done, "the data folder is another than the model's")
     assert before == {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
 
 
 def test_a_split_or_folder_that_is_not_there(run_folder, tmp_path):
-    fails(
-        script("generate_and_score.py", run_folder, "--average", 2, "--split", "test2", check=False), "no split 'test2'"
-    )
-    fails(script("generate_and_score.py", tmp_path / "none", check=False), "does not exist or is not a folder")
+    fails(command("generate", run_folder, "--average", 2, "--split", "test2", check=False), "no split 'test2'")
+    fails(command("generate", tmp_path / "none", check=False), "does not exist or is not a folder")
     (run_folder / "run.json").unlink()
-    fails(script("generate_and_score.py", run_folder, "--average", 2, check=False), "--data")
+    fails(command("generate", run_folder, "--average", 2, check=False), "--data")
 
 
 def test_a_failing_fairseq_generate_leaves_the_earlier_translations(run_folder):
     before = (run_folder / "test" / "scores.json").read_text()
-    done = script("generate_and_score.py", run_folder, "--average", 2, "--lenpen", "long", check=False)
+    done = command("generate", run_folder, "--average", 2, "--lenpen", "long", check=False)
     assert done.returncode == 1 and "fairseq-generate failed" in done.stderr
     assert (run_folder / "test" / "scores.json").read_text() == before
 
@@ -209,7 +197,7 @@ def test_a_failing_fairseq_generate_leaves_the_earlier_translations(run_folder):
     ],
 )
 def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
-    fails(script("prepare_iwslt14.py", "--out", tmp_path / "data", *options, check=False), words)
+    fails(command("prepare-iwslt14", "--out", tmp_path / "data", *options, check=False), words)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +210,7 @@ def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
     ],
 )
 def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
-    fails(script("prepare_corpus.py", "--test", "x", "--out", tmp_path / "data", *options, check=False), words)
+    fails(command("prepare", "--test", "x", "--out", tmp_path / "data", *options, check=False), words)
 
 
 @pytest.mark.parametrize(
@@ -234,24 +222,16 @@ def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
     ],
 )
 def test_a_wrong_option_of_average_checkpoints(tmp_path, options, words):
-    done = script(
-        "average_checkpoints.py", "--inputs", tmp_path, "--output", tmp_path / "out.pt", *options, check=False
-    )
+    done = command("average", "--inputs", tmp_path, "--output", tmp_path / "out.pt", *options, check=False)
     fails(done, words)
 
 
 def test_an_archive_of_another_kind_than_before(tmp_path):
     archive = write_archive(tmp_path / "de-en.tgz")
     options = ["--out", tmp_path / "data", "--bpe-size", 100, "--workers", 1]
-    script("prepare_iwslt14.py", "--archive", archive, *options)
+    command("prepare-iwslt14", "--archive", archive, *options)
     (tmp_path / "other.tgz").write_bytes(archive.read_bytes() + b"\0")
     fails(
-        script("prepare_iwslt14.py", "--archive", tmp_path / "other.tgz", *options, check=False), "from another archive"
+        command("prepare-iwslt14", "--archive", tmp_path / "other.tgz", *options, check=False), "from another archive"
     )
-    fails(script("prepare_iwslt14.py", *options, "--keep-case", check=False), "other settings: lowercase True there")
-
-
-def test_the_shell_scripts_answer_help():
-    for name in ("prepare", "train", "generate"):
-        done = run("bash", ROOT / "examples" / "iwslt14" / f"{name}.sh", "--help")
-        assert f"usage: {name}.sh" in done.stdout
+    fails(command("prepare-iwslt14", *options, "--keep-case", check=False), "other settings: lowercase True there")

@@ -1,24 +1,19 @@
 """Looking at gates: what is handed out, what is made of it, and the command."""
 
-import importlib.util
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_OPTIONS, run, tiny_model
+from conftest import TINY_OPTIONS, command, tiny_model
 
 from fairseq_cgc import GatedChannelTransformation
 from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserError
 from fairseq_cgc.gated_convolution import gated_kernel
 from fairseq_cgc.recipe import inspection
+from fairseq_cgc.recipe.command_line import parse
 
-SCRIPT = ROOT / "scripts" / "inspect_gates.py"
-SPEC = importlib.util.spec_from_file_location("inspect_gates", SCRIPT)
-SCRIPT_MODULE = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(SCRIPT_MODULE)
 SOURCE = torch.tensor([[1, 1, 5, 6, 7, 8, 2], [9, 8, 7, 6, 5, 4, 2]]), torch.tensor([5, 7])
 
 
@@ -168,7 +163,7 @@ def test_classes_that_cannot_be_compared(labels, words):
 
 def train(prepared, runs, row):
     options = ["--data", prepared, "--runs", runs, "--batch-tokens", 400, "--max-update", 8, *TINY_OPTIONS]
-    run(sys.executable, ROOT / "scripts" / "train_row.py", row, *options, "--lr", 0.01, "--warmup-updates", 4)
+    command("train", row, *options, "--lr", 0.01, "--warmup-updates", 4)
     return runs / f"{row}-seed1" / "checkpoints" / "checkpoint_last.pt"
 
 
@@ -223,7 +218,7 @@ def test_beyond_the_convolutions_reach_the_gates_alone_move_the_output(checkpoin
 
 
 def inspect(*options, check=True):
-    return run(sys.executable, SCRIPT, *options, check=check)
+    return command("inspect", *options, check=check)
 
 
 def test_an_error_ends_the_command_with_a_line(tmp_path):
@@ -264,7 +259,7 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    "options, message",
     [
         ([], "give sentences with --input"),
         (["--input", "nowhere.de"], "nowhere.de does not exist"),
@@ -283,14 +278,14 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
         (["--input", "good", "--batch", "0"], "--batch is 0"),
     ],
 )
-def test_bad_input_is_named(checkpoints, prepared, tmp_path, options, words):
+def test_bad_input_is_named(checkpoints, prepared, tmp_path, options, message):
     contents = {"empty": b"", "latin": b"de1 \xe4\n", "good": b"de1\nde2 de3\n", "pair": b"de1 de2\tde1 de3\n"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     options = [tmp_path / word if word in contents or word == "nowhere.de" else word for word in options]
-    command = [checkpoints["cgc"], "--data", prepared, "--out", tmp_path / "out", *options]
-    with pytest.raises(UserError, match=re.escape(words)):
-        SCRIPT_MODULE.main(SCRIPT_MODULE.parse([str(word) for word in command]))
+    words = [checkpoints["cgc"], "--data", prepared, "--out", tmp_path / "out", *options]
+    with pytest.raises(UserError, match=re.escape(message)):
+        inspection.main(parse(["inspect", *map(str, words)]))
     assert not (tmp_path / "out" / "gates.json").exists()
 
 
@@ -318,9 +313,9 @@ def test_pairs_that_would_be_misread(checkpoints, prepared):
         inspection.compare_pair(hub, "DE1 de2", "de1 de2")
 
 
-def report_of(*command):
-    SCRIPT_MODULE.main(SCRIPT_MODULE.parse([str(word) for word in command]))
-    return json.loads((command[-1] / "gates.json").read_text())
+def report_of(*words):
+    inspection.main(parse(["inspect", *map(str, words)]))
+    return json.loads((words[-1] / "gates.json").read_text())
 
 
 def test_classes_by_labels_and_by_files_of_one_name(checkpoints, prepared, tmp_path):
@@ -328,13 +323,13 @@ def test_classes_by_labels_and_by_files_of_one_name(checkpoints, prepared, tmp_p
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "test.de").write_text("".join(f"{sentence}\n" for sentence in SENTENCES))
     inputs = [tmp_path / "one" / "test.de", tmp_path / "two" / "test.de"]
-    command = [checkpoints["cgc"], "--data", prepared, "--permutations", 5, "--input", *inputs]
-    found = report_of(*command, "--classes", "file", "--out", tmp_path / "out")["classes"]
+    words = [checkpoints["cgc"], "--data", prepared, "--permutations", 5, "--input", *inputs]
+    found = report_of(*words, "--classes", "file", "--out", tmp_path / "out")["classes"]
     assert found["classes"] == [str(path) for path in inputs] and found["sizes"] == [5, 5]
     assert found["compared"] == "kernels"
     labels = tmp_path / "labels"
     labels.write_text("a\nb\n" * 5)
-    found = report_of(*command, "--labels", labels, "--out", tmp_path / "out")["classes"]
+    found = report_of(*words, "--labels", labels, "--out", tmp_path / "out")["classes"]
     assert (found["of"], found["classes"], found["sizes"]) == ("labels", ["a", "b"], [5, 5])
 
 
@@ -351,8 +346,8 @@ def test_of_a_dynamic_encoder_the_gates_are_compared(checkpoints, prepared, tmp_
     """Its tokens' kernels differ whatever the gate does."""
     (tmp_path / "input").write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 2))
     (tmp_path / "labels").write_text("a\nb\n" * 5)
-    command = [checkpoints["cgc-dynamic"], "--data", prepared, "--permutations", 5, "--input", tmp_path / "input"]
-    found = report_of(*command, "--labels", tmp_path / "labels", "--out", tmp_path / "out")["classes"]
+    words = [checkpoints["cgc-dynamic"], "--data", prepared, "--permutations", 5, "--input", tmp_path / "input"]
+    found = report_of(*words, "--labels", tmp_path / "labels", "--out", tmp_path / "out")["classes"]
     assert found["compared"] == "gates"
     layers, _ = inspection.gates_of(inspection.load_model(checkpoints["cgc-dynamic"], prepared), SENTENCES * 2)
     expected = inspection.compare_classes(layers[-1].gates, ["a", "b"] * 5, permutations=1)

@@ -1,15 +1,12 @@
 import json
 import re
 import shutil
-import sys
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, command, run
 from standin import write_wheel
 
 from fairseq_cgc.recipe.files import sha256_of
-
-SCRIPT = ROOT / "scripts" / "quickstart.py"
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +15,9 @@ def wheel(tmp_path_factory):
 
 
 def quickstart(work, wheel, *options, check=True, updates=30):
-    command = [sys.executable, SCRIPT, "--work", work, "--archive", wheel, "--sha256", sha256_of(wheel)]
-    command += ["--valid-size", 20, "--test-size", 30, "--updates", updates, *options]
-    return run(*command, check=check)
+    words = ["--work", work, "--archive", wheel, "--sha256", sha256_of(wheel)]
+    words += ["--valid-size", 20, "--test-size", 30, "--updates", updates, *options]
+    return command("quickstart", *words, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +43,8 @@ def test_a_run_goes_from_the_wheel_to_scores_and_a_command_to_go_on_with(finishe
 
 
 def test_the_last_command_translates_a_sentence(finished):
-    command = finished[1].stdout.strip().splitlines()[-1]
-    python, arguments, sentence = re.fullmatch(r"\s*(\S+) (.*) (\".*\")", command).groups()
+    last = finished[1].stdout.strip().splitlines()[-1]
+    python, arguments, sentence = re.fullmatch(r"\s*(\S+) (.*) (\".*\")", last).groups()
     done = run("bash", "-c", f"{python} {arguments} {sentence}", cwd=ROOT)
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
 

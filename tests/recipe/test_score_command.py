@@ -1,29 +1,18 @@
 import gzip
-import importlib.util
 import json
 import random
 import re
-import sys
 from importlib.metadata import version
 
 import pytest
-from conftest import ROOT, run
+from conftest import command
 
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
-from fairseq_cgc.recipe.scoring import compare, detokenised_scores, score_systems, tokenised_bleu
+from fairseq_cgc.recipe.command_line import parse
+from fairseq_cgc.recipe.scoring import compare, detokenised_scores, main, score_systems, tokenised_bleu
 from fairseq_cgc.text import MosesText
 
-SCRIPT = ROOT / "scripts" / "score.py"
 METRICS = ["tokenised BLEU-4", "BLEU", "chrF"]
-
-
-@pytest.fixture(scope="module")
-def score():
-    """scripts/score.py as a module."""
-    spec = importlib.util.spec_from_file_location("score", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def corpus(size=60):
@@ -55,16 +44,16 @@ def lines(path):
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def figures(score, capsys, *options):
+def figures(capsys, *options):
     """What the command prints as a dict of metric to list of scores, and the words."""
-    score.main(score.parse([str(option) for option in options]))
+    main(parse(["score", *map(str, options)]))
     words = capsys.readouterr().out
     blocks = {re.match(r"(.*?) +score", block)[1]: block.splitlines() for block in words.split("\n\n")}
     return {m: [float(re.search(r" +(\d+\.\d\d)\b", row)[1]) for row in b[1:-1]] for m, b in blocks.items()}, words
 
 
-def test_raw_text_is_scored_as_it_stands_and_tokenised_for_bleu_4(score, files, capsys):
-    found, _ = figures(score, capsys, "good", "--ref", "ref")
+def test_raw_text_is_scored_as_it_stands_and_tokenised_for_bleu_4(files, capsys):
+    found, _ = figures(capsys, "good", "--ref", "ref")
     hypotheses, references = lines(files / "good"), lines(files / "ref")
     wanted = detokenised_scores(hypotheses, references, lowercase=False)
     moses = MosesText("en")
@@ -75,48 +64,48 @@ def test_raw_text_is_scored_as_it_stands_and_tokenised_for_bleu_4(score, files, 
     assert {m: [pytest.approx(wanted[m]["score"], abs=0.005)] for m in METRICS} == found
 
 
-def test_tokens_are_scored_as_they_stand_and_detokenised_for_the_others(score, files, capsys):
-    raw, _ = figures(score, capsys, "bad", "--ref", "ref")
+def test_tokens_are_scored_as_they_stand_and_detokenised_for_the_others(files, capsys):
+    raw, _ = figures(capsys, "bad", "--ref", "ref")
     moses = MosesText("en")
     for name in ("bad", "ref"):
         (files / f"{name}.tok").write_text("".join(moses.tokenise(line) + "\n" for line in lines(files / name)))
-    tokenised, words = figures(score, capsys, "bad.tok", "--ref", "ref.tok", "--tokenised")
+    tokenised, words = figures(capsys, "bad.tok", "--ref", "ref.tok", "--tokenised")
     assert tokenised == raw  # the text is what Moses' round trip gives back
     assert "tokens as given" in words and "both sides detokenised" in words
-    assert figures(score, capsys, "bad.tok", "--ref", "ref.tok")[0]["BLEU"] != raw["BLEU"]
+    assert figures(capsys, "bad.tok", "--ref", "ref.tok")[0]["BLEU"] != raw["BLEU"]
 
 
-def test_the_language_is_the_tokeniser_s(score, files, capsys):
+def test_the_language_is_the_tokeniser_s(files, capsys):
     (files / "ref").write_text("heute bzw. Morgen oder nie wieder\n")  # an abbreviation of German alone
     (files / "good").write_text("heute bzw Morgen oder nie wieder\n")
-    english, german = (figures(score, capsys, "good", "--ref", "ref", "--lang", lang)[0] for lang in ("en", "de"))
+    english, german = (figures(capsys, "good", "--ref", "ref", "--lang", lang)[0] for lang in ("en", "de"))
     assert english["tokenised BLEU-4"] != german["tokenised BLEU-4"] and english["BLEU"] == german["BLEU"]
 
 
-def test_lowercase_compares_without_case(score, files, capsys):
+def test_lowercase_compares_without_case(files, capsys):
     (files / "lower").write_text((files / "ref").read_text().lower())
-    assert all(value < 99 for [value] in figures(score, capsys, "lower", "--ref", "ref")[0].values())
-    found, words = figures(score, capsys, "lower", "--ref", "ref", "--lowercase")
+    assert all(value < 99 for [value] in figures(capsys, "lower", "--ref", "ref")[0].values())
+    found, words = figures(capsys, "lower", "--ref", "ref", "--lowercase")
     assert found == {metric: [100] for metric in METRICS}
     assert words.count("case:lc") == 2 and ", lowercased" in words
 
 
-def test_lowercase_counts_in_a_comparison_too(score, files, capsys):
+def test_lowercase_counts_in_a_comparison_too(files, capsys):
     (files / "lower").write_text((files / "ref").read_text().lower())
-    found, words = figures(score, capsys, "lower", "bad", "--ref", "ref", "--lowercase")
+    found, words = figures(capsys, "lower", "bad", "--ref", "ref", "--lowercase")
     assert all(values[0] == 100 > values[1] for values in found.values()) and words.count("case:lc") == 3
 
 
-def test_each_metric_has_its_signature_below(score, files, capsys):
-    _, words = figures(score, capsys, "good", "--ref", "ref")
+def test_each_metric_has_its_signature_below(files, capsys):
+    _, words = figures(capsys, "good", "--ref", "ref")
     signatures = [block.splitlines()[-1].strip() for block in words.split("\n\n")]
     assert signatures[0].startswith("BLEU4 = ") and f"sacremoses {version('sacremoses')}, en" in signatures[0]
     assert "tok:13a" in signatures[1] and "nc:6" in signatures[2]
     assert all(f"version:{version('sacrebleu')}" in line for line in signatures[1:])
 
 
-def test_several_systems_have_intervals_and_p_values_against_the_first(score, files, capsys):
-    _, words = figures(score, capsys, "bad", "good", "--ref", "ref")
+def test_several_systems_have_intervals_and_p_values_against_the_first(files, capsys):
+    _, words = figures(capsys, "bad", "good", "--ref", "ref")
     header, baseline, other, signature = words.split("\n\n")[1].splitlines()
     assert re.fullmatch(r"BLEU +score +95 % interval +p", header)
     assert re.fullmatch(r"bad +\d+\.\d\d +\d+\.\d\d ± +\d+\.\d\d", baseline)
@@ -124,37 +113,37 @@ def test_several_systems_have_intervals_and_p_values_against_the_first(score, fi
     assert "|bs:1000|seed:12345|" in signature
 
 
-def test_columns_are_aligned_whatever_the_names_lengths(score, files, capsys):
+def test_columns_are_aligned_whatever_the_names_lengths(files, capsys):
     (files / "a-rather-long-name-of-a-system").write_text((files / "good").read_text())
-    _, words = figures(score, capsys, "bad", "a-rather-long-name-of-a-system", "--ref", "ref", "--samples", 20)
+    _, words = figures(capsys, "bad", "a-rather-long-name-of-a-system", "--ref", "ref", "--samples", 20)
     points = {row.index(".") for block in words.split("\n\n") for row in block.splitlines()[1:-1]}
     assert len(points) == 1
 
 
-def test_a_file_given_twice_is_no_different_from_itself(score, files, capsys):
-    _, words = figures(score, capsys, "bad", "bad", "--ref", "ref", "--samples", 50)
+def test_a_file_given_twice_is_no_different_from_itself(files, capsys):
+    _, words = figures(capsys, "bad", "bad", "--ref", "ref", "--samples", 50)
     rows = [line.split() for line in words.splitlines() if line.startswith("bad (2)")]
     assert len(rows) == 3 and all(row[-1] == "1.0000" for row in rows)
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(score, files, capsys):
+def test_files_of_one_name_are_told_apart_by_their_folders(files, capsys):
     for folder in ("one", "two"):
         (files / folder).mkdir()
         (files / folder / "hyp").write_text((files / ("bad" if folder == "one" else "good")).read_text())
-    _, words = figures(score, capsys, "one/hyp", "two/hyp", "--ref", "ref", "--samples", 20)
+    _, words = figures(capsys, "one/hyp", "two/hyp", "--ref", "ref", "--samples", 20)
     assert words.count("one/hyp") == words.count("two/hyp") == 3
 
 
-def test_gzip_is_read(score, files, capsys):
-    plain = figures(score, capsys, "good", "--ref", "ref")[0]
+def test_gzip_is_read(files, capsys):
+    plain = figures(capsys, "good", "--ref", "ref")[0]
     for name in ("good", "ref"):
         (files / f"{name}.gz").write_bytes(gzip.compress((files / name).read_bytes()))
-    assert figures(score, capsys, "good.gz", "--ref", "ref.gz")[0] == plain
+    assert figures(capsys, "good.gz", "--ref", "ref.gz")[0] == plain
 
 
-def test_json_has_what_is_printed(score, files, capsys):
+def test_json_has_what_is_printed(files, capsys):
     options = ["bad", "good", "--ref", "ref", "--samples", 50, "--seed", 7, "--json", "deep/out.json"]
-    found, words = figures(score, capsys, *options)
+    found, words = figures(capsys, *options)
     record = json.loads((files / "deep" / "out.json").read_text())
     assert {m: [round(s["score"], 2) for s in f["systems"].values()] for m, f in record["scores"].items()} == found
     assert all(f["signature"] in words for f in record["scores"].values())
@@ -163,9 +152,9 @@ def test_json_has_what_is_printed(score, files, capsys):
     assert (record["reference"], record["sentences"], record["samples"], record["seed"]) == ("ref", 60, 50, 7)
 
 
-def test_a_json_file_that_cannot_be_written_comes_after_the_figures(score, files, capsys):
+def test_a_json_file_that_cannot_be_written_comes_after_the_figures(files, capsys):
     with pytest.raises(UserError, match="--json good/out.json cannot be written"):
-        score.main(score.parse(["bad", "--ref", "ref", "--json", "good/out.json"]))
+        main(parse(["score", "bad", "--ref", "ref", "--json", "good/out.json"]))
     assert "BLEU4 = " in capsys.readouterr().out
 
 
@@ -182,26 +171,18 @@ def test_a_json_file_that_cannot_be_written_comes_after_the_figures(score, files
         (["good", "bad", "--ref", "ref", "--seed", "0"], "--seed is 0; it must be at least 1"),
     ],
 )
-def test_bad_input_is_named(score, files, options, words):
+def test_bad_input_is_named(files, options, words):
     (files / "empty").write_text("")
     (files / "latin1").write_bytes("äh\n".encode("latin1"))
     (files / "short").write_text("a\n" * 5)
     with pytest.raises(UserError, match=words) as error:
-        score.main(score.parse(options))
+        main(parse(["score", *options]))
     assert str(error.value).count("\n") <= 1
 
 
 def test_an_error_ends_the_command_with_status_1_and_a_line(tmp_path):
-    done = run(sys.executable, SCRIPT, tmp_path / "a", "--ref", tmp_path / "b", check=False)
+    done = command("score", tmp_path / "a", "--ref", tmp_path / "b", check=False)
     assert (done.returncode, done.stderr) == (1, f"error: {tmp_path / 'b'} does not exist\n")
-
-
-def test_help_needs_neither_torch_nor_the_package():
-    code = "import runpy, sys; sys.modules['torch'] = sys.modules['fairseq_cgc'] = None; "
-    code += f"sys.argv = ['score', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    done = run(sys.executable, "-c", code)
-    for option in ("--ref", "--tokenised", "--lang", "--lowercase", "--samples", "--seed", "--json"):
-        assert option in done.stdout
 
 
 def compared(**changes):

@@ -1,6 +1,5 @@
 import argparse
 import fcntl
-import importlib.util
 import json
 import random
 import re
@@ -10,16 +9,17 @@ from statistics import mean, stdev
 
 import pytest
 import torch
-from conftest import LIGHTWEIGHT, ROOT, TINY, Task, build_model, run
+from conftest import LIGHTWEIGHT, TINY, Task, build_model, command
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.checkpoints import load_checkpoint
+from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.files import is_held
+from fairseq_cgc.recipe.rows import SYSTEMS, row_options
 from fairseq_cgc.recipe.scoring import compare, compare_over_seeds
 from fairseq_cgc.recipe.table import (
     IWSLT14,
-    SYSTEMS,
     count_parameters,
     make_table,
     markdown,
@@ -28,10 +28,8 @@ from fairseq_cgc.recipe.table import (
     read_run,
     read_runs,
 )
-from fairseq_cgc.recipe.training import row_options
 
 NEEDS_MATPLOTLIB = pytest.mark.skipif(find_spec("matplotlib") is None, reason="the extra plots is not installed")
-SCRIPT = ROOT / "examples" / "iwslt14" / "table6.py"
 NAMES = {"tokenised BLEU-4": "BLEU4 = {:.2f}, beam 6", "BLEU": "tok:13a|version:2", "chrF": "nc:6|version:2"}
 SHARE = {"transformer": 0.5, "lightconv": 0.4, "dynamic": 0.3, "cgc": 0.1, "cgc-constant": 0.2, "cgc-rdrop": 0.05}
 
@@ -209,9 +207,9 @@ def test_a_training_event_without_its_value_is_named(tmp_path):
     [
         (lambda record: record.pop("seed"), "run.json lacks 'seed'"),
         (lambda record: record["data"].pop("sha256"), "run.json lacks 'sha256'"),
-        (lambda record: record.update(updates="many"), "run.json is not as train.sh writes it"),
-        (lambda record: record.update(options=[1]), "run.json is not as train.sh writes it"),
-        (lambda record: record.update(batch_tokens="all"), "run.json is not as train.sh writes it"),
+        (lambda record: record.update(updates="many"), "run.json is not as fairseq-cgc train writes it"),
+        (lambda record: record.update(options=[1]), "run.json is not as fairseq-cgc train writes it"),
+        (lambda record: record.update(batch_tokens="all"), "run.json is not as fairseq-cgc train writes it"),
         (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
     ],
 )
@@ -256,15 +254,13 @@ def note(root):
 def test_a_run_without_scores_is_named(tmp_path):
     (make_run(tmp_path) / "test" / "scores.json").unlink()
     row, words = note(tmp_path)
-    assert words == "not translated yet: run generate.sh" and row["tokenised BLEU-4"] == "not finished"
+    assert words == "not translated yet: fairseq-cgc generate" and row["tokenised BLEU-4"] == "not finished"
 
 
 def test_a_run_that_was_stopped_is_named_and_its_old_scores_do_not_count(tmp_path):
     make_run(tmp_path, updates=50000)
     row, words = note(tmp_path)
-    assert (
-        words == "stopped at 2,000 of 50,000 updates; run train.sh again" and row["tokenised BLEU-4"] == "not finished"
-    )
+    assert words == "stopped at 2,000 of 50,000 updates; train it on" and row["tokenised BLEU-4"] == "not finished"
 
 
 def test_a_run_that_is_being_written_is_named(tmp_path):
@@ -285,7 +281,7 @@ def test_a_finished_run_that_is_still_held_is_not_counted(tmp_path):
 
 def test_a_run_that_has_just_begun_is_named(tmp_path):
     (make_run(tmp_path) / "log.jsonl").unlink()
-    assert note(tmp_path)[1] == "stopped at 0 of 2,000 updates; run train.sh again"
+    assert note(tmp_path)[1] == "stopped at 0 of 2,000 updates; train it on"
 
 
 def test_an_unfinished_seed_is_left_out_of_the_mean(tmp_path):
@@ -491,7 +487,7 @@ def test_the_claim_is_tied_to_the_control_and_measured_against_it(text):
 def test_the_command_writes_table_and_plots_and_prints_the_table(tmp_path):
     make_run(tmp_path / "runs", "lightconv")
     make_run(tmp_path / "runs", "cgc")
-    done = run(sys.executable, SCRIPT, tmp_path / "runs", "--out", tmp_path / "deep" / "out", "--corpus", "Mine")
+    done = command("table", tmp_path / "runs", "--out", tmp_path / "deep" / "out", "--corpus", "Mine")
     out = tmp_path / "deep" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "table.md", "table.png"]
     assert (out / "table.md").read_text() == done.stdout and done.stderr == ""
@@ -597,18 +593,8 @@ def test_there_is_a_curve_a_run_in_its_row_s_colour_unfinished_ones_too(full, tm
     assert all(list(line.get_xdata()) == [1000, 2000] for line in drawn.axes.lines)
 
 
-def test_help_needs_neither_torch_nor_the_package():
-    code = "import runpy, sys; sys.modules['torch'] = sys.modules['fairseq_cgc'] = None; "
-    code += f"sys.argv = ['table6', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    done = run(sys.executable, "-c", code)
-    assert "--out" in done.stdout and "--corpus" in done.stdout
-
-
 def test_the_command_s_corpus_is_the_paper_s_unless_told_otherwise():
-    spec = importlib.util.spec_from_file_location("table6", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.parse(["runs"]).corpus == IWSLT14
+    assert parse(["table", "runs"]).corpus == IWSLT14
 
 
 def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
@@ -617,5 +603,5 @@ def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
     text = make_table(tmp_path)
     assert list(rows(text)) == [system.title for system in SYSTEMS.values()] and "max" not in text
     change_json(tmp_path / "cgc-1" / "run.json", lambda record: record.update(row="cgc-pool-1"))
-    with pytest.raises(UserError, match=r"runs of variants alone; examples/ablations/run.sh --table"):
+    with pytest.raises(UserError, match=r"runs of variants alone; fairseq-cgc table --experiment"):
         make_table(tmp_path)

@@ -12,18 +12,14 @@ from threading import Lock
 from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
-from ..errors import UserError
+from ..errors import OptionError, UserError, check_at_least
 from .checkpoints import find_checkpoints
 from .evaluation import SCORES
-from .files import read_json, write_json
+from .files import read_json, writable_folder, write_json
+from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
 from .scoring import TOKENISED_BLEU
 from .table import (
-    BASELINE,
-    CONTROL,
     STATISTICS,
-    SYSTEMS,
-    TITLES,
-    VARIANTS,
     bleu_of,
     deviation_of,
     difference_cell,
@@ -40,11 +36,11 @@ from .table import (
     updates_cell,
     write_text_and_plots,
 )
-from .training import RUN, parse_figures
+from .training import RUN, option_values, parse_figures, prepared_folder
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-SHUFFLED, OF = "cgc-shuffled", "cgc"  # a way to evaluate the runs of a row
-SHUFFLE = "{'cgc_shuffle_context': True}"
+COMMAND = [sys.executable, "-m", "fairseq_cgc"]
+UNASKED = [row for row in ROWS if row not in ("transformer", "cgc-rdrop")]
+SHUFFLE = ROWS[SHUFFLED].evaluated_with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
 
 
@@ -52,7 +48,7 @@ def run_all(args, rows, seeds):
     """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
 
     Args:
-        args: the options of ``scripts/run_ablations.py``
+        args: the options of ``fairseq-cgc experiment``
         rows: names
         seeds: numbers
 
@@ -60,8 +56,8 @@ def run_all(args, rows, seeds):
         UserError: some failed; the others have been finished
     """
     trained = [row for row in rows if row != SHUFFLED]
-    if SHUFFLED in rows and OF not in trained:
-        trained.insert(0, OF)
+    if SHUFFLED in rows and CGC not in trained:
+        trained.insert(0, CGC)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     processes = _Processes({"OMP_NUM_THREADS": str(threads), **os.environ})
     failed = []
@@ -126,7 +122,7 @@ class _Processes:
 def _run(args, row, seed, folder, shuffled, processes):
     """What is left to do of a run."""
     log = args.runs / f"{folder.name}.log"
-    train = [SCRIPTS / "train_row.py", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
+    train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
     train += [
         "--batch-tokens",
         args.batch_tokens,
@@ -136,16 +132,16 @@ def _run(args, row, seed, folder, shuffled, processes):
         args.average,
         *args.fairseq,
     ]
-    processes.run([sys.executable, *map(str, train)], log)
+    processes.run([*COMMAND, *map(str, train)], log)
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
-    generate = [SCRIPTS / "generate_and_score.py", folder, "--average", args.average, "--by", args.by]
+    generate = ["generate", folder, "--average", args.average, "--by", args.by]
     tests = {"test": generate}
-    if shuffled and row == OF:
+    if shuffled and row == CGC:
         tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE]
     for test, command in tests.items():
         scores = folder / test / SCORES
         if not scores.exists() or read_json(scores)["generation"].get("checkpoints") != names:
-            processes.run([sys.executable, *map(str, command)], log)
+            processes.run([*COMMAND, *map(str, command)], log)
     if SHUFFLED_TEST in tests:
         _validate_shuffled(folder, args, processes)
 
@@ -211,13 +207,13 @@ def markdown(runs, corpus):
     """The table and what belongs under it."""
     header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
     header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
-    present = [row for row in TITLES if any(run.row == row for run in runs)]
-    to_cgc, to_control = differences(runs, present, OF), differences(runs, present, CONTROL)
+    present = [row for row in ROWS if any(run.row == row for run in runs)]
+    to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = [
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
         "medians over a run, whatever else its machine did meanwhile: to compare them, train one at a time on a machine of "
-        f"your own. `{SHUFFLED}` is `{OF}` itself, whose sentences are given the contexts of their neighbours in the batch."
+        f"your own. `{SHUFFLED}` is `{CGC}` itself, whose sentences are given the contexts of their neighbours in the batch."
     ]
     return (
         "\n\n".join(
@@ -235,7 +231,7 @@ def markdown(runs, corpus):
 
 
 def _cells(runs, row, to_cgc, to_control):
-    start, scored = [f"`{row}`", TITLES[row]], list(finished(runs, row).values())
+    start, scored = [f"`{row}`", ROWS[row].title], list(finished(runs, row).values())
     if not scored:
         return [*start, "–", "not finished", *["–"] * 6]
     losses = [run.losses[-1][1] for run in scored if run.losses]
@@ -245,7 +241,7 @@ def _cells(runs, row, to_cgc, to_control):
         *start,
         f"{scored[0].parameters:,}",
         deviation_of(bleu_of(runs, row)),
-        "–" if row == OF else difference_cell(to_cgc),
+        "–" if row == CGC else difference_cell(to_cgc),
         "–" if row == CONTROL else difference_cell(to_control),
         f"{mean(losses):.3f}" if losses else "–",
         updates_cell(scored),
@@ -265,15 +261,15 @@ def plot_differences(runs, path, corpus):
     """
     from matplotlib.figure import Figure
 
-    scores = {row: found for row in reversed(TITLES) if (found := bleu_of(runs, row))}
+    scores = {row: found for row in reversed(ROWS) if (found := bleu_of(runs, row))}
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
-    lines = [row for row in (BASELINE, CONTROL, OF) if row in scores]
+    lines = [row for row in (BASELINE, CONTROL, CGC) if row in scores]
     for row in lines:
-        label = f"mean of {TITLES[row]}"
+        label = f"mean of {ROWS[row].title}"
         axes.axvline(mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=label)
     for place, (row, found) in enumerate(scores.items()):
-        colour = SYSTEMS[OF if row in VARIANTS else row].colour
+        colour = SYSTEMS[CGC if row in VARIANTS else row].colour
         axes.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.6)
         axes.errorbar(
             mean(found),
@@ -284,7 +280,7 @@ def plot_differences(runs, path, corpus):
             markersize=6,
             capsize=3,
         )
-    axes.set_yticks(range(len(scores)), [TITLES[row] for row in scores])
+    axes.set_yticks(range(len(scores)), [ROWS[row].title for row in scores])
     axes.set_xlabel(f"{TOKENISED_BLEU}: a dot a seed, the mean ± standard deviation")
     axes.set_title(corpus)
     axes.grid(axis="x", alpha=0.3)
@@ -292,3 +288,53 @@ def plot_differences(runs, path, corpus):
     if lines:
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)
+
+
+def main(args):
+    """``fairseq-cgc experiment``."""
+    for name in ("max_update", "batch_tokens", "average", "by"):
+        if getattr(args, name) is None:
+            setattr(args, name, (SMALL if args.small else PAPER)[name])
+    if args.small:
+        args.fairseq = [*SMALL["options"].split(), *args.fairseq]
+    check_at_least(1, max_update=args.max_update, batch_tokens=args.batch_tokens, average=args.average, jobs=args.jobs)
+    rows = UNASKED if args.rows == "all" else args.rows.split(",")
+    for row in rows:
+        if row not in ROWS:
+            raise OptionError(f"--rows: there is no row '{row}'; choose from {', '.join(ROWS)}, or all")
+    try:
+        seeds = [int(seed) for seed in args.seeds.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"--seeds is '{args.seeds}'; whole numbers with commas between were wanted, such as 1,2"
+        ) from None
+    writable_folder(args.runs, option="--runs")
+    if not args.table:
+        if args.by == "update":
+            _keep_enough_updates(args)
+        if args.data is None:
+            raise OptionError("give the prepared folder with --data; --table alone needs none")
+        prepared_folder(args.data)
+        run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
+    print(make_table(args.runs, corpus=args.corpus), end="")
+
+
+def _keep_enough_updates(args):
+    """Have fairseq-train keep as many checkpoints between epochs as are averaged.
+
+    Raises:
+        OptionError: it saves fewer
+    """
+    values = option_values(args.fairseq)
+    interval, kept = (
+        int(value) if (value := values.get(name, "")).isdigit() else 0
+        for name in ("--save-interval-updates", "--keep-interval-updates")
+    )
+    saved = args.max_update // interval if interval else 0
+    if saved < args.average:
+        raise OptionError(
+            f"--by update averages {args.average} checkpoints, and {args.max_update} updates leave {saved}: "
+            f"--save-interval-updates is {interval or 'not given'}; save more often, or change --by or --average"
+        )
+    if args.average > kept:
+        args.fairseq += ["--keep-interval-updates", str(args.average)]

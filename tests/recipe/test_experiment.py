@@ -8,20 +8,19 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OPTIONS, run
+from conftest import ROOT, TINY_OPTIONS, command, run
 from test_table import change_json, make_run, rows
 
-from fairseq_cgc.recipe import table, training
-from fairseq_cgc.recipe.ablations import LOSS, SHUFFLED_TEST, make_table
+from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, make_table
 from fairseq_cgc.recipe.files import is_held
+from fairseq_cgc.recipe.rows import VARIANTS, row_options
 from fairseq_cgc.recipe.training import LOCK
 
-SCRIPT = ROOT / "scripts" / "run_ablations.py"
 QUICK = ["--max-update", 45, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
 
 
 def ablate(data, runs, *options, check=True):
-    return run(sys.executable, SCRIPT, "--data", data, "--runs", runs, *QUICK, *options, check=check)
+    return command("experiment", "--data", data, "--runs", runs, *QUICK, *options, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +81,11 @@ def test_a_run_trained_on_is_translated_anew(ablated, prepared, tmp_path):
 
 
 def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
-    command = [
+    words = [
         sys.executable,
-        SCRIPT,
+        "-m",
+        "fairseq_cgc",
+        "experiment",
         "--data",
         prepared,
         "--runs",
@@ -95,8 +96,8 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
         1,
         *QUICK,
     ]
-    command = [str(word) for word in [*command, "--jobs", 2, "--max-update", 100000]]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    words = [str(word) for word in [*words, "--jobs", 2, "--max-update", 100000]]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     logs = [tmp_path / f"{row}-seed1" / "log.jsonl" for row in ("cgc", "cgc-max")]
     deadline = time.monotonic() + 400
     try:
@@ -136,7 +137,7 @@ def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path)
     ],
 )
 def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
-    done = run(sys.executable, SCRIPT, "--data", prepared, "--runs", tmp_path / "runs", *options, check=False)
+    done = command("experiment", "--data", prepared, "--runs", tmp_path / "runs", *options, check=False)
     assert done.returncode == 1 and words in done.stderr and done.stderr.startswith("error: ")
 
 
@@ -166,17 +167,13 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
 
 def test_the_table_names_settings_in_which_runs_differ(tmp_path, recwarn):
     for seed, tokens in ((1, 4000), (2, 800)):
-        make_run(tmp_path, "cgc-max", seed, options=training.row_options("cgc-max"), batch_tokens=tokens)
+        make_run(tmp_path, "cgc-max", seed, options=row_options("cgc-max"), batch_tokens=tokens)
     text = make_table(tmp_path, tmp_path / "out")
     assert not recwarn.list, "rows without any of the baselines leave the plot's legend empty"
     assert "**Not trained alike**" in text and "- `tokens an update`: 4,000 (cgc-max 1); 800 (cgc-max 2)" in text
 
 
-def test_every_row_has_a_title_and_every_title_a_row():
-    assert set(table.TITLES) == {*training.ROWS, *training.VARIANTS, "cgc-shuffled"}
-
-
 def test_help_names_the_rows_and_the_defaults():
     done = run("bash", ROOT / "examples" / "ablations" / "run.sh", "--help")
     text = "".join(done.stdout.split())
-    assert all(row in text for row in training.VARIANTS) and "1500with--small" in text
+    assert all(row in text for row in VARIANTS) and "1500with--small" in text

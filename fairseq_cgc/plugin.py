@@ -1,0 +1,28 @@
+"""What the plugin registers with fairseq: the architectures ``lightconv_cgc*`` and ``lightconv_gct``, and the optimizer
+``cgc_adam``; and the package's public names."""
+
+from . import compat
+
+compat.require_environment()
+compat.quiet_fairseq()
+compat.keep_weights_only_loading()
+compat.explain_user_errors()
+
+from .channel_gate import GatedChannelTransformation
+from .context_gate import ContextGate
+from .gated_convolution import ContextGatedDynamicConv, ContextGatedLightweightConv
+from .lightconv_cgc import (
+    LightConvCGCEncoder,
+    LightConvCGCEncoderLayer,
+    LightConvCGCModel,
+)
+
+__all__ = [
+    "ContextGate",
+    "ContextGatedDynamicConv",
+    "ContextGatedLightweightConv",
+    "GatedChannelTransformation",
+    "LightConvCGCEncoder",
+    "LightConvCGCEncoderLayer",
+    "LightConvCGCModel",
+]

@@ -1,0 +1,324 @@
+"""``fairseq-cgc COMMAND``: every command and its options.
+
+Each command is a function here, which declares its options, and the ``main(args)`` of a module, which is imported when
+the command starts: nothing imported here is slow, so that ``--help`` answers at once.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+from ..compat import USER_DIR
+from .files import run_command
+from .rows import PAPER, ROWS, SMALL, TRAINED
+
+
+def main(argv=None):
+    """Run a command; ``argv`` as in ``sys.argv[1:]``."""
+    args = parse(sys.argv[1:] if argv is None else argv)
+    if args.module is None:
+        print(USER_DIR)
+    else:
+        run_command(lambda: _run(args))
+
+
+def _run(args):
+    from .. import plugin  # noqa: F401 (registers the architectures)
+
+    logging.disable(logging.INFO)
+    importlib.import_module(f".{args.module}", __package__).main(args)
+
+
+def parse(argv):
+    """The options of a command, with its ``module`` and, in ``fairseq``, what is passed on to fairseq's command."""
+    listed = "\n".join(
+        f"  {name:16} {declare.__doc__.partition('. ')[0].rstrip('.')}" for name, (_, declare) in COMMANDS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="fairseq-cgc",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Context-gated convolution for machine translation: corpora, training, translation, scores, tables.",
+        epilog=f"commands:\n{listed}\n\nfairseq-cgc COMMAND --help tells of a command's options.",
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    name = parser.parse_args(argv[:1]).command
+    module, declare = COMMANDS[name]
+    passes_on = declare in (train, generate, experiment)
+    parser = argparse.ArgumentParser(
+        prog=f"fairseq-cgc {name}", allow_abbrev=not passes_on, formatter_class=_Help, description=declare.__doc__
+    )
+    declare(parser)
+    if passes_on:
+        args, args.fairseq = parser.parse_known_args(argv[1:])
+    else:
+        args = parser.parse_intermixed_args(argv[1:])
+    args.module = module
+    return args
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names each default, unless there is none or the help has its own words for it."""
+
+    def _get_help_string(self, action):
+        silent = action.default is None or action.default is False or "default" in action.help
+        return action.help if silent else super()._get_help_string(action)
+
+
+def _number(parser, option, default, text):
+    parser.add_argument(option, type=int, default=default, metavar="N", help=text)
+
+
+def _path(parser, option, metavar, text, default=None, **more):
+    parser.add_argument(option, type=Path, default=default, metavar=metavar, help=text, **more)
+
+
+def quickstart(parser):
+    """Train a small translator of interface strings, from nothing to its BLEU. A context-gated LightConv learns
+    German-English from Home Assistant's strings, translates held-out ones with beam 6, and is scored. A second run skips what is done and goes on where the first one stopped.
+    """
+    _path(parser, "--work", "DIR", "work folder", Path("runs/quickstart"))
+    parser.add_argument(
+        "--arch",
+        default="lightconv_cgc",
+        choices=["lightconv_cgc", "lightconv_iwslt_de_en"],
+        help="the second is fairseq's LightConv: the same model without the gate",
+    )
+    _number(parser, "--seed", 1, "random seed of the training")
+    _number(parser, "--updates", 1700, "more than a run had before trains it on")
+    _path(parser, "--archive", "PATH", "a local copy of the homeassistant 2025.4.4 wheel")
+    parser.add_argument("--sha256", metavar="HEX", help="hash that the wheel must have, if not the pinned one's")
+    _number(parser, "--valid-size", 500, "pairs held out for validation")
+    _number(parser, "--test-size", 1000, "pairs held out for test")
+    parser.add_argument("--fresh", action="store_true", help="start over: remove this run and the prepared data")
+
+
+def prepare(parser):
+    """Prepare a parallel corpus: plain text to fairseq's binarised data. As in the IWSLT'14 recipe: Moses tokens,
+    cleaning, lower case, joint subwords. PREFIX stands for PREFIX.SOURCE and PREFIX.TARGET, plain or .gz. With
+    --vocabulary-of, a new test set gets the settings, subwords and dictionaries of an existing preparation.
+    """
+    parser.add_argument("--source-lang", metavar="LANG", help="needed, but with --vocabulary-of")
+    parser.add_argument("--target-lang", metavar="LANG", help="needed, but with --vocabulary-of")
+    parser.add_argument("--train", metavar="PREFIX")
+    parser.add_argument("--valid", metavar="PREFIX", help="default: pairs held out of the training part: --valid-every")
+    parser.add_argument("--test", metavar="PREFIX", required=True)
+    _path(parser, "--out", "DIR", "output folder", required=True)
+    _path(parser, "--vocabulary-of", "DIR", "a preparation, for a new --test set alone")
+    _preparation_settings(parser)
+
+
+def prepare_iwslt14(parser):
+    """Prepare IWSLT'14 German-English from its archive. The tokens are those of fairseq's prepare-iwslt14.sh. A second
+    run skips what is done; a download that was cut off goes on.
+    """
+    _path(parser, "--archive", "PATH", "a local copy of de-en.tgz; default: download it")
+    parser.add_argument("--url", metavar="URL", help="where to download it from, if not where fairseq's recipe does")
+    _path(parser, "--out", "DIR", "output folder", Path("data/iwslt14.de-en"))
+    _preparation_settings(parser)
+
+
+def _preparation_settings(parser):
+    parser.add_argument("--bpe", choices=["subword_nmt", "sentencepiece"], default="subword_nmt", help="subword model")
+    _number(parser, "--bpe-size", 10000, "merge operations, or pieces")
+    parser.add_argument("--keep-case", action="store_true", help="do not lowercase")
+    parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both sides")
+    _number(parser, "--max-tokens", 175, "longest side of a training pair, in tokens")
+    parser.add_argument(
+        "--max-ratio", type=float, default=1.5, metavar="R", help="longer side to shorter, of a training pair"
+    )
+    _number(parser, "--valid-every", 23, "hold out every Nth cleaned training pair")
+    _number(parser, "--workers", None, "processes; default: one a core")
+
+
+def train(parser):
+    """Train one row of Table 6 by the paper's protocol, or go on with it. Further options are passed to fairseq-train,
+    after the row's own: the last one counts.
+    """
+    parser.add_argument(
+        "row",
+        choices=TRAINED,
+        help=f"the system; those after {[name for name in TRAINED if not ROWS[name].of][-1]} change something in cgc",
+    )
+    _path(parser, "--data", "DIR", "prepared folder", Path("data/iwslt14.de-en"))
+    _path(parser, "--runs", "DIR", "the run goes to DIR/ROW-seedN", Path("runs/iwslt14"))
+    _number(parser, "--seed", 1, "random seed")
+    _number(parser, "--max-update", PAPER["max_update"], "more than before trains a run on")
+    _number(parser, "--gpus", 1, "of this machine; without any, CPU processes (gloo)")
+    _number(parser, "--nodes", 1, "machines, with a file system in common; run the same command on each")
+    _number(parser, "--node-rank", 0, "which of them this is, from 0")
+    parser.add_argument("--master", metavar="HOST:PORT", help="of the first machine")
+    _number(parser, "--batch-tokens", PAPER["batch_tokens"], "an update's, over all devices together")
+    _number(
+        parser,
+        "--max-tokens",
+        None,
+        "a device's at a time; default: its share. Accumulation makes up the rest",
+    )
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the training")
+    _number(parser, "--keep", PAPER["average"], "epoch checkpoints to keep")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs to the run folder")
+
+
+def average(parser):
+    """Average the parameters of checkpoints of one model. In float64, to one checkpoint without optimizer state. The
+    options are those of fairseq's script average_checkpoints.py. Checkpoints are loaded as data only; those of
+    different models are refused.
+    """
+    _path(parser, "--inputs", "PATH", "checkpoints, or a folder of them", required=True, nargs="+")
+    _path(parser, "--output", "FILE", "where to write the average", required=True)
+    which = parser.add_mutually_exclusive_group()
+    _number(which, "--num-epoch-checkpoints", None, "of a folder: the last N epochs' (checkpoint7.pt)")
+    _number(which, "--num-update-checkpoints", None, "the last N saved between epochs (checkpoint_2_1500.pt)")
+    _number(
+        which,
+        "--num-best-checkpoints",
+        None,
+        "the N of lowest validation loss (checkpoint.best_loss_3.217.pt)",
+    )
+
+
+def generate(parser):
+    """Average a run's checkpoints, translate a split with beam search and score it. Further options are passed to
+    fairseq-generate.
+    """
+    _path(parser, "folder", "CHECKPOINT_DIR", "a run folder, or its checkpoints")
+    _path(parser, "--data", "DIR", "prepared folder; default: the one the run was trained on")
+    _path(parser, "--out", "DIR", "default: the split's name in the run folder")
+    parser.add_argument("--split", default="test", help="what to translate")
+    _number(parser, "--average", PAPER["average"], "how many checkpoints")
+    _by(parser, PAPER["by"], "which: the last ones or the best")
+    _number(parser, "--beam", PAPER["beam"], "beam size, as in the paper")
+    _number(parser, "--max-tokens", 8000, "source tokens a batch")
+
+
+def _by(parser, default, text):
+    parser.add_argument("--by", choices=["epoch", "update", "best"], default=default, help=text)
+
+
+def translate(parser):
+    """Translate raw sentences with a model folder. That is model.pt with its dictionaries, subword model and
+    prepare.json.
+    """
+    parser.add_argument("model", metavar="MODEL", help="the model folder")
+    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
+    _number(parser, "--beam", PAPER["beam"], "beam size")
+    _number(parser, "--batch", 64, "sentences translated together")
+
+
+def score(parser):
+    """Score translations against a reference. Tokenised BLEU-4 (fairseq-score's figure), sacreBLEU and chrF, each with
+    its signature. Files are UTF-8 text, one sentence a line, plain or .gz. Several systems are compared with the first
+    one by paired bootstrap resampling.
+    """
+    parser.add_argument("systems", nargs="+", metavar="SYS", help="file of hypotheses; the first is the baseline")
+    parser.add_argument("--ref", required=True, metavar="REF", help="file of references")
+    parser.add_argument(
+        "--tokenised",
+        action="store_true",
+        help="the files hold Moses tokens with spaces between them, as fairseq-generate --remove-bpe writes them; "
+        "without this option, raw text",
+    )
+    parser.add_argument("--lang", default="en", metavar="LANG", help="their language, for Moses (de)tokenisation")
+    parser.add_argument("--lowercase", action="store_true", help="compare without case")
+    _number(parser, "--samples", 1000, "bootstrap resamples")
+    _number(parser, "--seed", 12345, "seed of the resampling, at least 1")
+    _path(parser, "--json", "FILE", "write all figures there too")
+
+
+def experiment(parser):
+    """Train rows over seeds, translate the test split and table the rows. Beam 6; the table has BLEU, loss, parameters
+    and speed. What is done is not done again. Further options are passed to fairseq-train, after the rows' own.
+    """
+    _path(parser, "--data", "DIR", "prepared folder")
+    _path(parser, "--runs", "DIR", "for runs and tables", Path("runs/ablations"))
+    parser.add_argument("--rows", default="all", metavar="ROW,...", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a small model for two CPU cores and some ten thousand sentences: 128 channels, 4 + 3 layers, dropout 0.1, peak "
+        "rate 0.005; changes the defaults below",
+    )
+    for name, text in (
+        ("max_update", "updates of a run"),
+        ("batch_tokens", "tokens an update"),
+        ("average", "checkpoints to average"),
+    ):
+        text += f" (default: {PAPER[name]}, the paper's; {SMALL[name]} with --small)"
+        _number(parser, "--" + name.replace("_", "-"), None, text)
+    _by(parser, None, f"which (default: {PAPER['by']}; {SMALL['by']} with --small)")
+    _number(parser, "--jobs", 1, "runs at a time")
+    parser.add_argument("--corpus", default="the corpus", metavar="NAME", help="for the table's title")
+    parser.add_argument("--table", action="store_true", help="make the table of what is there, and nothing else")
+
+
+def table(parser):
+    """Make Table 6 of the paper from the runs of a folder. That is table.md, table.png and curves.png, and the table on
+    standard output. Runs that are missing or not finished are named under it. With --experiment, the table of an
+    experiment, with the variants in it.
+    """
+    _path(parser, "runs", "RUNS_DIR", "folder of run folders")
+    _path(parser, "--out", "DIR", "folder for what is made, if not RUNS_DIR")
+    parser.add_argument(
+        "--corpus",
+        default=PAPER["corpus"],
+        metavar="NAME",
+        help="for the title; with another corpus than the paper's, the paper's figures are left out",
+    )
+    parser.add_argument("--experiment", action="store_true", help="make an experiment's table")
+
+
+def inspect(parser):
+    """Look at a trained model's gates for raw sentences. Writes gates.json and, as PNGs, the gated kernels beside the
+    ungated ones (kernels.png), the gate over the taps for a few sentences (gates.png), and how much each layer's gate
+    varies between sentences (variance.png). With --classes or --labels, the paper's analysis of classes (supplement
+    A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
+    """
+    _path(parser, "checkpoint", "CHECKPOINT", "a model folder, or a checkpoint")
+    _path(parser, "--input", "FILE", "raw sentences, one a line, plain or .gz", nargs="+")
+    _path(parser, "--out", "DIR", "folder for what is made", Path("gates"))
+    _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
+    parser.add_argument("--layers", metavar="N,...", help="layers to plot, from 1; default: all")
+    parser.add_argument("--heads", metavar="N,...", help="heads to plot, from 1; default: all")
+    parser.add_argument(
+        "--show", metavar="N,...", help="sentences of gates.png, from 1; default: five spread over the file"
+    )
+    parser.add_argument(
+        "--classes",
+        choices=["file", "length", "question"],
+        help="compare classes of sentences: the file they come from, fifths by length, questions and others",
+    )
+    _path(parser, "--labels", "FILE", "compare these classes: a label a line, one for each sentence")
+    parser.add_argument("--class-layer", metavar="N", help="whose kernels are compared; default: the last gated one")
+    _number(parser, "--permutations", 1000, "of the labels")
+    _number(parser, "--seed", 1, "of the permutations")
+    _path(
+        parser,
+        "--pairs",
+        "FILE",
+        "minimal pairs, a tab between: how much each layer's gate moves, and the encoder's output at the token "
+        "farthest from the difference",
+    )
+    _number(parser, "--batch", 64, "sentences encoded together")
+
+
+def user_dir(parser):
+    """Print the folder to give to fairseq's --user-dir."""
+
+
+COMMANDS = {  # name to the module of its main, and what declares its options
+    "quickstart": ("quickstart", quickstart),
+    "prepare": ("preparation", prepare),
+    "prepare-iwslt14": ("iwslt14", prepare_iwslt14),
+    "train": ("training", train),
+    "average": ("checkpoints", average),
+    "generate": ("evaluation", generate),
+    "translate": ("translate", translate),
+    "score": ("scoring", score),
+    "experiment": ("experiment", experiment),
+    "table": ("table", table),
+    "inspect": ("inspection", inspect),
+    "user-dir": (None, user_dir),
+}

@@ -1,0 +1,47 @@
+"""The rows of the tables and the paper's protocol, as ``rows.toml`` describes them. Imports nothing heavy."""
+
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import OptionError
+
+_FILE = tomllib.loads(Path(__file__).with_name("rows.toml").read_text(encoding="utf-8"))
+PAPER, SMALL = _FILE["protocol"], _FILE["small"]
+BASELINE, CONTROL, CGC = "lightconv", "cgc-constant", "cgc"  # what the others are held against
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    title: str
+    options: str = ""  # of fairseq-train
+    criterion: str = PAPER["criterion"]
+    colour: str | None = None
+    paper_bleu: float | None = None  # tokenised BLEU-4 and parameters of the paper's Table 6
+    paper_parameters: str | None = None
+    control: bool = False  # a gain counts as the context's only if this has been beaten too
+    of: str | None = None  # the row that this is a variant of
+    evaluated_with: str | None = None  # the variant is that row's model, translating with these --model-overrides
+
+
+ROWS = {name: Row(**row) for name, row in _FILE["rows"].items()}
+SYSTEMS = {name: row for name, row in ROWS.items() if row.of is None}  # Table 6, and what is held against it
+VARIANTS = {name: row for name, row in ROWS.items() if row.of is not None}
+TRAINED = [name for name, row in ROWS.items() if row.evaluated_with is None]
+PAPER_AND_CONTROLS = [name for name, row in ROWS.items() if row.paper_bleu or row.control]
+[SHUFFLED] = (name for name, row in ROWS.items() if row.evaluated_with)
+
+
+def row_options(name):
+    """fairseq-train's options for a row.
+
+    Raises:
+        OptionError: no such row
+    """
+    if name not in TRAINED:
+        raise OptionError(f"there is no row '{name}'; choose from {', '.join(TRAINED)}")
+    row = ROWS[name]
+    if row.of is not None:
+        return [*row_options(row.of), *row.options.split()]
+    return [*row.options.split(), *PAPER["options"].split(), *row.criterion.split()]

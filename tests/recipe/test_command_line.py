@@ -1,0 +1,104 @@
+"""The command line as a whole; what its commands do is in the tests of their modules."""
+
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT, command, run
+
+import fairseq_cgc
+from fairseq_cgc.recipe.command_line import COMMANDS, parse
+
+
+@pytest.fixture(scope="module")
+def nothing_installed(tmp_path_factory):
+    """The environment of a process to which torch and fairseq are missing."""
+    folder = tmp_path_factory.mktemp("missing")
+    for name in ("torch", "fairseq", "numpy", "sacrebleu"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of a wheel that was built and installed alone."""
+    source, wheels = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "fairseq_cgc", source / "fairseq_cgc", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", wheels, source)
+    run(*pip, "install", "--no-deps", "--no-index", "--target", wheels / "site", *wheels.glob("*.whl"))
+    return wheels / "site"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_imports_nothing_slow(nothing_installed, name):
+    assert f"usage: fairseq-cgc {name}" in command(name, "--help", env=nothing_installed).stdout
+
+
+def test_help_names_every_command(nothing_installed):
+    text = command("--help", env=nothing_installed).stdout
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+def test_without_a_command_it_prints_the_folder_for_user_dir(nothing_installed):
+    for words in ([], ["user-dir"]):
+        done = run(sys.executable, "-m", "fairseq_cgc", *words, env=nothing_installed)
+        assert done.stdout == f"{ROOT / 'fairseq_cgc'}\n"
+
+
+def test_a_wheel_has_every_command_and_the_rows(installed, nothing_installed, tmp_path):
+    script = installed / "bin" / "fairseq-cgc"
+    env = {"PYTHONPATH": nothing_installed["PYTHONPATH"].replace(str(ROOT), str(installed))}
+    for name in COMMANDS:
+        assert f"usage: fairseq-cgc {name}" in run(sys.executable, script, name, "--help", env=env).stdout
+    assert "cgc-rdrop" in run(sys.executable, script, "train", "--help", env=env).stdout
+    assert run(sys.executable, script, "user-dir", env=env).stdout == f"{installed / 'fairseq_cgc'}\n"
+
+
+def test_a_command_of_a_wheel_runs_anywhere(installed, tmp_path):
+    for name in ("hyp", "ref"):
+        (tmp_path / name).write_text("one two three four five\n")
+    env = {"PYTHONPATH": str(installed)}
+    done = run(sys.executable, installed / "bin" / "fairseq-cgc", "score", "hyp", "--ref", "ref", cwd=tmp_path, env=env)
+    assert done.stdout.count("hyp               100.00") == 3
+
+
+@pytest.mark.parametrize(
+    "argv, orig_argv, expected",
+    [
+        (["-m", "train"], ["python", "-X", "utf8", "-m", "fairseq_cgc", "train"], True),
+        (["/env/bin/fairseq-cgc", "train"], ["python", "/env/bin/fairseq-cgc", "train"], True),
+        (["-m"], ["python", "-m", "fairseq_cgc.recipe.distributed"], False),
+        (["-m"], ["python", "-m", "fairseq_cli.train", "--user-dir", "fairseq_cgc"], False),
+        (["/env/bin/fairseq-train", "--user-dir", "fairseq_cgc"], ["python"], False),
+        (["-c"], ["python", "-c", "import fairseq_cgc"], False),
+        ([], [], False),
+    ],
+)
+def test_every_other_program_has_the_plugin_registered_by_the_import(monkeypatch, argv, orig_argv, expected):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+    assert fairseq_cgc._is_the_command_line() is expected
+
+
+def test_options_that_a_command_does_not_know_are_fairseq_s_where_it_has_one():
+    args = parse(["train", "cgc", "--dropout", "0.2", "--seed", "3", "--adam-betas", "(0.9, 0.98)"])
+    assert (args.row, args.seed) == ("cgc", 3)
+    assert args.fairseq == ["--dropout", "0.2", "--adam-betas", "(0.9, 0.98)"]
+    with pytest.raises(SystemExit):
+        parse(["score", "hyp", "--ref", "ref", "--dropout", "0.2"])
+
+
+def test_the_shell_files_call_the_command_line(nothing_installed):
+    for name, usage in (
+        ("scripts/quickstart.sh", "quickstart"),
+        ("scripts/translate.sh", "translate"),
+        ("examples/iwslt14/prepare.sh", "prepare-iwslt14"),
+        ("examples/iwslt14/train.sh", "train"),
+        ("examples/iwslt14/generate.sh", "generate"),
+        ("examples/ablations/run.sh", "experiment"),
+    ):
+        done = run("bash", ROOT / name, "--python", sys.executable, "--help", env=nothing_installed)
+        assert f"usage: fairseq-cgc {usage}" in done.stdout and "--python PATH" in done.stdout
