@@ -22,6 +22,7 @@ setup(
         "sentencepiece>=0.2",  # the other subword model of fairseq's --bpe
         "subword-nmt>=0.3.8",  # BPE, as in fairseq's recipes
         "sacremoses>=0.1.1",  # Moses tokenisation without Perl
+        "tabulate>=0.9",  # tables; sacrebleu brings it
         "tqdm>=4.64",  # progress bars
     ],
     extras_require={

@@ -13,6 +13,7 @@ from .checkpoints import (
     write_model,
 )
 from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
+from .report import render_table
 from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
 from .training import LOCK, MODEL_FOLDER, RUN, prepared_folder
 from .translate import BEAM, generate
@@ -131,7 +132,7 @@ def main(args):
     options = ["--max-tokens", str(args.max_tokens), *args.fairseq]
     notes = {"checkpoints": [path.name for path in paths]}
     result = translate_and_score(run / MODEL_FOLDER, prepared, out, args.split, args.beam, options, notes)
-    print(*score_table(result["scores"]), sep="\n")
+    print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")
 
@@ -143,7 +144,6 @@ def refuse_unfinished(run):
 
 
 def score_table(scores):
-    """Lines of text: each figure with the signature that reproduces it."""
-    return [f"{'score':18} {'':>6}  signature"] + [
-        f"{name:18} {score['score']:6.2f}  {score['signature']}" for name, score in scores.items()
-    ]
+    """Text: each figure with the signature that reproduces it."""
+    rows = [[name, f"{score['score']:.2f}", score["signature"]] for name, score in scores.items()]
+    return render_table(["score", "", "signature"], rows, "lrl", "plain")

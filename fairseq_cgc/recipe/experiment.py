@@ -16,6 +16,7 @@ from ..errors import OptionError, UserError, check_at_least
 from .checkpoints import find_checkpoints
 from .evaluation import SCORES
 from .files import read_json, writable_folder, write_json
+from .report import render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
 from .scoring import TOKENISED_BLEU
 from .table import (
@@ -25,16 +26,13 @@ from .table import (
     difference_cell,
     differences,
     finished,
-    markdown_table,
     plot_curves,
     provenance,
     read_results,
     read_runs,
-    save_figure,
     settings_notes,
     unfinished_notes,
     updates_cell,
-    write_text_and_plots,
 )
 from .training import RUN, option_values, parse_figures, prepared_folder
 
@@ -219,7 +217,7 @@ def markdown(runs, corpus):
         "\n\n".join(
             [
                 f"# Ablations on {corpus}",
-                markdown_table(header, rows, texts=2),
+                render_table(header, rows, "ll"),
                 *unfinished_notes(runs),
                 *settings_notes(runs),
                 *notes,

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from ..errors import CheckpointError, CorpusError, OptionError, check_at_least
 from ..lightconv_cgc import LightConvCGCEncoder, LightConvCGCModel
 from .files import read_lines, writable_folder, write_json
+from .report import render_table, save_figure, write_text_and_plots
 from .rows import ROWS
-from .table import markdown_table, save_figure, write_text_and_plots
 from .translate import encode
 
 UNGATED, GATED = ROWS["lightconv"].colour, ROWS["cgc"].colour
@@ -394,7 +394,7 @@ def layer_table(summaries):
         ]
         for layer in summaries
     ]
-    return markdown_table(header, rows)
+    return render_table(header, rows)
 
 
 def class_table(found, title):
@@ -403,7 +403,7 @@ def class_table(found, title):
         [str(name), f"{size}", f"{inside:.4f}", f"{mean(b for b in across if b):.4f}" if any(across) else "0"]
         for name, size, inside, across in zip(found["classes"], found["sizes"], found["within"], found["between"])
     ]
-    text = markdown_table([title, "sentences", "within", "mean distance to other classes"], rows)
+    text = render_table([title, "sentences", "within", "mean distance to other classes"], rows)
     text += (
         f"\n\nbetween exceeds within in {found['share']:.1%} of the pairs; mean difference {found['statistic']:+.4f}"
     )
@@ -438,7 +438,7 @@ def pair_table(pairs):
         ]
         for pair in pairs
     ]
-    return markdown_table(header, rows)
+    return render_table(header, rows)
 
 
 def summarise(layer, lengths):

@@ -38,6 +38,7 @@ from .files import (
     write_json,
     write_lines,
 )
+from .report import render_table
 
 SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
@@ -429,22 +430,21 @@ def summary(result, expected=None):
         lines of text, and those of a warning where a number is not the expected one
     """
     languages = result["settings"]["source_lang"], result["settings"]["target_lang"]
-    head = f"{'split':6}{'pairs':>9}" + (f"{'expected':>10}" if expected else "")
-    lines = [
-        head + "".join(f"{f'{name} {language}':>14}" for language in languages for name in ("tokens", "mean", "OOV"))
-    ]
-    other = []
+    header = ["split", "pairs", *["expected"] * bool(expected)]
+    header += [f"{name} {language}" for language in languages for name in ("tokens", "mean", "OOV")]
+    rows, other = [], []
     for split, counts in result["counts"].items():
-        line = f"{split:6}{counts['pairs']:9,}"
+        row = [split, f"{counts['pairs']:,}"]
         if expected:
-            line += f"{expected[split]:10,}"
+            row.append(f"{expected[split]:,}")
             if counts["pairs"] != expected[split]:
                 other.append(f"{split} {counts['pairs']:,} instead of {expected[split]:,}")
         for language in languages:
             tokens, unknown = counts[language]["tokens"], counts[language]["unknown"]
             mean, rate = tokens / max(1, counts["pairs"]), unknown / max(1, tokens)
-            line += f"{tokens:14,}{mean:14.2f}{rate:14.3%}"
-        lines.append(line)
+            row += [f"{tokens:,}", f"{mean:.2f}", f"{rate:.3%}"]
+        rows.append(row)
+    lines = render_table(header, rows, style="plain").splitlines()
     if other:
         lines += [
             "WARNING " * 9,

@@ -103,7 +103,7 @@ def average(run, data):
 
 def report(args, run, scores):
     translations = run / "test"
-    print("", *score_table(scores), sep="\n")
+    print("", score_table(scores), sep="\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ve-fairseq", "sacrebleu"))
     parameters = count_parameters(load_checkpoint(run / MODEL_FOLDER / "model.pt"))
     print(

@@ -11,6 +11,7 @@ from fairseq.scoring.bleu import BleuConfig, Scorer
 from ..errors import CorpusError, OptionError, UserError, check_at_least
 from ..text import MosesText
 from .files import read_lines, write_json
+from .report import render_table
 from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
@@ -263,7 +264,7 @@ def main(args):
     systems, references = read_sides(args.systems, args.ref)
     options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed")}
     scores = score_systems(systems, references, args.lang, **options)
-    print(table(scores))
+    print(score_table(scores))
     if args.json:
         record = {"reference": args.ref, "language": args.lang, "sentences": len(references), **options}
         try:
@@ -272,18 +273,20 @@ def main(args):
             raise UserError(f"--json {args.json} cannot be written ({error.strerror}); choose another file") from None
 
 
-def table(scores):
+def score_table(scores):
     """The figures as plain text, a block a metric, its signature below."""
-    width = max(len(name) for metric, figures in scores.items() for name in [metric, *figures["systems"]]) + 1
-    blocks = []
+    rows = []
     for metric, figures in scores.items():
         several = len(figures["systems"]) > 1
-        lines = [f"{metric:{width}} {'score':>6}" + f"   {'95 % interval':14} {'p':>6}" * several]
+        rows.append([metric, "score", *["95 % interval", "p"] * several])
         for name, figure in figures["systems"].items():
-            line = f"{name:{width}} {figure['score']:6.2f}"
+            rows.append([name, f"{figure['score']:.2f}"])
             if several:
                 p = "" if figure["p"] is None else f"{figure['p']:.4f}"
-                line += f"   {figure['mean']:6.2f} ± {figure['half_width']:5.2f} {p:>6}"
-            lines.append(line.rstrip())
-        blocks.append("\n".join([*lines, f"  {figures['signature']}"]))
+                rows[-1] += [f"{figure['mean']:.2f} ± {figure['half_width']:5.2f}", p]
+    lines = iter(render_table([], rows, style="plain").splitlines())
+    blocks = []
+    for figures in scores.values():
+        block = [next(lines).rstrip() for _ in range(1 + len(figures["systems"]))]
+        blocks.append("\n".join([*block, f"  {figures['signature']}"]))
     return "\n\n".join(blocks)

@@ -5,7 +5,6 @@ there, ``model/model.pt`` and ``test/`` (translations and ``scores.json``).
 """
 
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,8 @@ from tqdm import tqdm
 from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import SCORES
-from .files import is_held, read_json, read_lines, whole
+from .files import is_held, read_json, read_lines
+from .report import render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
@@ -91,40 +91,6 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
             "curves.png": lambda path: plot_curves(runs, path, corpus),
         },
     )
-
-
-def write_text_and_plots(out, name, text, plots):
-    """Write a text and, where there is matplotlib, plots.
-
-    Args:
-        out: folder
-        name: of the text's file
-        text: Markdown
-        plots: dict of name to what draws it, given its path
-
-    Returns:
-        *text*
-
-    Raises:
-        UserError: the folder cannot be made
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
-    with whole(out / name) as partial:
-        partial.write_text(text, encoding="utf-8")
-    try:
-        for plot, draw in plots.items():
-            draw(out / plot)
-    except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] != "matplotlib":
-            raise
-        print(
-            f"no {' and '.join(plots)} without matplotlib; pip install -c constraints.txt -e '.[plots]'",
-            file=sys.stderr,
-        )
-    return text
 
 
 def read_runs(folder):
@@ -339,13 +305,7 @@ def markdown(runs, corpus):
     against = differences(runs, SYSTEMS, BASELINE)
     rows = [[*_cells(runs, row, against[row]), *_paper_cells(row)[: 2 * with_paper]] for row in SYSTEMS]
     title = f"# Table 6 of the paper on {corpus}" if with_paper else f"# The systems of the paper's Table 6 on {corpus}"
-    return "\n\n".join([title, markdown_table(header, rows), *_notes(runs, with_paper)]) + "\n"
-
-
-def markdown_table(header, rows, texts=1):
-    """A Markdown table whose first columns (``texts`` of them) are text and the others figures."""
-    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+    return "\n\n".join([title, render_table(header, rows), *_notes(runs, with_paper)]) + "\n"
 
 
 def deviation_of(values):
@@ -552,12 +512,6 @@ def plot_curves(runs, path, corpus):
     axes.set_title(f"{corpus}: one line a run")
     axes.grid(alpha=0.3)
     save_figure(figure, path)
-
-
-def save_figure(figure, path):
-    """Write a figure as a PNG, which appears whole."""
-    with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
 
 
 def main(args):

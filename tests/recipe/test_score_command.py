@@ -109,7 +109,7 @@ def test_several_systems_have_intervals_and_p_values_against_the_first(files, ca
     header, baseline, other, signature = words.split("\n\n")[1].splitlines()
     assert re.fullmatch(r"BLEU +score +95 % interval +p", header)
     assert re.fullmatch(r"bad +\d+\.\d\d +\d+\.\d\d ± +\d+\.\d\d", baseline)
-    assert re.fullmatch(r"good +\d+\.\d\d +\d+\.\d\d ± +\d+\.\d\d 0\.0010", other)
+    assert re.fullmatch(r"good +\d+\.\d\d +\d+\.\d\d ± +\d+\.\d\d +0\.0010", other)
     assert "|bs:1000|seed:12345|" in signature
 
 

@@ -1,0 +1,62 @@
+"""What commands hand out to be read: tables, and plots as PNG."""
+
+import sys
+
+from tabulate import tabulate
+
+from ..errors import UserError
+from .files import whole
+
+
+def render_table(header, rows, align="l", style="pipe"):
+    """A table of cells that are text already.
+
+    Args:
+        header: of the columns; empty for none
+        rows: lists of cells
+        align: a letter a column, ``l`` or ``r``; the columns beyond are figures, aligned right
+        style: tabulate's: ``pipe`` for Markdown, ``plain`` for a terminal
+    """
+    columns = max(map(len, [header, *rows]))
+    sides = ["left" if side == "l" else "right" for side in align.ljust(columns, "r")]
+    return tabulate(rows, header, tablefmt=style, disable_numparse=True, colalign=sides)
+
+
+def write_text_and_plots(out, name, text, plots):
+    """Write a text and, where there is matplotlib, plots.
+
+    Args:
+        out: folder
+        name: of the text's file
+        text: Markdown
+        plots: dict of name to what draws it, given its path
+
+    Returns:
+        *text*
+
+    Raises:
+        UserError: the folder cannot be made
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
+    with whole(out / name) as partial:
+        partial.write_text(text, encoding="utf-8")
+    try:
+        for plot, draw in plots.items():
+            draw(out / plot)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] != "matplotlib":
+            raise
+        print(
+            f"no {' and '.join(plots)} without matplotlib; pip install -c constraints.txt -e '.[plots]'",
+            file=sys.stderr,
+        )
+    return text
+
+
+def save_figure(figure, path):
+    """Write a figure as a PNG, which appears whole."""
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
