@@ -11,6 +11,7 @@ A run folder:
 
 import importlib.util
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,15 +35,24 @@ LOCK = ".lock"
 MODEL_FOLDER = "model"
 
 
-def option_values(options):
-    """What fairseq-train makes of its options where they are given twice: dict of name to the last value, as text."""
-    values, name = {}, ""
+def option_groups(options):
+    """What fairseq-train makes of its options where they are given twice: dict of name to the last time's words."""
+    groups = {}
     for word in options:
-        if word.startswith("--"):
-            name, given, value = word.partition("=")
-            values[name] = value if given else "on"
-        else:
-            values[name] = f"{values[name]} {word}" if values.get(name, "on") != "on" else word
+        if re.match("--?[A-Za-z]", word):
+            name = word.partition("=")[0]
+            groups.pop(name, None)  # it stands where it stood last
+            groups[name] = [word]
+        elif groups:
+            groups[name].append(word)
+    return groups
+
+
+def option_values(options):
+    """Dict of each option's name to its value that counts, as text; ``on`` for a switch."""
+    values = {}
+    for name, (first, *rest) in option_groups(options).items():
+        values[name] = " ".join([*first[len(name) + 1 :].split(), *rest]) or "on"
     return values
 
 
@@ -170,18 +180,13 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     if batch_tokens:
         identity["batch_tokens"] = batch_tokens
     with held(run / LOCK, f"the run {run}") as lock:
-        before = read_json(record) if record.exists() else {**identity, "done": 0}
-        for name, wanted in identity.items():
-            found = before.get(name)
-            if name == "data":
-                found, wanted = found["sha256"], wanted["sha256"]
-            elif name == "options":
-                found, wanted = option_values(found), option_values(wanted)
-            if found != wanted:
-                raise UserError(
-                    f"{run} holds a run with other {name}: {_words(found, wanted)} there, {_words(wanted, found)} asked "
-                    "for; choose another folder, or remove this one"
-                )
+        before = read_json(record) if record.exists() else None
+        if before and not before["done"] and not list(checkpoints.glob("checkpoint*.pt")):
+            before = None  # it never got as far as an update that is left: a mistyped option, say
+            for name in ("log.jsonl", "train.log"):
+                remove(run / name)
+        before = before or {**identity, "done": 0}
+        _refuse_another(run, before, identity)
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
         if before["done"] == updates:
@@ -201,6 +206,30 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         write_json(record, {**now, "done": updates})
 
 
+def _refuse_another(run, there, asked):
+    """Raises UserError, naming what differs, if the record of a run is not of the run that is asked for."""
+    found, wanted = ({f"{name} {key}".strip(): value for name, key, value in _identity(r)} for r in (there, asked))
+    differing = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if differing:
+        words = (
+            f"{name}: {found.get(name, 'not given')} there, {wanted.get(name, 'not given')} asked" for name in differing
+        )
+        raise UserError(f"{run} holds another run: {'; '.join(words)}.\nChoose another folder, or remove this one")
+
+
+def _identity(record):
+    """What makes a run another one, as (kind, name, value) triples."""
+    yield "row", "", record["row"]
+    yield "--seed", "", record["seed"]
+    if "batch_tokens" in record:
+        yield "--batch-tokens", "", record["batch_tokens"]
+    for name, value in option_values(record["options"]).items():
+        yield "", name, value
+    sha256 = record["data"]["sha256"]
+    for name, digits in sha256.items() if isinstance(sha256, dict) else [("", sha256)]:
+        yield "data", name, digits[:12]
+
+
 def _trained_longer(run, trained, updates):
     return UserError(
         f"{run} was trained for {trained} updates and {updates} are asked for; ask for as many or more, or choose another "
@@ -210,10 +239,11 @@ def _trained_longer(run, trained, updates):
 
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
     """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
-    command = [*(launch or launcher(1)), str(prepared / "bin"), "--user-dir", USER_DIR, *options, *layout]
-    command += [*EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
-    command += ["--max-update", str(updates), "--seed", str(seed)]
-    return command + ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
+    options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
+    options += ["--max-update", str(updates), "--seed", str(seed)]
+    options += ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
+    words = (word for group in option_groups(options).values() for word in group)
+    return [*(launch or launcher(1)), str(prepared / "bin"), *words]
 
 
 def join_training(command):
@@ -226,15 +256,6 @@ def join_training(command):
     status = subprocess.run(command).returncode
     if status:
         raise UserError(f"fairseq-train failed with exit status {status}; its words are above")
-
-
-def _words(one, other):
-    """Of two option lists or dicts, what the first has and the second has not."""
-    if isinstance(one, dict):
-        return ", ".join(f"{k} {str(v)[:12]}" for k, v in one.items() if other.get(k) != v) or "nothing else"
-    if isinstance(one, list):
-        return shlex.join(word for word in one if word not in other) or "nothing more"
-    return str(one)
 
 
 def mend_last_checkpoint(checkpoints):

@@ -232,13 +232,13 @@ def test_a_finished_run_is_left_alone_and_more_updates_train_on(finished, prepar
 def test_other_options_other_data_and_a_run_being_written_are_refused(finished, prepared, tmp_path):
     runs = finished[0]
     other = train_row("cgc-constant", prepared, runs, "--max-update", 20, "--label-smoothing", "0.2", check=False)
-    assert other.returncode == 1 and "holds a run with other options" in other.stderr and "0.2" in other.stderr
+    assert other.returncode == 1 and "holds another run: --label-smoothing: 0.1 there, 0.2 asked." in other.stderr
     record = read_json(runs / "cgc-constant-seed1" / "run.json")
     arguments = (runs / "cgc-constant-seed1", "cgc-constant", 1, record["options"], prepared, 12)
     run("cp", "-r", prepared, tmp_path / "data")
     changed = tmp_path / "data" / "bin" / "prepare.json"
     changed.write_text(changed.read_text().replace('"dict.de.txt": "', '"dict.de.txt": "0'))
-    with pytest.raises(UserError, match="other data: dict.de.txt"):
+    with pytest.raises(UserError, match=r"holds another run: data dict.de.txt: \w+ there, 0\w+ asked"):
         training.train(*arguments[:4], tmp_path / "data", 12, batch_tokens=400)
     with held(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="being written by another"):
         training.train(*arguments, batch_tokens=400)
@@ -280,6 +280,54 @@ def test_a_training_that_fails_ends_with_its_last_words(prepared, tmp_path):
     done = train_row("cgc", prepared, tmp_path, "--max-update", 2, "--cgc-pool-factor", "0", check=False)
     assert done.returncode == 1 and "fairseq-train failed with exit status" in done.stderr
     assert "--cgc-pool-factor is 0; it must be at least 1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_that_never_trained_gives_way_to_the_corrected_command(prepared, tmp_path, monkeypatch):
+    """As after a mistyped option; with a checkpoint, the same folder is another run's."""
+    commands = []
+    monkeypatch.setattr(training, "follow_training", lambda command, *_: commands.append(command))
+    arguments = (prepared, 4, ["fairseq-train"])
+    run_folder = tmp_path / "cgc-seed1"
+    (run_folder / "checkpoints").mkdir(parents=True)
+    record = {
+        "row": "cgc",
+        "seed": 1,
+        "options": ["--dropuot", "0.1"],
+        "data": training.data_record(prepared),
+        "done": 0,
+    }
+    (run_folder / "run.json").write_text(json.dumps(record))
+    (run_folder / "log.jsonl").write_text("{}")
+    (run_folder / "checkpoints" / "checkpoint1.pt").write_text("")
+    with pytest.raises(UserError) as error:
+        training.train(run_folder, "cgc", 1, ["--dropout", "0.1"], *arguments)
+    assert "--dropuot: 0.1 there, not given asked; --dropout: not given there, 0.1 asked" in str(error.value)
+    (run_folder / "checkpoints" / "checkpoint1.pt").unlink()
+    training.train(run_folder, "cgc", 1, ["--dropout", "0.1"], *arguments)
+    assert "--dropout" in commands[0] and read_json(run_folder / "run.json")["options"] == ["--dropout", "0.1"]
+    assert not (run_folder / "log.jsonl").exists()
+
+
+def test_the_command_has_each_option_once_with_the_value_that_counts(prepared, tmp_path):
+    options = [
+        "--lr",
+        "5e-4",
+        "--adam-betas",
+        "(0.9,0.98)",
+        "--fp16",
+        "--lr=1e-3",
+        "-s",
+        "de",
+        "--lr",
+        "0.01",
+        "--clip-norm",
+        "-1",
+    ]
+    command = training.train_command(tmp_path, 3, [*options, "--seed", "9"], prepared, 10)
+    names = [word for word in command if word.startswith("--")]
+    assert len(names) == len(set(names))
+    text = " ".join(command)
+    assert "--adam-betas (0.9,0.98) --fp16 -s de --lr 0.01 --clip-norm -1 " in text and "--seed 3" in text
 
 
 @pytest.mark.parametrize(
