@@ -26,6 +26,10 @@ EVERY_SENTENCE = ["--required-batch-size-multiple", "1"]
 # one that was never stopped. With this it forms them anew for each epoch, resumed or not.
 SAME_BATCHES_WHEN_RESUMED = ["--update-epoch-batch-itr", "True"]
 
+# Of several devices fairseq lets the first read the checkpoint and broadcasts it to the others, as a pickle
+# that the weights-only loader refuses: each reads it for itself.
+EACH_DEVICE_LOADS = ["--load-checkpoint-on-all-dp-ranks"]
+
 # fairseq starts a data loader's worker process for each epoch, from a thread; with Python 3.11 and
 # torch 2.13 each takes seconds to end, in which nothing trains (20 epochs of one update: 8 s without
 # workers, 64 s with one). fairseq reads ahead in a thread of its own anyway.

@@ -120,6 +120,8 @@ def main(args):
             raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
         data = read_json(run / RUN)["data"]["path"]
     prepared, out = prepared_folder(data), args.out or run / args.split
+    if (run / RUN).exists():
+        check_vocabulary(run, prepared)
     paths = find_checkpoints(checkpoints, args.by, args.average)
     writable_folder(out.parent, option="--out")
 
@@ -135,6 +137,17 @@ def main(args):
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")
+
+
+def check_vocabulary(run, prepared):
+    """Raises CheckpointError if a preparation has other dictionaries or another subword model than a run's data."""
+    trained, there = read_json(run / RUN)["data"]["sha256"], read_json(prepared / "bin" / PREPARATION)["sha256"]
+    for name, digest in trained.items():
+        if not name.endswith((".bin", ".idx")) and there.get(name) != digest:
+            raise CheckpointError(
+                f"{prepared} has another {name} than the data that {run} was trained on (SHA-256 {there.get(name, 'none')[:12]} "
+                f"instead of {digest[:12]}): prepare the text with the run's vocabulary, --vocabulary-of"
+            )
 
 
 def refuse_unfinished(run):

@@ -23,16 +23,19 @@ from platform import python_version
 import torch
 from tqdm import tqdm
 
-from ..compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, USER_DIR
+from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, USER_DIR
 from ..errors import CheckpointError, CorpusError, OptionError, UserError, check_at_least
 from ..text import PREPARATION
-from .checkpoints import find_checkpoints, load_checkpoint
+from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
 from .files import held, read_json, remove, writable_folder, write_json
 from .rows import PAPER, row_options
 
 RUN = "run.json"
 LOCK = ".lock"
 MODEL_FOLDER = "model"
+
+# Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
+LIMITS = ("--max-epoch", "--patience", "--stop-time-hours", "--stop-min-lr")
 
 
 def option_groups(options):
@@ -54,6 +57,11 @@ def option_values(options):
     for name, (first, *rest) in option_groups(options).items():
         values[name] = " ".join([*first[len(name) + 1 :].split(), *rest]) or "on"
     return values
+
+
+def without_limits(options):
+    """Options of fairseq-train but those that decide how long it trains."""
+    return [word for name, group in option_groups(options).items() if name not in LIMITS for word in group]
 
 
 def batch_options(devices, max_tokens=None, batch_tokens=PAPER["batch_tokens"]):
@@ -163,7 +171,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         run: the run folder
         row: the name of the system
         seed: random seed
-        options: fairseq-train's, which decide the result: another set is another run
+        options: fairseq-train's, which decide the result: another set is another run, but for ``LIMITS``
         prepared: the folder of a preparation
         updates: where to stop
         launch: the start of the command; see ``launcher``
@@ -176,7 +184,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     """
     run, prepared = Path(run), prepared_folder(prepared)
     checkpoints, record = run / "checkpoints", run / RUN
-    identity = {"row": row, "seed": seed, "options": list(options), "data": data_record(prepared)}
+    identity = {"row": row, "seed": seed, "options": without_limits(options), "data": data_record(prepared)}
     if batch_tokens:
         identity["batch_tokens"] = batch_tokens
     with held(run / LOCK, f"the run {run}") as lock:
@@ -199,11 +207,17 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}
         now = {**identity, "updates": updates, "command": command, "versions": versions}
         trained = mend_last_checkpoint(checkpoints)
+        keep_place_in_epoch(checkpoints, option_values([*options, *layout]).get("--update-freq", "1"))
         if trained > updates:
             raise _trained_longer(run, trained, updates)
         write_json(record, {**now, "done": before["done"]})
         follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
-        write_json(record, {**now, "done": updates})
+        done = mend_last_checkpoint(checkpoints)
+        if not done:
+            raise UserError(f"fairseq-train ended well and left no checkpoint in {checkpoints}; leave out --no-save")
+        if done < updates:
+            print(f"    fairseq-train ended after {done} of {updates} updates, by an option such as {LIMITS[0]}")
+        write_json(record, {**now, "updates": done, "done": done})
 
 
 def _refuse_another(run, there, asked):
@@ -240,7 +254,7 @@ def _trained_longer(run, trained, updates):
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
     """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
-    options += ["--max-update", str(updates), "--seed", str(seed)]
+    options += [*EACH_DEVICE_LOADS, "--max-update", str(updates), "--seed", str(seed)]
     options += ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
     words = (word for group in option_groups(options).values() for word in group)
     return [*(launch or launcher(1)), str(prepared / "bin"), *words]
@@ -283,6 +297,26 @@ def mend_last_checkpoint(checkpoints):
         return updates
     print("    there is no other checkpoint: starting from the beginning", flush=True)
     return 0
+
+
+def keep_place_in_epoch(checkpoints, update_freq):
+    """Let the last checkpoint go on where it stopped when its batches are divided in another way.
+
+    fairseq counts the batches of one device since the epoch began, ``--update-freq`` of them an update, and
+    would take them for as many of another layout's: data skipped, seen twice, or none left.
+
+    Args:
+        update_freq: of the new layout, as text
+    """
+    last = checkpoints / "checkpoint_last.pt"
+    if not last.exists() or not update_freq.isdigit():
+        return
+    state = load_checkpoint(last)
+    place, (before, *others) = state["extra_state"]["train_iterator"], state["cfg"]["optimization"]["update_freq"]
+    if place["iterations_in_epoch"] and before != int(update_freq) and not others:
+        place["iterations_in_epoch"] = place["iterations_in_epoch"] // before * int(update_freq)
+        state["cfg"]["optimization"]["update_freq"] = [int(update_freq)]
+        save_checkpoint(state, last)
 
 
 def _updates(checkpoint):

@@ -1,5 +1,6 @@
 """The whole of Table 6's chain on a stand-in archive: prepare, train, generate, table; and its bad input."""
 
+import json
 import re
 import shutil
 
@@ -163,14 +164,26 @@ def test_a_run_that_is_being_written(run_folder):
         fails(command("generate", run_folder, "--average", 2, check=False), "is still being written")
 
 
-def test_a_data_folder_whose_dictionaries_do_not_fit(run_folder, chain, tmp_path):
+@pytest.mark.parametrize("name", ["dict.de.txt", "bpe.codes"])
+def test_a_data_folder_with_another_vocabulary_of_the_same_size_leaves_all_as_it_is(run_folder, chain, tmp_path, name):
+    data = shutil.copytree(chain["data"], tmp_path / "other")
+    record = data / "bin" / "prepare.json"
+    made = read_json(record)
+    made["sha256"][name] = "0" * 64
+    record.write_text(json.dumps(made), encoding="utf-8")
+    before = {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
+    done = command("generate", run_folder, "--average", 2, "--data", data, check=False)
+    fails(done, f"another {name} than the data that {run_folder} was trained on")
+    assert before == {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
+
+
+def test_checkpoints_alone_need_dictionaries_of_their_size(run_folder, chain, tmp_path):
+    (run_folder / "run.json").unlink()
     data = shutil.copytree(chain["data"], tmp_path / "other")
     file = data / "bin" / "dict.de.txt"
     file.write_text(file.read_text() + "zusätzlich 1\n", encoding="utf-8")
-    before = {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
     done = command("generate", run_folder, "--average", 2, "--data", data, check=False)
     fails(done, "the data folder is another than the model's")
-    assert before == {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
 
 
 def test_a_split_or_folder_that_is_not_there(run_folder, tmp_path):
