@@ -22,7 +22,7 @@ class CheckpointError(UserError):
 
 
 def check_at_least(least, **options):
-    """Raises OptionError, named as on the command line, for the first of these options that is below ``least``."""
+    """Raises OptionError, named as on the command line, for the first of these options that is given and below ``least``."""
     for name, value in options.items():
-        if value < least:
+        if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")

@@ -1,3 +1,4 @@
+import importlib
 import os
 import random
 import subprocess
@@ -9,6 +10,8 @@ import torch
 
 import fairseq_cgc
 from benchmarks import contenders
+from fairseq_cgc.errors import UserError
+from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +100,15 @@ def run(*command, cwd=None, check=True, env=None, stdin=None):
 def command(name, *options, **keywords):
     """Run ``fairseq-cgc NAME``."""
     return run(sys.executable, "-m", "fairseq_cgc", name, *options, **keywords)
+
+
+def refused(name, *options):
+    """The words with which ``fairseq-cgc NAME`` refuses its options, in this process: two lines at most."""
+    args = parse([name, *map(str, options)])
+    with pytest.raises(UserError) as error:
+        importlib.import_module(f"fairseq_cgc.recipe.{args.module}").main(args)
+    assert str(error.value).count("\n") <= 1
+    return str(error.value)
 
 
 def fairseq(command, *options, **keywords):

@@ -7,12 +7,13 @@ the command starts: nothing imported here is slow, so that ``--help`` answers at
 import argparse
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
 from ..compat import USER_DIR
 from .files import run_command
-from .rows import PAPER, ROWS, SMALL, TRAINED
+from .rows import PAPER, PAPER_AND_CONTROLS, ROWS, SMALL, TRAINED
 
 
 def main(argv=None):
@@ -24,11 +25,21 @@ def main(argv=None):
         run_command(lambda: _run(args))
 
 
+def _end_quietly():
+    """The reader of standard output has gone: nothing is to be said, and nothing more to be written at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
 def _run(args):
     from .. import plugin  # noqa: F401 (registers the architectures)
 
     logging.disable(logging.INFO)
-    importlib.import_module(f".{args.module}", __package__).main(args)
+    try:
+        importlib.import_module(f".{args.module}", __package__).main(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _end_quietly()
 
 
 def parse(argv):
@@ -183,11 +194,16 @@ def generate(parser):
     """Average a run's checkpoints, translate a split with beam search and score it. Further options are passed to
     fairseq-generate.
     """
-    _path(parser, "folder", "CHECKPOINT_DIR", "a run folder, or its checkpoints")
+    _path(parser, "folder", "RUN", "a run folder, its checkpoints or one of them, or a model folder, for no averaging")
     _path(parser, "--data", "DIR", "prepared folder; default: the one the run was trained on")
     _path(parser, "--out", "DIR", "default: the split's name in the run folder")
     parser.add_argument("--split", default="test", help="what to translate")
-    _number(parser, "--average", PAPER["average"], "how many checkpoints")
+    _number(
+        parser,
+        "--average",
+        None,
+        f"how many checkpoints; default: {PAPER['average']}, or all that a shorter run has left",
+    )
     _by(parser, PAPER["by"], "which: the last ones or the best")
     _number(parser, "--beam", PAPER["beam"], "beam size, as in the paper")
     _number(parser, "--max-tokens", 8000, "source tokens a batch")
@@ -198,11 +214,11 @@ def _by(parser, default, text):
 
 
 def translate(parser):
-    """Translate raw sentences with a model folder. That is model.pt with its dictionaries, subword model and
-    prepare.json.
-    """
-    parser.add_argument("model", metavar="MODEL", help="the model folder")
+    """Translate raw sentences. From the command line, a file or standard input, one a line, to standard output."""
+    _path(parser, "model", "MODEL", "a run folder, a model folder or a checkpoint")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
+    _path(parser, "--input", "FILE", "translate its lines: raw sentences, plain or .gz")
+    _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
     _number(parser, "--beam", PAPER["beam"], "beam size")
     _number(parser, "--batch", 64, "sentences translated together")
 
@@ -233,7 +249,12 @@ def experiment(parser):
     """
     _path(parser, "--data", "DIR", "prepared folder")
     _path(parser, "--runs", "DIR", "for runs and tables", Path("runs/ablations"))
-    parser.add_argument("--rows", default="all", metavar="ROW,...", help=f"of {', '.join(ROWS)}")
+    parser.add_argument(
+        "--rows",
+        metavar="ROW,...",
+        help=f"of {', '.join(ROWS)}, or all of them but transformer and cgc-rdrop: all; default: the paper's and the "
+        f"controls, {', '.join(PAPER_AND_CONTROLS)} (with --small no transformer)",
+    )
     parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")
     parser.add_argument(
         "--small",
@@ -276,7 +297,7 @@ def inspect(parser):
     varies between sentences (variance.png). With --classes or --labels, the paper's analysis of classes (supplement
     A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
     """
-    _path(parser, "checkpoint", "CHECKPOINT", "a model folder, or a checkpoint")
+    _path(parser, "checkpoint", "MODEL", "a run folder, a model folder or a checkpoint")
     _path(parser, "--input", "FILE", "raw sentences, one a line, plain or .gz", nargs="+")
     _path(parser, "--out", "DIR", "folder for what is made", Path("gates"))
     _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")

@@ -8,11 +8,11 @@ from ..text import PREPARATION, SUBWORD_MODELS, MosesText
 from .checkpoints import (
     average_checkpoints,
     check_dictionaries,
-    find_checkpoints,
     load_checkpoint,
     write_model,
 )
 from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
+from .models import checkpoints_to_average, data_of, locate
 from .report import render_table
 from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
 from .training import LOCK, MODEL_FOLDER, RUN, prepared_folder
@@ -107,33 +107,32 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
-    folder, data = args.folder, args.data
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist or is not a folder; a run folder was wanted")
-    run, checkpoints = folder, folder / "checkpoints"
-    if not checkpoints.is_dir():
-        checkpoints = folder
-        run = folder.parent if (folder.parent / RUN).exists() else folder
+    place, data = locate(args.folder), args.data
+    run = place.run
     refuse_unfinished(run)
     if data is None:
-        if not (run / RUN).exists():
+        data = data_of(place)
+        if data is None:
             raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
-        data = read_json(run / RUN)["data"]["path"]
     prepared, out = prepared_folder(data), args.out or run / args.split
     if (run / RUN).exists():
         check_vocabulary(run, prepared)
-    paths = find_checkpoints(checkpoints, args.by, args.average)
+    paths = [place.checkpoint] if place.checkpoint else None
+    if paths is None and place.checkpoints:
+        paths = checkpoints_to_average(place.checkpoints, args.by, args.average)
     writable_folder(out.parent, option="--out")
 
-    print(f"[average] {', '.join(path.name for path in paths)} -> {run / MODEL_FOLDER}", flush=True)
-    state = average_checkpoints(paths)
-    languages = read_json(prepared / "bin" / PREPARATION)["settings"]
-    check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
-    write_model(state, prepared / "bin", run / MODEL_FOLDER)
+    model, notes = place.model, {}
+    if paths:
+        model, notes = run / MODEL_FOLDER, {"checkpoints": [path.name for path in paths]}
+        print(f"[average] {', '.join(path.name for path in paths)} -> {model}", flush=True)
+        state = average_checkpoints(paths)
+        languages = read_json(prepared / "bin" / PREPARATION)["settings"]
+        check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
+        write_model(state, prepared / "bin", model)
     print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
     options = ["--max-tokens", str(args.max_tokens), *args.fairseq]
-    notes = {"checkpoints": [path.name for path in paths]}
-    result = translate_and_score(run / MODEL_FOLDER, prepared, out, args.split, args.beam, options, notes)
+    result = translate_and_score(model, prepared, out, args.split, args.beam, options, notes)
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")

@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import mean, median, stdev
 from threading import Lock
@@ -17,7 +18,7 @@ from .checkpoints import find_checkpoints
 from .evaluation import SCORES
 from .files import read_json, writable_folder, write_json
 from .report import render_table, save_figure, write_text_and_plots
-from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
+from .rows import BASELINE, CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
 from .scoring import TOKENISED_BLEU
 from .table import (
     STATISTICS,
@@ -37,7 +38,7 @@ from .table import (
 from .training import RUN, option_values, parse_figures, prepared_folder
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
-UNASKED = [row for row in ROWS if row not in ("transformer", "cgc-rdrop")]
+ALL = [row for row in ROWS if row not in ("transformer", "cgc-rdrop")]
 SHUFFLE = ROWS[SHUFFLED].evaluated_with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
 
@@ -50,38 +51,60 @@ def run_all(args, rows, seeds):
         rows: names
         seeds: numbers
 
-    Raises:
-        UserError: some failed; the others have been finished
+    Returns:
+        dict of those that failed (``row, seed``) to the reason; the others have been finished
     """
     trained = [row for row in rows if row != SHUFFLED]
     if SHUFFLED in rows and CGC not in trained:
         trained.insert(0, CGC)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     processes = _Processes({"OMP_NUM_THREADS": str(threads), **os.environ})
-    failed = []
+    folders = {(row, seed): args.runs / f"{row}-seed{seed}" for seed in seeds for row in trained}
+    failed = {}
 
     def run(row, seed):
-        folder = args.runs / f"{row}-seed{seed}"
+        name, folder = f"{row}, seed {seed}", folders[row, seed]
         try:
             _run(args, row, seed, folder, SHUFFLED in rows, processes)
             score = read_json(folder / "test" / SCORES)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
-            failed.append(f"{row}, seed {seed}: {error}")
-            return f"{row}, seed {seed}: failed"
-        return f"{row}, seed {seed}: {score:.2f}"
+            failed[name] = str(error)
+            return f"{name}: failed: {error}"
+        return f"{name}: {score:.2f}"
 
-    tasks = [(row, seed) for seed in seeds for row in trained]
-    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(tasks), unit=" runs", disable=None) as bar:
+    done = {task: updates_logged(folder) for task, folder in folders.items()}
+    total = args.max_update * len(folders)
+    with (
+        ThreadPoolExecutor(args.jobs) as pool,
+        tqdm(
+            total=total, initial=sum(done.values()), unit=" updates", desc=f"{len(folders)} runs", disable=None
+        ) as bar,
+    ):
         try:
-            for future in [pool.submit(run, *task) for task in tasks]:
-                tqdm.write(future.result(), file=sys.stderr)
-                bar.update()
+            waiting = {pool.submit(run, *task): task for task in folders}
+            while waiting:
+                ended, _ = wait(waiting, timeout=2, return_when=FIRST_COMPLETED)
+                done |= {task: min(args.max_update, updates_logged(folders[task])) for task in waiting.values()}
+                for future in ended:
+                    tqdm.write(future.result(), file=sys.stderr)
+                    done[waiting.pop(future)] = args.max_update
+                bar.update(sum(done.values()) - bar.n)
         except BaseException:
             processes.stop()
             pool.shutdown(cancel_futures=True)
             raise
-    if failed:
-        raise UserError(f"{len(failed)} of {len(tasks)} runs failed:\n" + "\n".join(failed))
+    return failed
+
+
+def updates_logged(folder):
+    """How many updates a run's ``log.jsonl`` tells of, by its last lines."""
+    log = folder / "log.jsonl"
+    if not log.exists():
+        return 0
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        found = re.findall(rb'num_updates": (\d+)', file.read())
+    return int(found[-1]) if found else 0
 
 
 class _Processes:
@@ -94,7 +117,7 @@ class _Processes:
         """Run a command to its end, its words to the end of a file.
 
         Raises:
-            UserError: it failed, with its last line; or it was stopped
+            UserError: it failed, with its last words; or it was stopped
         """
         with open(log, "a", encoding="utf-8") as file:
             with self._lock:
@@ -107,8 +130,10 @@ class _Processes:
                 self._running.discard(process)
         if status:
             with open(log, encoding="utf-8") as file:
-                end = [line.strip() for line in file if line.strip()][-1:]
-            raise UserError(f"exit status {status}, see {log}: {''.join(end)}")
+                lines = [line.strip() for line in file if line.strip()] or ["it said nothing"]
+            errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+            end = " ".join(lines[errors[-1] if errors else -1 :]).removeprefix("error: ")
+            raise UserError(f"{end} (exit status {status}; {log})")
 
     def stop(self):
         with self._lock:
@@ -168,13 +193,14 @@ def _validate_shuffled(folder, args, processes):
     write_json(path, {"valid_loss": losses[-1]})
 
 
-def make_table(runs_folder, out=None, corpus="the corpus"):
+def make_table(runs_folder, out=None, corpus="the corpus", failed=None):
     """Write ``table.md``, ``table.png`` and ``curves.png`` of the rows that have runs.
 
     Args:
         runs_folder: folder of run folders
         out: folder for what is made; ``None``: the same
         corpus: its name, for the title
+        failed: what ``run_all`` returns
 
     Returns:
         the table as Markdown
@@ -188,7 +214,7 @@ def make_table(runs_folder, out=None, corpus="the corpus"):
         "table.png": lambda path: plot_differences(runs, path, corpus),
         "curves.png": lambda path: plot_curves([run for run in runs if run.row in SYSTEMS], path, corpus),
     }
-    return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus), plots)
+    return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus, failed or {}), plots)
 
 
 def _shuffled(run):
@@ -201,7 +227,7 @@ def _shuffled(run):
     return other
 
 
-def markdown(runs, corpus):
+def markdown(runs, corpus, failed):
     """The table and what belongs under it."""
     header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
     header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
@@ -218,6 +244,7 @@ def markdown(runs, corpus):
             [
                 f"# Ablations on {corpus}",
                 render_table(header, rows, "ll"),
+                *(["Failed:\n\n" + "\n".join(_list(failed))] if failed else []),
                 *unfinished_notes(runs),
                 *settings_notes(runs),
                 *notes,
@@ -296,7 +323,9 @@ def main(args):
     if args.small:
         args.fairseq = [*SMALL["options"].split(), *args.fairseq]
     check_at_least(1, max_update=args.max_update, batch_tokens=args.batch_tokens, average=args.average, jobs=args.jobs)
-    rows = UNASKED if args.rows == "all" else args.rows.split(",")
+    rows = (args.rows or ",".join(PAPER_AND_CONTROLS)).split(",") if args.rows != "all" else ALL
+    if args.small and not args.rows:
+        rows.remove("transformer")  # the sizes of --small are LightConv's
     for row in rows:
         if row not in ROWS:
             raise OptionError(f"--rows: there is no row '{row}'; choose from {', '.join(ROWS)}, or all")
@@ -307,14 +336,22 @@ def main(args):
             f"--seeds is '{args.seeds}'; whole numbers with commas between were wanted, such as 1,2"
         ) from None
     writable_folder(args.runs, option="--runs")
+    failed = {}
     if not args.table:
         if args.by == "update":
             _keep_enough_updates(args)
         if args.data is None:
             raise OptionError("give the prepared folder with --data; --table alone needs none")
         prepared_folder(args.data)
-        run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
-    print(make_table(args.runs, corpus=args.corpus), end="")
+        failed = run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
+    if not failed or list(args.runs.glob(f"*/{RUN}")):
+        print(make_table(args.runs, corpus=args.corpus, failed=failed), end="", flush=True)
+    if failed:
+        raise UserError(f"{len(failed)} runs failed:\n" + "\n".join(_list(failed)))
+
+
+def _list(failed):
+    return [f"- {name}: {reason}" for name, reason in failed.items()]
 
 
 def _keep_enough_updates(args):

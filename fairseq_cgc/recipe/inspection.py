@@ -1,7 +1,6 @@
 """What a trained gate looks at: its values, their variance, classes of sentences (supplement A.1), minimal pairs."""
 
 from importlib.metadata import version
-from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
@@ -11,8 +10,9 @@ from fairseq.data.data_utils import collate_tokens
 from tqdm import tqdm
 
 from ..errors import CheckpointError, CorpusError, OptionError, check_at_least
-from ..lightconv_cgc import LightConvCGCEncoder, LightConvCGCModel
+from ..lightconv_cgc import LightConvCGCEncoder
 from .files import read_lines, writable_folder, write_json
+from .models import load_hub
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import ROWS
 from .translate import encode
@@ -38,35 +38,17 @@ class Layer(NamedTuple):
     ungated: np.ndarray
 
 
-def load_model(checkpoint, data=None):
-    """The model of a folder or of a checkpoint file, with its dictionaries and text handling.
-
-    Args:
-        checkpoint: a model folder (``model.pt``), or a checkpoint
-        data: the prepared folder, for a checkpoint that has no dictionaries beside it
-
-    Returns:
-        fairseq.hub_utils.GeneratorHubInterface
+def load_model(path, data=None):
+    """What ``load_hub`` returns.
 
     Raises:
         CheckpointError: missing, or no model of this plugin
     """
-    path = Path(checkpoint)
-    folder, name = (path, "model.pt") if path.is_dir() else (path.parent, path.name)
-    if not (folder / name).exists():
-        raise CheckpointError(f"the checkpoint {folder / name} does not exist")
-    where = "." if data is None else str(Path(data).resolve() / ("bin" if (Path(data) / "bin").is_dir() else ""))
-    if not list((folder if data is None else Path(where)).glob("dict.*.txt")):
-        raise CheckpointError(
-            f"{folder if data is None else data} has no dictionaries (dict.*.txt); give the prepared folder with --data"
-        )
-    hub = LightConvCGCModel.from_pretrained(str(folder), name, where)
+    hub = load_hub(path, data)
     encoder = hub.models[0].encoder
     if not isinstance(encoder, LightConvCGCEncoder):
-        raise CheckpointError(
-            f"{folder / name} holds a {type(encoder).__name__}, which has no gates; give a lightconv_cgc"
-        )
-    return hub.cuda() if torch.cuda.is_available() else hub
+        raise CheckpointError(f"{path} holds a {type(encoder).__name__}, which has no gates; give a lightconv_cgc")
+    return hub
 
 
 def gates_of(hub, sentences, batch=64):

@@ -1,6 +1,7 @@
 """Translate with a trained model: a binarised test set, or raw sentences."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -11,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
-from ..errors import UserError, check_at_least
-from ..lightconv_cgc import LightConvCGCModel
+from ..errors import OptionError, UserError, check_at_least
 from .files import read_lines, whole
+from .models import load_hub
 from .rows import PAPER
 
 logger = logging.getLogger(__name__)
@@ -115,13 +116,23 @@ def translate(hub, sentences, beam=BEAM, batch=1):
 def main(args):
     """``fairseq-cgc translate``."""
     check_at_least(1, beam=args.beam, batch=args.batch)
-    hub = LightConvCGCModel.from_pretrained(args.model)
-    if torch.cuda.is_available():
-        hub.cuda()
-    sentences, batch = args.sentences or map(str.rstrip, sys.stdin), args.batch
-    if not args.sentences and sys.stdin.isatty():
-        batch = 1  # someone waits for each
-    with tqdm(total=len(args.sentences) or None, unit=" sentences", disable=True if batch == 1 else None) as bar:
-        for translation in translate(hub, sentences, args.beam, batch):
+    for sentence in args.sentences:
+        if os.path.isfile(sentence):
+            raise OptionError(
+                f"{sentence} is a file, where a sentence was wanted; to translate its lines: --input {sentence}"
+            )
+    if args.input and args.sentences:
+        raise OptionError("--input and sentences exclude each other; leave one of them out")
+    waits = not args.input and not args.sentences and sys.stdin.isatty()  # someone does, for each
+    if waits:
+        print(f"loading {args.model} ...", file=sys.stderr)
+    hub = load_hub(args.model, args.data)
+    if waits:
+        print("a sentence a line, please; Ctrl-D ends", file=sys.stderr)
+    batch = 1 if waits else args.batch
+    given = read_lines(args.input) if args.input else args.sentences
+    lines = given if args.input or given else map(str.rstrip, sys.stdin)
+    with tqdm(total=len(given) or None, unit=" sentences", disable=True if batch == 1 else None) as bar:
+        for translation in translate(hub, lines, args.beam, batch):
             print(translation, flush=True)
             bar.update()

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from archive14 import write_archive
-from conftest import ROOT, TINY_OPTIONS, command, fairseq
+from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.recipe.files import held, read_json, read_lines
@@ -156,7 +156,9 @@ def fails(done, words):
 
 
 def test_fewer_epochs_than_asked_for(run_folder):
-    fails(command("generate", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are wanted")
+    fails(
+        command("generate", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are wanted: --average "
+    )
 
 
 def test_a_run_that_is_being_written(run_folder):
@@ -188,7 +190,7 @@ def test_checkpoints_alone_need_dictionaries_of_their_size(run_folder, chain, tm
 
 def test_a_split_or_folder_that_is_not_there(run_folder, tmp_path):
     fails(command("generate", run_folder, "--average", 2, "--split", "test2", check=False), "no split 'test2'")
-    fails(command("generate", tmp_path / "none", check=False), "does not exist or is not a folder")
+    fails(command("generate", tmp_path / "none", check=False), "none does not exist; a run folder")
     (run_folder / "run.json").unlink()
     fails(command("generate", run_folder, "--average", 2, check=False), "--data")
 
@@ -210,7 +212,7 @@ def test_a_failing_fairseq_generate_leaves_the_earlier_translations(run_folder):
     ],
 )
 def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
-    fails(command("prepare-iwslt14", "--out", tmp_path / "data", *options, check=False), words)
+    assert words in refused("prepare-iwslt14", "--out", tmp_path / "data", *options)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
     ],
 )
 def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
-    fails(command("prepare", "--test", "x", "--out", tmp_path / "data", *options, check=False), words)
+    assert words in refused("prepare", "--test", "x", "--out", tmp_path / "data", *options)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +237,7 @@ def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
     ],
 )
 def test_a_wrong_option_of_average_checkpoints(tmp_path, options, words):
-    done = command("average", "--inputs", tmp_path, "--output", tmp_path / "out.pt", *options, check=False)
-    fails(done, words)
+    assert words in refused("average", "--inputs", tmp_path, "--output", tmp_path / "out.pt", *options)
 
 
 def test_an_archive_of_another_kind_than_before(tmp_path):

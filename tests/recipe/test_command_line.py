@@ -91,6 +91,20 @@ def test_options_that_a_command_does_not_know_are_fairseq_s_where_it_has_one():
         parse(["score", "hyp", "--ref", "ref", "--dropout", "0.2"])
 
 
+def test_sentences_may_stand_before_and_behind_options():
+    args = parse(["translate", "model", "Guten Tag.", "--beam", "4", "Bis morgen."])
+    assert (str(args.model), args.sentences, args.beam) == ("model", ["Guten Tag.", "Bis morgen."], 4)
+    assert parse(["translate", "--beam", "4", "model"]).sentences == []
+
+
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(tmp_path):
+    for name in ("hyp", "ref"):
+        (tmp_path / name).write_text("one two three four five\n")
+    pipe = f"{sys.executable} -m fairseq_cgc score hyp --ref ref | true; echo ${{PIPESTATUS[0]}}"
+    done = run("bash", "-c", pipe, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 def test_the_shell_files_call_the_command_line(nothing_installed):
     for name, usage in (
         ("scripts/quickstart.sh", "quickstart"),

@@ -1,6 +1,9 @@
 """The ablations' command: runs, what is done again and what is not, and the table."""
 
+import argparse
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,9 +11,12 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OPTIONS, command, run
+from conftest import ROOT, TINY_OPTIONS, command, refused, run
 from test_table import change_json, make_run, rows
 
+from fairseq_cgc.errors import UserError
+from fairseq_cgc.recipe import experiment
+from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, make_table
 from fairseq_cgc.recipe.files import is_held
 from fairseq_cgc.recipe.rows import VARIANTS, row_options
@@ -117,16 +123,67 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
 def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path):
     (tmp_path / "cgc-first-seed1").write_text("in the way")
     done = ablate(prepared, tmp_path, "--rows", "cgc-first,cgc-constant", "--seeds", 1, check=False)
-    assert (
-        done.returncode == 1 and "1 of 2 runs failed" in done.stderr and "cgc-first, seed 1: exit status" in done.stderr
-    )
+    assert done.returncode == 1 and "1 runs failed" in done.stderr and "- cgc-first, seed 1: " in done.stderr
+    assert "Failed:\n\n- cgc-first, seed 1: " in (tmp_path / "table.md").read_text()
     assert (tmp_path / "cgc-constant-seed1" / "test" / "scores.json").exists()
+
+
+def test_without_rows_an_experiment_has_those_of_the_paper_and_the_controls(prepared, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiment, "run_all", lambda args, rows, seeds: asked.append(rows))
+    monkeypatch.setattr(experiment, "make_table", lambda *_, **__: "")
+    for options in ([], ["--small"]):
+        experiment.main(parse(["experiment", "--data", str(prepared), "--runs", str(tmp_path), *options]))
+    small = ["lightconv", "dynamic", "cgc", "cgc-constant", "cgc-learned", "cgc-shuffled"]
+    assert asked == [["transformer", *small], small]
+
+
+def test_two_equal_seeds_are_one(prepared, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiment, "run_all", lambda args, rows, seeds: asked.append((rows, seeds)))
+    monkeypatch.setattr(experiment, "make_table", lambda *_, **__: "")
+    experiment.main(
+        parse(["experiment", "--data", str(prepared), "--runs", str(tmp_path), "--seeds", "2,2", "--rows", "cgc,cgc"])
+    )
+    assert asked == [(["cgc"], [2])]
+
+
+def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
+    """From where the runs were; one that ends, be it by failing, has none to come."""
+    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100)
+    (tmp_path / "cgc-seed1").mkdir()
+    (tmp_path / "cgc-seed1" / "log.jsonl").write_text('{"event": "train_inner", "num_updates": 40}\n')
+    bars = []
+
+    class Bar(experiment.tqdm):
+        def __init__(self, **options):
+            bars.append(self)
+            super().__init__(**{**options, "disable": False, "file": io.StringIO()})
+
+    def fail(*_):
+        raise UserError("no room")
+
+    monkeypatch.setattr(experiment, "tqdm", Bar)
+    monkeypatch.setattr(experiment, "_run", fail)
+    failed = experiment.run_all(args, ["cgc", "gct"], [1])
+    assert failed == {"cgc, seed 1": "no room", "gct, seed 1": "no room"}
+    assert (bars[0].initial, bars[0].n, bars[0].total) == (40, 200, 200)
+
+
+def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
+    processes = experiment._Processes(dict(os.environ))
+    code = "import sys; sys.exit('error: no room here\\nmake some')"
+    with pytest.raises(UserError, match=r"^no room here make some \(exit status 1; .*\)$"):
+        processes.run([sys.executable, "-c", code], tmp_path / "log")
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--rows", "cgc,nothing"], "--rows: there is no row 'nothing'; choose from lightconv, dynamic, cgc"),
+        (
+            ["--rows", "cgc,nothing"],
+            "--rows: there is no row 'nothing'; choose from transformer, lightconv, dynamic, cgc",
+        ),
         (["--seeds", "1,x"], "--seeds is '1,x'"),
         (["--jobs", "0"], "--jobs is 0"),
         (["--average", "0"], "--average is 0"),
@@ -137,8 +194,7 @@ def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path)
     ],
 )
 def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
-    done = command("experiment", "--data", prepared, "--runs", tmp_path / "runs", *options, check=False)
-    assert done.returncode == 1 and words in done.stderr and done.stderr.startswith("error: ")
+    assert words in refused("experiment", "--data", prepared, "--runs", tmp_path / "runs", *options)
 
 
 def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):

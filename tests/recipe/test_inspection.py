@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -293,7 +294,7 @@ def test_a_checkpoint_without_gates_or_dictionaries_is_refused(checkpoints, prep
     with pytest.raises(CheckpointError, match="holds a LightConvEncoder, which has no gates"):
         inspection.load_model(checkpoints["lightconv"], prepared)
     with pytest.raises(CheckpointError, match=r"has no dictionaries .*--data"):
-        inspection.load_model(checkpoints["cgc"])
+        inspection.load_model(shutil.copy(checkpoints["cgc"], tmp_path))
     with pytest.raises(CheckpointError, match="nothing.pt does not exist"):
         inspection.load_model(tmp_path / "nothing.pt")
     with pytest.raises(CorpusError, match="share no token"):

@@ -1,0 +1,121 @@
+"""Which model a path means: every command that takes one takes a run folder, a model folder or a checkpoint."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..errors import CheckpointError
+from ..lightconv_cgc import LightConvCGCModel
+from .checkpoints import KINDS, find_checkpoints
+from .files import read_json
+from .rows import PAPER
+from .training import MODEL_FOLDER, RUN
+
+MODEL = "model.pt"
+LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+
+
+class Place(NamedTuple):
+    """Where a path leads.
+
+    Attributes:
+        run: the run folder that it is, or lies in; otherwise the path's own folder
+        model: the folder of a ready model, or None
+        checkpoints: the folder of checkpoints, or None
+        checkpoint: the one that was named, or None
+    """
+
+    run: Path
+    model: Path | None = None
+    checkpoints: Path | None = None
+    checkpoint: Path | None = None
+
+
+def locate(path):
+    """The ``Place`` of a path.
+
+    Raises:
+        CheckpointError: neither a file nor a folder with a model, a run or checkpoints in it
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; a run folder, a model folder or a checkpoint was wanted")
+    near = [path, *list(path.absolute().parents)[:2]]
+    run = next((folder for folder in near if (folder / RUN).is_file()), path if path.is_dir() else path.parent)
+    if path.is_file():
+        if path.name == MODEL:
+            return Place(run, model=path.parent)
+        return Place(run, checkpoints=path.parent, checkpoint=path)
+    if (path / MODEL).is_file():
+        return Place(run, model=path)
+    model, checkpoints = path / MODEL_FOLDER, path / "checkpoints"
+    if not checkpoints.is_dir() and any(path.glob("checkpoint*.pt")):
+        checkpoints = path
+    place = Place(run, model if (model / MODEL).is_file() else None, checkpoints if checkpoints.is_dir() else None)
+    if place.model is None and place.checkpoints is None:
+        raise CheckpointError(f"{path} holds no model and no checkpoints; a run folder or a model folder was wanted")
+    return place
+
+
+def data_of(place):
+    """The folder of a preparation that the run of a ``Place`` was trained on, or None."""
+    record = place.run / RUN
+    return Path(read_json(record)["data"]["path"]) if record.is_file() else None
+
+
+def checkpoints_to_average(folder, by, asked):
+    """The last checkpoints of a kind; see ``find_checkpoints``.
+
+    Args:
+        asked: how many; None: the protocol's number, or what a short run has left, aloud
+
+    Raises:
+        CheckpointError: there are fewer; with what there is
+    """
+    wanted = asked or PAPER["average"]
+    there = {kind: find_checkpoints(folder, kind) for kind in KINDS}
+    found = there[by][-wanted:]
+    if len(found) < wanted:
+        if asked or not (found or (folder / LAST).is_file()):
+            others = [f"{len(paths)} (--by {kind})" for kind, paths in there.items() if paths and kind != by]
+            raise CheckpointError(
+                f"{folder} has {len(found)} {by} checkpoints and {wanted} are wanted: --average {len(found) or 'N'} takes "
+                f"fewer" + (f"; there are {', '.join(others)}" if others else "") + "; or train longer"
+            )
+        found = found or [folder / LAST]
+        print(f"    {folder} has fewer than {wanted} {by} checkpoints; averaging the {len(found)} there", flush=True)
+    return found
+
+
+def load_hub(path, data=None):
+    """The model that a path means, with its dictionaries and text handling, on the GPU where there is one.
+
+    Of a run folder it is the averaged model, if there is one, and else the best checkpoint, which is said.
+
+    Args:
+        path: a run folder, a model folder, or a checkpoint
+        data: the prepared folder; default: the dictionaries beside the model, or those of its run
+
+    Returns:
+        fairseq.hub_utils.GeneratorHubInterface
+
+    Raises:
+        CheckpointError: there is no model, or its dictionaries are nowhere to be found
+    """
+    place = locate(path)
+    file = place.model / MODEL if place.model else place.checkpoint
+    if file is None:
+        file = next((f for f in (place.checkpoints / BEST, place.checkpoints / LAST) if f.is_file()), None)
+        if file is None:
+            raise CheckpointError(f"{place.checkpoints} has neither {BEST} nor {LAST}; name a checkpoint")
+        print(f"{path} has no averaged model (fairseq-cgc generate makes it): taking {file}", file=sys.stderr)
+    folder = file.parent if data is None else Path(data)
+    if data is None and not list(folder.glob("dict.*.txt")):
+        folder = data_of(place) or folder
+    folder = folder / "bin" if (folder / "bin").is_dir() else folder
+    if not list(folder.glob("dict.*.txt")):
+        raise CheckpointError(f"{folder} has no dictionaries (dict.*.txt); give the prepared folder with --data")
+    hub = LightConvCGCModel.from_pretrained(str(file.parent), file.name, str(folder.resolve()))
+    return hub.cuda() if torch.cuda.is_available() else hub

@@ -1,0 +1,130 @@
+"""Which model a path means, and how ``translate`` and ``generate`` say so."""
+
+import io
+import json
+
+import pytest
+
+from fairseq_cgc.errors import CheckpointError, OptionError
+from fairseq_cgc.recipe import models, translate
+from fairseq_cgc.recipe.command_line import parse
+from fairseq_cgc.recipe.models import checkpoints_to_average, data_of, load_hub, locate
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    return path
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run with three epochs' checkpoints, the best and the last, and its data."""
+    folder = tmp_path / "cgc-seed1"
+    for name in ("checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt", "checkpoint_best.pt", "checkpoint_last.pt"):
+        touch(folder / "checkpoints" / name)
+    touch(tmp_path / "data" / "bin" / "dict.de.txt")
+    (folder / "run.json").write_text(json.dumps({"data": {"path": str(tmp_path / "data")}}))
+    return folder
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """The arguments with which models were loaded."""
+    calls = []
+    monkeypatch.setattr(models.LightConvCGCModel, "from_pretrained", lambda *args: calls.append(args))
+    monkeypatch.setattr(models.torch.cuda, "is_available", lambda: False)
+    return calls
+
+
+def test_a_run_its_checkpoints_and_one_of_them_are_of_one_run(run_folder):
+    checkpoints = run_folder / "checkpoints"
+    assert locate(run_folder) == (run_folder, None, checkpoints, None)
+    assert locate(checkpoints) == (run_folder, None, checkpoints, None)
+    one = checkpoints / "checkpoint2.pt"
+    assert locate(one) == (run_folder, None, checkpoints, one)
+    assert data_of(locate(one)).name == "data"
+
+
+def test_a_model_folder_and_its_file_need_no_run(tmp_path, run_folder):
+    file = touch(tmp_path / "copied" / "model.pt")
+    assert locate(file.parent) == locate(file) == (file.parent, file.parent, None, None)
+    assert data_of(locate(file)) is None
+    file = touch(run_folder / "model" / "model.pt")
+    assert locate(file.parent) == (run_folder, file.parent, None, None)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no model and no checkpoints; a run folder or a model folder"):
+        locate(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing does not exist; a run folder, a model folder or a checkpoint"):
+        locate(tmp_path / "nothing")
+
+
+def test_a_run_s_averaged_model_is_taken_and_else_its_best_checkpoint_aloud(run_folder, loaded, capsys):
+    data = str(run_folder.parent / "data" / "bin")
+    load_hub(run_folder)
+    assert loaded == [(str(run_folder / "checkpoints"), "checkpoint_best.pt", data)]
+    assert "no averaged model" in capsys.readouterr().err
+    touch(run_folder / "model" / "model.pt")
+    touch(run_folder / "model" / "dict.de.txt")
+    load_hub(run_folder)
+    assert loaded[1] == (str(run_folder / "model"), "model.pt", str(run_folder / "model"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_elsewhere_wants_the_prepared_folder(run_folder, tmp_path, loaded):
+    file = touch(tmp_path / "elsewhere" / "best.pt")
+    with pytest.raises(CheckpointError, match=r"elsewhere has no dictionaries \(dict.\*.txt\); .* with --data"):
+        load_hub(file)
+    load_hub(file, tmp_path / "data")
+    assert loaded == [(str(file.parent), "best.pt", str(tmp_path / "data" / "bin"))]
+
+
+def test_a_short_run_is_averaged_from_what_it_has_aloud(run_folder, capsys):
+    checkpoints = run_folder / "checkpoints"
+    assert len(checkpoints_to_average(checkpoints, "epoch", None)) == 3
+    assert "fewer than 10 epoch checkpoints; averaging the 3 there" in capsys.readouterr().out
+    assert [path.name for path in checkpoints_to_average(checkpoints, "update", None)] == ["checkpoint_last.pt"]
+    assert [path.name for path in checkpoints_to_average(checkpoints, "epoch", 2)] == [
+        "checkpoint2.pt",
+        "checkpoint3.pt",
+    ]
+
+
+def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder):
+    with pytest.raises(CheckpointError) as error:
+        checkpoints_to_average(run_folder / "checkpoints", "epoch", 5)
+    assert "has 3 epoch checkpoints and 5 are wanted: --average 3 takes fewer" in str(error.value)
+    with pytest.raises(CheckpointError) as error:
+        checkpoints_to_average(run_folder / "checkpoints", "update", 2)
+    assert "has 0 update checkpoints" in str(error.value) and "there are 3 (--by epoch)" in str(error.value)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def translating(monkeypatch):
+    """``translate`` in upper case, without a model."""
+    monkeypatch.setattr(translate, "load_hub", lambda *_: None)
+    monkeypatch.setattr(translate, "translate", lambda hub, lines, *_: (line.upper() for line in lines))
+    return lambda *words: translate.main(parse(["translate", "model", *map(str, words)]))
+
+
+def test_a_file_in_place_of_a_sentence_is_offered_as_input(translating, tmp_path, capsys):
+    file = tmp_path / "text.de"
+    file.write_text("eins\nzwei\n")
+    with pytest.raises(OptionError, match=f"{file} is a file, .* --input {file}"):
+        translating(file)
+    translating("--input", file)
+    assert capsys.readouterr().out == "EINS\nZWEI\n"
+
+
+def test_a_terminal_is_told_what_is_waited_for(translating, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Terminal("eins\n"))
+    translating()
+    out, err = capsys.readouterr()
+    assert out == "EINS\n" and err.index("loading model") < err.index("a sentence a line, please; Ctrl-D ends")
