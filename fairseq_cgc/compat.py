@@ -26,6 +26,9 @@ EVERY_SENTENCE = ["--required-batch-size-multiple", "1"]
 # one that was never stopped. With this it forms them anew for each epoch, resumed or not.
 SAME_BATCHES_WHEN_RESUMED = ["--update-epoch-batch-itr", "True"]
 
+# A sentence beyond the model's position limit, in a validation or test set, ends fairseq otherwise.
+SKIP_TOO_LONG = ["--skip-invalid-size-inputs-valid-test"]
+
 # Of several devices fairseq lets the first read the checkpoint and broadcasts it to the others, as a pickle
 # that the weights-only loader refuses: each reads it for itself.
 EACH_DEVICE_LOADS = ["--load-checkpoint-on-all-dp-ranks"]

@@ -17,6 +17,7 @@ from .gated_convolution import (
     ContextGatedLightweightConv,
     recorded_gates,
 )
+from .hub import TranslationHub
 from .incremental import IncrementalDecoder, reorder_encoder_out
 from .ops import Padding
 from .optimizer import check_optimizer, scale_learning_rate
@@ -223,7 +224,7 @@ class LightConvCGCModel(LightConvModel):
                 ``.`` is relative to the checkpoint's
 
         Returns:
-            fairseq.hub_utils.GeneratorHubInterface: ``.translate("...", beam=6)``
+            TranslationHub: ``.translate("...", beam=6)``
 
         Raises:
             CheckpointError: the folder or the checkpoint does not exist
@@ -238,7 +239,8 @@ class LightConvCGCModel(LightConvModel):
         if (data / PREPARATION).exists():
             for option, value in hub_options(data).items():
                 kwargs.setdefault(option, value)
-        return super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
+        hub = super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
+        return TranslationHub(hub.cfg, hub.task, hub.models)
 
     @classmethod
     def build_model(cls, args, task):

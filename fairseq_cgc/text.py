@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
@@ -31,6 +33,11 @@ SUBWORD_MODELS = {
 NOT_SPACE_IN_PERL = dict.fromkeys(range(0x1C, 0x20))
 
 
+def is_blank(sentence):
+    """Whether a sentence has nothing to read: white space (U+00A0, U+3000 ...), control and format characters (U+200B ...)."""
+    return all(letter.isspace() or unicodedata.category(letter) in ("Cc", "Cf") for letter in sentence)
+
+
 def lowercase(sentence):
     """Lower case as Moses' ``lowercase.perl``: letter by letter, so without Greek's final sigma."""
     return sentence.lower() if "\u03a3" not in sentence else "".join(map(str.lower, sentence))
@@ -41,11 +48,11 @@ class MosesText:
     (``tokenizer.perl -l LANG``: special characters escaped, dashes left alone).
 
     Args:
-        language: two-letter code
+        language: two-letter code; what comes after it (``zh-CN``, ``de_DE``) makes no difference
     """
 
     def __init__(self, language):
-        self.language = language
+        self.language = re.split("[-_.]", language)[0].lower()
         self._tokeniser = self._detokeniser = None
 
     def __getstate__(self):  # for another process: the compiled rules are built where they are used

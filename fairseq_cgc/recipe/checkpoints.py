@@ -12,6 +12,8 @@ from ..compat import user_error_text
 from ..errors import CheckpointError, OptionError, check_at_least
 from .files import whole
 
+POSITIONS = 1024  # of fairseq's models, unless told otherwise
+
 
 def load_checkpoint(path):
     """Load a fairseq checkpoint on the CPU with torch's weights-only loader.
@@ -129,6 +131,11 @@ def model_options(state):
         for name, value in _options(state).items()
         if name == "arch" or name.startswith(("cgc_", "encoder_", "decoder_", "share_", "weight_softmax"))
     }
+
+
+def position_limit(state):
+    """Tokens of the longest sentence that a checkpoint's model takes, on either side."""
+    return max(_options(state).get(f"max_{side}_positions") or POSITIONS for side in ("source", "target"))
 
 
 def count_parameters(state):

@@ -107,7 +107,7 @@ def quickstart(parser):
 
 def prepare(parser):
     """Prepare a parallel corpus: plain text to fairseq's binarised data. As in the IWSLT'14 recipe: Moses tokens,
-    cleaning, lower case, joint subwords. PREFIX stands for PREFIX.SOURCE and PREFIX.TARGET, plain or .gz. With
+    cleaning, lower case, joint subwords. PREFIX stands for PREFIX.SOURCE and PREFIX.TARGET, plain or .gz, .bz2, .xz. With
     --vocabulary-of, a new test set gets the settings, subwords and dictionaries of an existing preparation.
     """
     parser.add_argument("--source-lang", metavar="LANG", help="needed, but with --vocabulary-of")
@@ -225,7 +225,7 @@ def translate(parser):
 
 def score(parser):
     """Score translations against a reference. Tokenised BLEU-4 (fairseq-score's figure), sacreBLEU and chrF, each with
-    its signature. Files are UTF-8 text, one sentence a line, plain or .gz. Several systems are compared with the first
+    its signature. Files are UTF-8 text, one sentence a line, plain or .gz, .bz2, .xz. Several systems are compared with the first
     one by paired bootstrap resampling.
     """
     parser.add_argument("systems", nargs="+", metavar="SYS", help="file of hypotheses; the first is the baseline")
@@ -298,7 +298,7 @@ def inspect(parser):
     A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
     """
     _path(parser, "checkpoint", "MODEL", "a run folder, a model folder or a checkpoint")
-    _path(parser, "--input", "FILE", "raw sentences, one a line, plain or .gz", nargs="+")
+    _path(parser, "--input", "FILE", "raw sentences, one a line, plain or .gz, .bz2, .xz", nargs="+")
     _path(parser, "--out", "DIR", "folder for what is made", Path("gates"))
     _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
     parser.add_argument("--layers", metavar="N,...", help="layers to plot, from 1; default: all")

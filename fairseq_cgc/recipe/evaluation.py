@@ -4,15 +4,17 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, OptionError, UserError, check_at_least
-from ..text import PREPARATION, SUBWORD_MODELS, MosesText
+from ..text import PREPARATION, SUBWORD_MODELS, MosesText, is_blank
 from .checkpoints import (
     average_checkpoints,
     check_dictionaries,
     load_checkpoint,
+    position_limit,
     write_model,
 )
 from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
 from .models import checkpoints_to_average, data_of, locate
+from .preparation import longest_sentence
 from .report import render_table
 from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
 from .training import LOCK, MODEL_FOLDER, RUN, prepared_folder
@@ -21,7 +23,7 @@ from .translate import BEAM, generate
 SCORES = "scores.json"
 
 
-def translate_and_score(model, prepared, output, split="test", beam=BEAM, options=(), notes=None):
+def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_tokens=8000, options=(), notes=None):
     """Translate a split and write a folder with what went in, what came out, and its scores.
 
     ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by
@@ -34,6 +36,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
         output: the folder to write
         split: which to translate
         beam: beam size
+        max_tokens: source tokens a batch, or those of the longest sentence
         options: further options of fairseq-generate
         notes: further entries for ``generation`` in scores.json
 
@@ -55,8 +58,11 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
         if not file.exists():
             raise UserError(f"{prepared} has no split '{split}': {file} does not exist")
         raw[language] = read_lines(file)
-    check_dictionaries(load_checkpoint(Path(model) / "model.pt"), prepared / "bin", source, target)
+    state = load_checkpoint(Path(model) / "model.pt")
+    check_dictionaries(state, prepared / "bin", source, target)
     references = read_lines(prepared / "tok" / f"{split}.{target}")
+    max_tokens = max(max_tokens, longest_sentence(prepared, split, position_limit(state)))
+    options = ["--source-lang", source, "--target-lang", target, "--max-tokens", str(max_tokens), *options]
     with whole(output) as partial:
         partial.mkdir(parents=True)
         hypotheses = generate(
@@ -74,7 +80,8 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, option
             print(
                 f"    {len(skipped)} sentences were too long and skipped; they count as empty translations: {skipped}"
             )
-        tokenised = [hypotheses.get(number, "") for number in range(len(references))]
+        # Of a blank sentence the model invents a translation.
+        tokenised = ["" if is_blank(line) else hypotheses.get(n, "") for n, line in enumerate(raw[source])]
         moses = MosesText(target)
         detokenised = [moses.detokenise(line) for line in tokenised]
         for name, lines in (
@@ -131,8 +138,7 @@ def main(args):
         check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
         write_model(state, prepared / "bin", model)
     print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
-    options = ["--max-tokens", str(args.max_tokens), *args.fairseq]
-    result = translate_and_score(model, prepared, out, args.split, args.beam, options, notes)
+    result = translate_and_score(model, prepared, out, args.split, args.beam, args.max_tokens, args.fairseq, notes)
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")

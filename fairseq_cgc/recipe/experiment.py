@@ -35,7 +35,7 @@ from .table import (
     unfinished_notes,
     updates_cell,
 )
-from .training import RUN, option_values, parse_figures, prepared_folder
+from .training import RUN, option_values, parse_figures, prepared_folder, validation_options
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row not in ("transformer", "cgc-rdrop")]
@@ -185,7 +185,8 @@ def _validate_shuffled(folder, args, processes):
     ]
     command += ["--model-overrides", SHUFFLE, "--max-tokens", str(args.batch_tokens), "--log-format", "json"]
     log.unlink(missing_ok=True)
-    processes.run([*command, *EVERY_SENTENCE, *NO_WORKERS], log)
+    of_valid = validation_options(Path(command[3]).parent, command)
+    processes.run([*command, *EVERY_SENTENCE, *NO_WORKERS, *of_valid], log)
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
     losses = [values["valid_loss"] for event, values in figures if event == "valid"]
     if not losses:

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, and text that says where it is broken."""
 
+import bz2
+import codecs
 import errno
 import fcntl
 import gzip
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -101,39 +104,60 @@ def read_json(path):
         raise UserError(f"{path} is not valid JSON ({error}); remove it and make it anew") from None
 
 
+COMPRESSED = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+
+
 def read_lines(path):
-    """Lines of a UTF-8 text file, plain or ``.gz``, without their ends.
+    """Lines of a UTF-8 text file, plain or ``.gz``, ``.bz2``, ``.xz``, without their ends; see ``decode_lines``.
 
     Only a line feed ends a line, as for the Unix tools: Python's other line separators (U+2028,
-    a form feed) occur inside sentences. A carriage return before it is dropped.
+    a form feed) occur inside sentences. A carriage return before it is dropped, and so is a byte-order mark.
 
     Raises:
-        CorpusError: missing file, truncated or broken gzip, invalid UTF-8 (naming the line)
+        CorpusError: missing file, truncated or broken compression, invalid UTF-8 (naming the line)
     """
     path = Path(path)
     try:
         data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
     except FileNotFoundError:
         raise CorpusError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise CorpusError(f"{path} is a folder; a text file was wanted") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorpusError(f"{path} is truncated or no gzip file ({error}); get it again") from None
+    if decompress := COMPRESSED.get(path.suffix.lower()):
+        try:
+            data = decompress(data)
+        except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+            raise CorpusError(f"{path} is truncated or no {path.suffix} file ({error}); get it again") from None
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
-    decoded = []
+    return list(decode_lines(lines, path))
+
+
+def decode_lines(lines, name):
+    """Lines of a UTF-8 text without their ends, and without a byte-order mark at its head.
+
+    Args:
+        lines: iterable of bytes, a line each
+        name: of the text, for the error
+
+    Yields:
+        strings
+
+    Raises:
+        CorpusError: invalid UTF-8, with its line and column
+    """
     for number, line in enumerate(lines, 1):
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         try:
-            decoded.append(line.removesuffix(b"\r").decode("utf-8"))
+            yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise CorpusError(
-                f"{path}, line {number}: byte 0x{line[error.start]:02x} at column {error.start + 1} is not valid "
-                "UTF-8; convert the file to UTF-8 first"
+                f"{name}, line {number}: byte 0x{line[error.start]:02x} at column {error.start + 1} is not valid UTF-8; "
+                "convert it to UTF-8 first"
             ) from None
-    return decoded
 
 
 def write_lines(path, lines):
@@ -181,6 +205,9 @@ def run_command(main):
 
     Exit status: 0, 1 after an error, 130 after an interrupt.
     """
+    for stream in (sys.stdout, sys.stderr):  # whatever the locale says
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"}  # for the commands that we start
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end children, clear what is half-written
     try:
         main()

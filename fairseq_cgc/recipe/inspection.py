@@ -15,7 +15,6 @@ from .files import read_lines, writable_folder, write_json
 from .models import load_hub
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import ROWS
-from .translate import encode
 
 UNGATED, GATED = ROWS["lightconv"].colour, ROWS["cgc"].colour
 
@@ -62,7 +61,7 @@ def gates_of(hub, sentences, batch=64):
     Returns:
         list of one ``Layer`` a layer, and the number of tokens of each sentence
     """
-    encoder, tokens = hub.models[0].encoder, [encode(hub, sentence, n) for n, sentence in enumerate(sentences, 1)]
+    encoder, tokens = hub.models[0].encoder, [hub.encode(sentence) for sentence in sentences]
     order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]))
     found = [([], [], []) for _ in encoder.layers]
     with tqdm(total=len(tokens), desc="gates", unit=" sentences", disable=None) as bar:
@@ -310,7 +309,7 @@ def compare_pair(hub, one, other):
         CorpusError: the sentences are the same to the model, or have no token in common at their start, or at
             their end in the same position
     """
-    sentences = [encode(hub, sentence, number) for number, sentence in enumerate((one, other), 1)]
+    sentences = [hub.encode(sentence) for sentence in (one, other)]
     words = [[hub.task.source_dictionary[token] for token in sentence] for sentence in sentences]
     prefix = _common(words[0], words[1])
     suffix = _common(words[0][prefix:][::-1], words[1][prefix:][::-1])

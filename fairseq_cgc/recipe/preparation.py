@@ -15,6 +15,7 @@ The output folder:
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,11 +24,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from fairseq.data.indexed_dataset import make_dataset
 from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least
 from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
 from .files import (
+    COMPRESSED,
     held,
     read_json,
     read_lines,
@@ -69,6 +72,9 @@ class Settings:
 
     def check(self):
         """Raises OptionError for settings that cannot be."""
+        for language in self.languages:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", language):
+                raise OptionError(f"the language is '{language}'; letters and digits were wanted, such as de or zh-CN")
         if self.source_lang == self.target_lang:
             raise OptionError(f"source and target language are both '{self.source_lang}'; they must differ")
         if self.bpe not in SUBWORD_MODELS:
@@ -82,7 +88,7 @@ def prepare(raw, out, settings=Settings(), workers=None):
 
     Args:
         raw: dict of ``train``, ``valid``, ``test`` to the prefix of its two files, which end in
-            ``.{source_lang}`` and ``.{target_lang}``, or those with ``.gz``; ``valid`` may be
+            ``.{source_lang}`` and ``.{target_lang}``, or those with ``.gz``, ``.bz2`` or ``.xz``; ``valid`` may be
             missing: see ``Settings.valid_every``
         out: the output folder
         settings: what to make
@@ -174,10 +180,10 @@ def _run_stages(files, out, settings, workers, like, identity):
 
 def _raw_file(prefix, language):
     plain = Path(f"{prefix}.{language}")
-    for file in (plain, Path(f"{plain}.gz")):
+    for file in (plain, *(Path(f"{plain}{suffix}") for end in COMPRESSED for suffix in (end, end.upper()))):
         if file.is_file():
             return file
-    raise CorpusError(f"neither {plain} nor {plain}.gz exists as a file")
+    raise CorpusError(f"neither {plain} nor {plain} with {', '.join(COMPRESSED)} exists as a file")
 
 
 def _difference(before, now):
@@ -417,6 +423,23 @@ def _counts(out, splits, files, dictionaries):
             counts[split]["pairs"] = len(lines)
             counts[split][language] = {"tokens": tokens, "unknown": unknown}
     return counts
+
+
+def longest_sentence(prepared, split, limit):
+    """Tokens of the longest sentence of a split that a model takes, of both sides, EOS counted.
+
+    Args:
+        prepared: the folder of a preparation
+        limit: of the model's positions
+    """
+    settings = Settings(**read_json(prepared / "bin" / PREPARATION)["settings"])
+    pair = "-".join(settings.languages)
+    longest = 0
+    for side in settings.languages:
+        data = make_dataset(f"{prepared / 'bin' / split}.{pair}.{side}", "mmap")
+        if data:  # whose file the sizes are part of
+            longest = max(longest, int(data.sizes[data.sizes <= limit].max(initial=0)))
+    return longest
 
 
 def summary(result, expected=None):

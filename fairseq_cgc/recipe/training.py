@@ -23,15 +23,17 @@ from platform import python_version
 import torch
 from tqdm import tqdm
 
-from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, USER_DIR
+from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
 from ..errors import CheckpointError, CorpusError, OptionError, UserError, check_at_least
 from ..text import PREPARATION
-from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint
 from .files import held, read_json, remove, writable_folder, write_json
+from .preparation import longest_sentence
 from .rows import PAPER, row_options
 
 RUN = "run.json"
 LOCK = ".lock"
+TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
@@ -254,10 +256,38 @@ def _trained_longer(run, trained, updates):
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
     """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
-    options += [*EACH_DEVICE_LOADS, "--max-update", str(updates), "--seed", str(seed)]
+    options += [
+        *validation_options(prepared, options),
+        *EACH_DEVICE_LOADS,
+        "--max-update",
+        str(updates),
+        "--seed",
+        str(seed),
+    ]
     options += ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
     words = (word for group in option_groups(options).values() for word in group)
     return [*(launch or launcher(1)), str(prepared / "bin"), *words]
+
+
+def validation_options(prepared, options):
+    """What lets a validation pass over sentences that are too long, for the model or for a training's batch.
+
+    Args:
+        prepared: the folder of a preparation
+        options: fairseq-train's
+    """
+    settings, values = read_json(prepared / "bin" / PREPARATION)["settings"], option_values(options)
+    limit = max(int(values.get(f"--max-{side}-positions", POSITIONS)) for side in ("source", "target"))
+    longest, batch = longest_sentence(prepared, "valid", limit), values.get("--max-tokens", "")
+    of_valid = ["--max-tokens-valid", str(longest)] if batch.isdigit() and int(batch) < longest else []
+    return [
+        *SKIP_TOO_LONG,
+        *of_valid,
+        "--source-lang",
+        settings["source_lang"],
+        "--target-lang",
+        settings["target_lang"],
+    ]
 
 
 def join_training(command):
@@ -334,7 +364,7 @@ def follow_training(command, run, updates, lock):
     Raises:
         UserError: it failed; with the end of its words
     """
-    tail, valid, said = [], "", 0
+    tail, valid, said, dropped = [], "", 0, []
     with (
         open(run / "train.log", "a", encoding="utf-8") as log,
         open(run / "log.jsonl", "a", encoding="utf-8") as figures,
@@ -348,6 +378,11 @@ def follow_training(command, run, updates, lock):
                 log.write(line)
                 log.flush()
                 tail = [*tail[-14:], line]
+                if TOO_LONG in line and line.partition(TOO_LONG)[0].split()[-1:] not in dropped:
+                    dropped.append(line.partition(TOO_LONG)[0].split()[-1:])
+                    tqdm.write(
+                        f"    WARNING: {line.partition(' | WARNING | ')[2].partition(' | ')[2].strip()}", sys.stdout
+                    )
                 event, values = parse_figures(line)
                 if not event:
                     continue

@@ -1,6 +1,5 @@
 """Translate with a trained model: a binarised test set, or raw sentences."""
 
-import logging
 import os
 import re
 import subprocess
@@ -8,16 +7,14 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
+from ..compat import EVERY_SENTENCE, NO_WORKERS, SKIP_TOO_LONG, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
-from .files import read_lines, whole
+from .files import decode_lines, read_lines, whole
 from .models import load_hub
 from .rows import PAPER
 
-logger = logging.getLogger(__name__)
 BEAM = PAPER["beam"]
 
 
@@ -43,7 +40,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", USER_DIR, "--path", str(model)]
     command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", remove_bpe]
-    command += ["--skip-invalid-size-inputs-valid-test", *EVERY_SENTENCE, *NO_WORKERS]
+    command += [*SKIP_TOO_LONG, *EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -76,27 +73,8 @@ def read_hypotheses(path):
     return hypotheses
 
 
-def encode(hub, sentence, number):
-    """The tokens of a raw sentence, cut, with a warning, at the model's position limit.
-
-    Args:
-        hub: what ``LightConvCGCModel.from_pretrained`` returns
-        number: of the sentence, for the warning
-
-    Returns:
-        token numbers, EOS the last
-    """
-    tokens, limit = hub.encode(sentence), hub.max_positions[0]
-    if len(tokens) > limit:
-        logger.warning("sentence %d has %d tokens and is cut to the model's limit of %d", number, len(tokens), limit)
-        tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
-    return tokens
-
-
 def translate(hub, sentences, beam=BEAM, batch=1):
-    """Translate raw sentences.
-
-    A sentence longer than the model's position limit is cut there, with a warning.
+    """Translate raw sentences; for blank and for very long ones see ``TranslationHub``.
 
     Args:
         hub: what ``LightConvCGCModel.from_pretrained`` returns
@@ -107,10 +85,9 @@ def translate(hub, sentences, beam=BEAM, batch=1):
     Yields:
         raw translations
     """
-    encoded = (encode(hub, sentence, number) for number, sentence in enumerate(sentences, 1))
-    while group := list(islice(encoded, batch)):
-        for hypotheses in hub.generate(group, beam=beam):
-            yield hub.decode(hypotheses[0]["tokens"])
+    sentences = iter(sentences)
+    while group := list(islice(sentences, batch)):
+        yield from hub.sample(group, beam)
 
 
 def main(args):
@@ -131,7 +108,7 @@ def main(args):
         print("a sentence a line, please; Ctrl-D ends", file=sys.stderr)
     batch = 1 if waits else args.batch
     given = read_lines(args.input) if args.input else args.sentences
-    lines = given if args.input or given else map(str.rstrip, sys.stdin)
+    lines = given if args.input or given else decode_lines(sys.stdin.buffer, "standard input")
     with tqdm(total=len(given) or None, unit=" sentences", disable=True if batch == 1 else None) as bar:
         for translation in translate(hub, lines, args.beam, batch):
             print(translation, flush=True)

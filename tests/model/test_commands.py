@@ -204,9 +204,21 @@ def test_a_raw_sentence_beyond_the_position_limit_is_cut_aloud(data, trained, ca
     hub = LightConvCGCModel.from_pretrained(
         trained[0].parent, "checkpoint_last.pt", str(data / "bin"), max_source_positions=30
     )
-    translations = list(translate(hub, ["", "Baum " * 100], beam=2))
-    assert len(translations) == 2
+    assert len(list(translate(hub, ["Baum " * 100, "Baum"], beam=2))) == 2
     assert "is cut to the model's limit of 30" in caplog.text
+
+
+def test_blank_lines_stay_blank_and_do_not_disturb_the_others(data, trained):
+    hub = LightConvCGCModel.from_pretrained(trained[0].parent, "checkpoint_last.pt", str(data / "bin"))
+    lines = ["Ein Hund.", "", " \t", "\u00a0\u3000", "\u200b\ufeff", "Ein Baum."]
+    wanted = [hub.translate(lines[0], beam=2), "", "", "", "", hub.translate(lines[-1], beam=2)]
+    assert hub.translate(lines, beam=2) == list(translate(hub, lines, beam=2, batch=4)) == wanted
+    assert hub.translate("\u3000") == "" and all((wanted[0], wanted[-1]))
+
+
+def test_a_sentence_longer_than_the_batches_of_the_training_is_translated(data, trained, caplog):
+    hub = LightConvCGCModel.from_pretrained(trained[0].parent, "checkpoint_last.pt", str(data / "bin"), max_tokens=20)
+    assert hub.translate("Baum " * 50, beam=2) and "is cut" not in caplog.text
 
 
 def test_a_wrong_option_ends_fairseq_train_with_two_lines_and_no_traceback(data, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from fairseq.data import encoders
 
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.text import MosesText, lowercase
+from fairseq_cgc.text import MosesText, is_blank, lowercase
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,16 @@ from fairseq_cgc.text import MosesText, lowercase
 )
 def test_tokenisation_is_moses_with_escaping_and_whole_dashes(language, raw, tokens):
     assert MosesText(language).tokenise(raw) == tokens
+
+
+@pytest.mark.parametrize("language", ["de-AT", "de_DE", "de.x", "DE"])
+def test_the_rules_are_those_of_the_language_whatever_its_region(language):
+    assert MosesText(language).tokenise("Das ist bzw. war es.") == "Das ist bzw. war es ."
+
+
+@pytest.mark.parametrize("sentence", ["", " \t\r", "\u00a0\u3000\u2003", "\u200b\u200d\ufeff", "\x1c\u2028"])
+def test_what_shows_no_letter_is_blank(sentence):
+    assert is_blank(sentence) and not is_blank(sentence + "." + sentence)
 
 
 def test_detokenisation_undoes_it():

@@ -67,6 +67,7 @@ def test_translations_are_aligned_with_their_sources_and_references(chain):
     assert {len(lines) for lines in sides.values()} == {60}
     assert sides["en"] == read_lines(chain["data"] / "orig" / "test.en")
     assert sides["tok.en"] == read_lines(chain["data"] / "tok" / "test.en")
+    assert sides["de"][8] == sides["hyp"][8] == sides["tok.hyp"][8] == ""
     assert not any("@@" in line or "\u2581" in line for line in sides["tok.hyp"])
 
 
@@ -219,7 +220,10 @@ def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
     "options, words",
     [
         (["--train", "x"], "--source-lang is missing"),
-        (["--train", "x", "--source-lang", "de", "--target-lang", "en"], "neither x.de nor x.de.gz exists"),
+        (
+            ["--train", "x", "--source-lang", "de", "--target-lang", "en"],
+            "neither x.de nor x.de with .gz, .bz2, .xz exists",
+        ),
         (["--vocabulary-of", "/nowhere"], "/nowhere holds no finished preparation"),
         (["--vocabulary-of", "/nowhere", "--train", "x"], "--train does not go with --vocabulary-of"),
     ],

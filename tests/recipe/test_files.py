@@ -1,5 +1,9 @@
+import bz2
+import codecs
 import errno
 import gzip
+import io
+import lzma
 import os
 import signal
 import sys
@@ -10,6 +14,7 @@ from conftest import ROOT, run
 
 from fairseq_cgc.errors import CorpusError, UserError
 from fairseq_cgc.recipe.files import (
+    decode_lines,
     held,
     is_held,
     read_json,
@@ -51,12 +56,33 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".GZ", ".bz2", ".xz"])
 def test_lines_end_at_line_feeds_alone(tmp_path, suffix):
     data = "ein\u2028Satz\nzwei\x0c\r\n\nletzter".encode()
     path = tmp_path / f"text{suffix}"
-    path.write_bytes(gzip.compress(data) if suffix else data)
+    compress = {"": bytes, ".bz2": bz2.compress, ".xz": lzma.compress}.get(suffix, gzip.compress)
+    path.write_bytes(compress(data))
     assert read_lines(path) == ["ein\u2028Satz", "zwei\x0c", "", "letzter"]
+
+
+def test_a_byte_order_mark_at_the_head_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "text").write_bytes(codecs.BOM_UTF8 + "eins\n\ufeffzwei\n".encode())
+    assert read_lines(tmp_path / "text") == ["eins", "\ufeffzwei"]
+    assert list(decode_lines(io.BytesIO(codecs.BOM_UTF8 + b"a\r\nb"), "standard input")) == ["a", "b"]
+
+
+def test_what_is_no_utf_8_is_named_with_line_and_column_before_later_lines_are_read():
+    lines = decode_lines(io.BytesIO(b"gut\nsch\xf6n\n"), "standard input")
+    assert next(lines) == "gut"
+    with pytest.raises(CorpusError, match="standard input, line 2: byte 0xf6 at column 4 is not valid UTF-8"):
+        next(lines)
+
+
+def test_a_command_and_what_it_starts_write_utf_8_whatever_the_locale():
+    code = "import subprocess, sys; from fairseq_cgc.recipe.files import run_command; "
+    code += "run_command(lambda: (print('→', flush=True), subprocess.run([sys.executable, '-c', 'print(chr(8594))'])))"
+    done = run(sys.executable, "-c", code, cwd=ROOT, env={"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"})
+    assert done.stdout == "→\n→\n"
 
 
 def test_written_lines_are_read_back(tmp_path):
@@ -70,7 +96,9 @@ def test_text_that_cannot_be_read_is_named(tmp_path):
     bad.write_bytes(b"gut\nsch\xf6n\n")
     truncated = tmp_path / "truncated.gz"
     truncated.write_bytes(gzip.compress(b"a\n" * 10000)[:30])
+    (tmp_path / "no.xz").write_bytes(b"a\n")
     for path, words in (
+        (tmp_path / "no.xz", "no.xz is truncated or no .xz file"),
         (bad, "bad, line 2: byte 0xf6 at column 4 is not valid UTF-8"),
         (truncated, "truncated"),
         (tmp_path / "missing", "does not exist"),

@@ -194,16 +194,14 @@ def test_the_gates_of_a_sentence_do_not_depend_on_its_batch(checkpoints, prepare
 
 def test_a_minimal_pair(checkpoints, prepared):
     hub = inspection.load_model(checkpoints["cgc"], prepared)
-    tokens = [
-        inspection.encode(hub, sentence, 1) for sentence in ("de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6")
-    ]
+    tokens = [hub.encode(sentence) for sentence in ("de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6")]
     found = inspection.compare_pair(hub, "de1 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de9 de6")
     common = next(n for n, (a, b) in enumerate(zip(*tokens)) if a != b)
     assert found["distance"] == common and found["token"] == hub.task.source_dictionary[tokens[0][0]]
     assert found["reach"] == 1 + 3 and len(found["gates"]) == 2
     assert found["output"] > 0 and found["output_by_gates"] > 0
     back = inspection.compare_pair(hub, "de9 de2 de3 de4 de5 de6", "de1 de2 de3 de4 de5 de6")
-    assert back["token"] == hub.task.source_dictionary[inspection.encode(hub, "de9 de2 de3 de4 de5 de6", 1)[-2]]
+    assert back["token"] == hub.task.source_dictionary[hub.encode("de9 de2 de3 de4 de5 de6")[-2]]
     constant = inspection.compare_pair(
         inspection.load_model(checkpoints["cgc-constant"], prepared), "de1 de2 de3 de4", "de1 de2 de3 de9"
     )
@@ -306,7 +304,7 @@ def test_pairs_that_would_be_misread(checkpoints, prepared):
     hub = inspection.load_model(checkpoints["cgc"], prepared)
     middle = " ".join(f"de{n}" for n in range(10, 16))
     longer = inspection.compare_pair(hub, f"{middle} de1 {middle}", f"{middle} de1 de2 {middle}")
-    tokens = inspection.encode(hub, f"{middle} de1 {middle}", 1)
+    tokens = hub.encode(f"{middle} de1 {middle}")
     assert longer["token"] == hub.task.source_dictionary[tokens[0]]
     with pytest.raises(CorpusError, match="none at their end in the same position"):
         inspection.compare_pair(hub, f"de1 {middle}", f"de2 de1 {middle}")

@@ -271,7 +271,7 @@ def corrupt(file, kind):
         ),
         ("empty", "are empty"),
         ("not UTF-8", "train.de, line 2: byte 0xe4"),
-        ("missing", "neither .*train.de nor .*train.de.gz exists"),
+        ("missing", "neither .*train.de nor .*train.de with .gz, .bz2, .xz exists"),
         ("all cleaned away", "none of the 6 training pairs .* is left after cleaning"),
     ],
 )

@@ -17,7 +17,7 @@ from fairseq_cgc.errors import CorpusError, OptionError, UserError
 from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.distributed import distributed_options
-from fairseq_cgc.recipe.files import held, is_held, read_json
+from fairseq_cgc.recipe.files import held, is_held, read_json, read_lines
 from fairseq_cgc.recipe.rows import SYSTEMS, TRAINED, VARIANTS, row_options
 from fairseq_cgc.recipe.training import (
     batch_options,
@@ -293,6 +293,33 @@ with held({str(tmp_path / ".lock")!r}, "x") as lock:
     while is_held(tmp_path / ".lock") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_held(tmp_path / ".lock")
+
+
+def test_the_validation_skips_sentences_beyond_the_model_and_takes_all_others_whatever_the_batch(prepared):
+    options = training.validation_options(prepared, ["--max-tokens", "4"])
+    longest = max(
+        len(line.split()) + 1 for side in ("de", "en") for line in read_lines(prepared / "bpe" / f"valid.{side}")
+    )
+    assert "--skip-invalid-size-inputs-valid-test" in options
+    assert options[options.index("--max-tokens-valid") + 1] == str(longest)
+    assert "--max-tokens-valid" not in training.validation_options(prepared, ["--max-tokens", "4000"])
+    positions = ["--max-source-positions", "9", "--max-target-positions", "9"]
+    options = training.validation_options(prepared, ["--max-tokens", "4", *positions])
+    assert int(options[options.index("--max-tokens-valid") + 1]) <= 9 < longest
+
+
+def test_languages_are_named_to_fairseq_which_would_guess_them_from_file_names(prepared, tmp_path):
+    words = " ".join(training.train_command(tmp_path, 1, [], prepared, 1))
+    assert "--source-lang de --target-lang en" in words
+
+
+def test_sentences_that_a_training_drops_are_told_once(tmp_path, capsys):
+    line = "2026 | WARNING | fairseq.tasks.fairseq_task | 1,200 samples have invalid sizes and will be skipped, max=9"
+    with held(tmp_path / ".lock", "x") as lock:
+        command = [sys.executable, "-c", f"print({line!r}); print({line!r})"]
+        training.follow_training(command, tmp_path, 1, lock)
+    words = capsys.readouterr().out
+    assert words.count("WARNING: 1,200 samples have invalid sizes and will be skipped, max=9") == 1
 
 
 def test_a_training_that_fails_ends_with_its_last_words(prepared, tmp_path):

@@ -1,0 +1,41 @@
+"""fairseq's hub interface for lines that it does not expect: blank ones, and very long ones."""
+
+import logging
+
+import torch
+from fairseq.hub_utils import GeneratorHubInterface
+
+from .text import is_blank
+
+logger = logging.getLogger(__name__)
+
+
+class TranslationHub(GeneratorHubInterface):
+    """Raw sentences in, raw translations out.
+
+    A blank sentence has a blank translation, where fairseq has the model invent one. A sentence beyond the
+    model's position limit is cut there, with a warning; one longer than the batches that the model was
+    trained on is translated whole.
+    """
+
+    def __init__(self, cfg, task, models):
+        super().__init__(cfg, task, models)
+        if self.cfg.dataset.max_tokens:
+            self.cfg.dataset.max_tokens = max(self.cfg.dataset.max_tokens, self.max_positions[0])
+
+    def encode(self, sentence: str) -> torch.LongTensor:
+        """The tokens of a raw sentence, EOS the last, cut at the position limit."""
+        tokens, limit = super().encode(sentence), self.max_positions[0]
+        if len(tokens) > limit:
+            start = sentence if len(sentence) < 40 else sentence[:40] + "..."
+            logger.warning("'%s' has %d tokens and is cut to the model's limit of %d", start, len(tokens), limit)
+            tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
+        return tokens
+
+    def sample(self, sentences, beam: int = 1, verbose: bool = False, **kwargs):
+        """Translate one raw sentence, or a list of them; ``translate`` does it with beam 5."""
+        if isinstance(sentences, str):
+            return self.sample([sentences], beam, verbose, **kwargs)[0]
+        said = [sentence for sentence in sentences if not is_blank(sentence)]
+        translations = iter(super().sample(said, beam, verbose, **kwargs) if said else [])
+        return ["" if is_blank(sentence) else next(translations) for sentence in sentences]
