@@ -228,15 +228,29 @@ def score(parser):
     its signature. Files are UTF-8 text, one sentence a line, plain or .gz, .bz2, .xz. Several systems are compared with the first
     one by paired bootstrap resampling.
     """
-    parser.add_argument("systems", nargs="+", metavar="SYS", help="file of hypotheses; the first is the baseline")
-    parser.add_argument("--ref", required=True, metavar="REF", help="file of references")
+    parser.add_argument(
+        "systems",
+        nargs="+",
+        metavar="SYS",
+        help="file of hypotheses, or - for standard input; the first is the baseline",
+    )
+    parser.add_argument(
+        "--ref", action="append", metavar="REF", help="file of references; given several times, several references"
+    )
+    parser.add_argument("--test-set", metavar="NAME", help="one of sacreBLEU's instead, such as wmt14/full, with")
+    parser.add_argument("--language-pair", metavar="SOURCE-TARGET", help="its languages, such as de-en")
+    parser.add_argument(
+        "--tokenize", metavar="NAME", help="sacreBLEU's tokeniser; default: the language's (13a, zh ...)"
+    )
     parser.add_argument(
         "--tokenised",
         action="store_true",
         help="the files hold Moses tokens with spaces between them, as fairseq-generate --remove-bpe writes them; "
         "without this option, raw text",
     )
-    parser.add_argument("--lang", default="en", metavar="LANG", help="their language, for Moses (de)tokenisation")
+    parser.add_argument(
+        "--lang", metavar="LANG", help="their language, for (de)tokenisation; default: --language-pair's target, or en"
+    )
     parser.add_argument("--lowercase", action="store_true", help="compare without case")
     _number(parser, "--samples", 1000, "bootstrap resamples")
     _number(parser, "--seed", 12345, "seed of the resampling, at least 1")

@@ -16,7 +16,7 @@ from .files import is_held, read_json, read_lines, whole, writable_folder, write
 from .models import checkpoints_to_average, data_of, locate
 from .preparation import longest_sentence
 from .report import render_table
-from .scoring import TOKENISED_BLEU, detokenised_scores, tokenised_bleu
+from .scoring import TOKENISED_BLEU, detokenised_scores, sacrebleu_tokeniser, tokenised_bleu
 from .training import LOCK, MODEL_FOLDER, RUN, prepared_folder
 from .translate import BEAM, generate
 
@@ -50,7 +50,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     prepared, output = Path(prepared), Path(output)
     settings = read_json(prepared / "bin" / PREPARATION)["settings"]
     source, target = settings["source_lang"], settings["target_lang"]
-    raw = {}
+    raw, tokeniser = {}, sacrebleu_tokeniser(target)
     for language in (source, target):
         file = prepared / "raw" / f"{split}.{language}"
         if not file.exists():
@@ -96,7 +96,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         case = "lowercased" if settings["lowercase"] else "cased"
         scores = {
             TOKENISED_BLEU: {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}"},
-            **detokenised_scores(detokenised, raw[target], lowercase=settings["lowercase"]),
+            **detokenised_scores(detokenised, [raw[target]], settings["lowercase"], tokeniser),
         }
         speed = re.search(r"\(([\d.]+) sentences/s", (partial / "generate.txt.log").read_text(encoding="utf-8"))
         generation = {

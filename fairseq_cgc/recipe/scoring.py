@@ -1,5 +1,7 @@
 """BLEU and chrF of translations, each with what it takes to reproduce the figure."""
 
+import re
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -10,11 +12,24 @@ from fairseq.scoring.bleu import BleuConfig, Scorer
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least
 from ..text import MosesText
-from .files import read_lines, write_json
+from .files import decode_lines, read_lines, write_json
 from .report import render_table
 from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
+TOKENISERS = (
+    "13a",
+    "intl",
+    "char",
+    "zh",
+    "ja-mecab",
+    "ko-mecab",
+    "spm",
+    "flores101",
+    "flores200",
+    "none",
+)  # sacreBLEU's
+UNSPACED = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # languages whose words 13a does not find
 SAMPLES = 1000  # of the bootstrap
 SEED = 12345
 
@@ -40,12 +55,37 @@ def tokenised_bleu(hypotheses, references):
     return scorer.score(), scorer.result_string()
 
 
-def detokenised_scores(hypotheses, references, lowercase):
+def sacrebleu_tokeniser(language, asked=None):
+    """The name of sacreBLEU's tokeniser for a language: 13a, or the one for Chinese, Japanese or Korean.
+
+    Args:
+        asked: a name to use instead
+
+    Raises:
+        OptionError: none of that name, or what it needs is not installed
+    """
+    name = asked or UNSPACED.get(re.split("[-_.]", language)[0].lower(), "13a")
+    if name not in TOKENISERS:
+        raise OptionError(f"--tokenize is '{name}'; choose from {', '.join(TOKENISERS)}")
+    try:
+        sacrebleu.BLEU(tokenize=name)
+    except Exception as error:  # of a package or a model that is not there
+        needs = f"pip install 'sacrebleu[{name[:2]}]'" if name.endswith("mecab") else "see its reason"
+        reason = str(error).strip().splitlines()[:1]
+        raise OptionError(
+            f"sacreBLEU's tokeniser {name} is not at hand ({''.join(reason)}); {needs}, or choose --tokenize char"
+        ) from None
+    return name
+
+
+def detokenised_scores(hypotheses, references, lowercase, tokenize="13a"):
     """sacreBLEU and chrF of raw text.
 
     Args:
-        hypotheses, references: lists of raw sentences, one for one
+        hypotheses: list of raw sentences
+        references: list of lists of raw sentences, one for one with them
         lowercase: compare without case, for systems that write lower case
+        tokenize: sacreBLEU's tokeniser
 
     Returns:
         dict of ``BLEU`` and ``chrF`` to dict of ``score`` and ``signature``
@@ -53,15 +93,15 @@ def detokenised_scores(hypotheses, references, lowercase):
     Raises:
         CorpusError: lists of different length, or empty
     """
-    check_aligned(hypotheses, references)
+    check_aligned(hypotheses, *references)
     scores = {}
-    for name, metric in _raw_metrics(lowercase).items():
-        score = metric.corpus_score(hypotheses, [references]).score
+    for name, metric in _raw_metrics(lowercase, tokenize).items():
+        score = metric.corpus_score(hypotheses, references).score
         scores[name] = {"score": score, "signature": str(metric.get_signature())}
     return scores
 
 
-def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEED):
+def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEED, tokenize="13a"):
     """Several systems against the first of them: paired bootstrap resampling over sentences (Koehn 2004).
 
     Tokenised BLEU-4 is ``tokenised_bleu``'s figure: no smoothing, and ``<unk>`` in a reference matches
@@ -69,11 +109,12 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
 
     Args:
         systems: dict of name to hypotheses, one for one with the references; the first is the baseline
-        references: list of sentences
+        references: list of lists of sentences
         tokenised: the sentences are tokens with white space between them; else raw text
         lowercase: compare without case
         samples: number of resamples
         seed: of the resampling
+        tokenize: sacreBLEU's tokeniser of raw text
 
     Returns:
         dict of metric (``tokenised BLEU-4``, or ``BLEU`` and ``chrF``) to dict of ``signature`` (with
@@ -86,14 +127,15 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
     """
     check_at_least(1, samples=samples, seed=seed)
     for hypotheses in systems.values():
-        check_aligned(hypotheses, references)
+        check_aligned(hypotheses, *references)
     if tokenised:
-        metrics, references = {TOKENISED_BLEU: token_metric(lowercase)}, _without_unknown(references)
+        metrics = {TOKENISED_BLEU: token_metric(lowercase)}
+        references = [_without_unknown(side) for side in references]
     else:
-        metrics = _raw_metrics(lowercase)
+        metrics = _raw_metrics(lowercase, tokenize)
     compared = {}
     for name, metric in metrics.items():
-        rows = {system: statistics(metric, hypotheses, [references]) for system, hypotheses in systems.items()}
+        rows = {system: statistics(metric, hypotheses, references) for system, hypotheses in systems.items()}
         signature = metric.get_signature()
         signature.update("bs", samples)
         signature.update("seed", seed)
@@ -157,49 +199,78 @@ def _without_unknown(references):
     return [" ".join("<<unk>>" if word == "<unk>" else word for word in line.split()) for line in references]
 
 
-def read_sides(paths, reference):
-    """Read the files of one or several systems, and of their reference.
+def read_sides(paths, references):
+    """Read the files of one or several systems, and of their references; ``-`` is standard input.
 
     Args:
         paths: of the systems' files
-        reference: path
+        references: paths
 
     Returns:
-        (dict of path to hypotheses, list of references); a path's second time is named ``PATH (2)``
+        (dict of path to hypotheses, list of lists of references); a path's second time is named ``PATH (2)``
 
     Raises:
         CorpusError: a file that is missing, empty or no UTF-8 text, or files of different length
+        OptionError: standard input is named more than once
     """
-    references, systems = _read_side(reference), {}
+    if [*map(str, (*paths, *references))].count("-") > 1:
+        raise OptionError("- is standard input, which can be one file alone; give the others by name")
+    sides, systems = [_read_side(path) for path in references], {}
     for number, path in enumerate(paths):
-        hypotheses = _read_side(path)
-        if len(hypotheses) != len(references):
-            raise CorpusError(
-                f"{path} has {len(hypotheses)} lines and {reference} has {len(references)}; one for one was wanted"
-            )
         times = paths[:number].count(path)
-        systems[f"{path} ({times + 1})" if times else str(path)] = hypotheses
-    return systems, references
+        systems[f"{path} ({times + 1})" if times else str(path)] = _read_side(path)
+    for path, side in zip([*references, *paths], [*sides, *systems.values()]):
+        if len(side) != len(sides[0]):
+            raise CorpusError(
+                f"{path} has {len(side)} lines and {references[0]} has {len(sides[0])}; one for one was wanted"
+            )
+    return systems, sides
 
 
 def _read_side(path):
-    lines = read_lines(path)
+    lines = list(decode_lines(sys.stdin.buffer, "standard input")) if str(path) == "-" else read_lines(path)
     if not lines:
         raise CorpusError(f"{path} is empty; one sentence a line was wanted")
     return lines
 
 
-def score_systems(systems, references, language, tokenised, lowercase, samples=SAMPLES, seed=SEED):
+def test_set_references(name, pair):
+    """The files of references of one of sacreBLEU's test sets, which it fetches if need be.
+
+    Args:
+        name: such as ``wmt14/full``
+        pair: of languages, such as ``de-en``
+
+    Raises:
+        OptionError: no such test set or pair
+        CorpusError: it can't be fetched
+    """
+    pairs = sacrebleu.utils.get_langpairs_for_testset(name)
+    if pair not in pairs:
+        known = f"it has {', '.join(pairs)}" if pairs else "sacrebleu --list names those there are"
+        raise OptionError(f"sacreBLEU has no test set '{name}' for --language-pair {pair}; {known}")
+    try:
+        return sacrebleu.utils.get_reference_files(name, pair)
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise CorpusError(
+            f"sacreBLEU's test set {name} could not be fetched ({reason}); give a copy with --ref"
+        ) from None
+
+
+def score_systems(systems, references, language, tokenised, lowercase, samples=SAMPLES, seed=SEED, tokenize=None):
     """Tokenised BLEU-4, sacreBLEU and chrF of one system, or of several with what ``compare`` tells of them.
 
-    Raw text is Moses-tokenised for the first figure; tokens are Moses-detokenised for the other two.
+    Raw text is Moses-tokenised for the first figure (Chinese, Japanese and Korean by sacreBLEU's tokeniser);
+    tokens are Moses-detokenised for the other two.
 
     Args:
         systems: dict of name to hypotheses; the first is the baseline
-        references: list of sentences
+        references: list of lists of sentences
         language: theirs, a two-letter code
         tokenised: all sentences are Moses tokens; else raw text
         lowercase, samples, seed: see ``compare``
+        tokenize: sacreBLEU's tokeniser; ``None``: the language's
 
     Returns:
         dict of metric to dict of ``signature`` and ``systems``, as ``compare`` returns it; of a single
@@ -207,66 +278,80 @@ def score_systems(systems, references, language, tokenised, lowercase, samples=S
 
     Raises:
         see ``compare``
+        OptionError: no such tokeniser
     """
-    moses = MosesText(language)
+    moses, tokenize = MosesText(language), sacrebleu_tokeniser(language, tokenize)
 
     def each(change):
         changed = {name: [change(line) for line in hypotheses] for name, hypotheses in systems.items()}
-        return changed, [change(line) for line in references]
+        return changed, [[change(line) for line in side] for side in references]
 
     tool = f"sacremoses {version('sacremoses')}, {language}"
     if tokenised:
         sides = {True: (systems, references), False: each(moses.detokenise)}
         notes = {True: "tokens as given", False: f"both sides detokenised ({tool})"}
+    elif tokenize in UNSPACED.values():
+        sides = {True: each(sacrebleu.BLEU(tokenize=tokenize).tokenizer), False: (systems, references)}
+        notes = {True: f"both sides tokenised (sacreBLEU {version('sacrebleu')}, {tokenize})", False: "text as given"}
     else:
         sides = {True: each(moses.tokenise), False: (systems, references)}
         notes = {True: f"both sides tokenised ({tool})", False: "text as given"}
     scores = {}
     for tokens, (hypotheses, wanted) in sides.items():
         if len(systems) > 1:
-            found = compare(hypotheses, wanted, tokens, lowercase, samples, seed)
+            found = compare(hypotheses, wanted, tokens, lowercase, samples, seed, tokenize)
         else:
-            found = _score_one(hypotheses, wanted, tokens, lowercase)
+            found = _score_one(hypotheses, wanted, tokens, lowercase, tokenize)
         for metric, figures in found.items():
             scores[metric] = {**figures, "signature": f"{figures['signature']}, {notes[tokens]}"}
     return scores
 
 
-def _score_one(systems, references, tokenised, lowercase):
+def _score_one(systems, references, tokenised, lowercase, tokenize):
     """What ``compare`` returns, without the comparison."""
     [(name, hypotheses)] = systems.items()
-    if tokenised:
-        sides = [[line.lower() for line in side] if lowercase else side for side in (hypotheses, references)]
+    if not tokenised:
+        found = detokenised_scores(hypotheses, references, lowercase, tokenize)
+    elif len(references) == 1:
+        sides = [[line.lower() for line in side] if lowercase else side for side in (hypotheses, *references)]
         score, line = tokenised_bleu(*sides)
         found = {TOKENISED_BLEU: {"score": score, "signature": line + (", lowercased" if lowercase else "")}}
-    else:
-        found = detokenised_scores(hypotheses, references, lowercase)
+    else:  # fairseq's scorer takes one
+        metric = token_metric(lowercase)
+        score = metric.corpus_score(hypotheses, [_without_unknown(side) for side in references]).score
+        found = {TOKENISED_BLEU: {"score": score, "signature": str(metric.get_signature())}}
     return {
         metric: {"signature": figure["signature"], "systems": {name: {"score": figure["score"]}}}
         for metric, figure in found.items()
     }
 
 
-def _raw_metrics(lowercase):
-    return {"BLEU": sacrebleu.BLEU(lowercase=lowercase), "chrF": sacrebleu.CHRF(lowercase=lowercase)}
+def _raw_metrics(lowercase, tokenize):
+    return {"BLEU": sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize), "chrF": sacrebleu.CHRF(lowercase=lowercase)}
 
 
-def check_aligned(hypotheses, references):
-    if len(hypotheses) != len(references) or not references:
-        raise CorpusError(
-            f"{len(hypotheses)} hypotheses stand against {len(references)} references; one for one was wanted, and at "
-            "least one"
-        )
+def check_aligned(hypotheses, *references):
+    """Raises CorpusError unless each side has as many sentences as there are hypotheses, and some."""
+    for side in references:
+        if len(hypotheses) != len(side) or not side:
+            raise CorpusError(
+                f"{len(hypotheses)} hypotheses stand against {len(side)} references; one for one was wanted, and at least "
+                "one"
+            )
 
 
 def main(args):
     """``fairseq-cgc score``."""
-    systems, references = read_sides(args.systems, args.ref)
-    options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed")}
-    scores = score_systems(systems, references, args.lang, **options)
+    if bool(args.ref) == bool(args.test_set) or bool(args.test_set) != bool(args.language_pair):
+        raise OptionError("give --ref FILE, or --test-set NAME with --language-pair SOURCE-TARGET")
+    files = args.ref or test_set_references(args.test_set, args.language_pair)
+    language = args.lang or (args.language_pair or "en").split("-")[-1]
+    systems, references = read_sides(args.systems, files)
+    options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed", "tokenize")}
+    scores = score_systems(systems, references, language, **options)
     print(score_table(scores))
     if args.json:
-        record = {"reference": args.ref, "language": args.lang, "sentences": len(references), **options}
+        record = {"references": [*map(str, files)], "language": language, "sentences": len(references[0]), **options}
         try:
             write_json(args.json, {**record, "scores": scores})
         except OSError as error:

@@ -1,10 +1,13 @@
 import gzip
+import io
 import json
 import random
 import re
+import sys
 from importlib.metadata import version
 
 import pytest
+import sacrebleu
 from conftest import command
 
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
@@ -55,7 +58,7 @@ def figures(capsys, *options):
 def test_raw_text_is_scored_as_it_stands_and_tokenised_for_bleu_4(files, capsys):
     found, _ = figures(capsys, "good", "--ref", "ref")
     hypotheses, references = lines(files / "good"), lines(files / "ref")
-    wanted = detokenised_scores(hypotheses, references, lowercase=False)
+    wanted = detokenised_scores(hypotheses, [references], lowercase=False)
     moses = MosesText("en")
     wanted["tokenised BLEU-4"] = {
         "score": tokenised_bleu(*([*map(moses.tokenise, s)] for s in (hypotheses, references)))[0]
@@ -80,6 +83,46 @@ def test_the_language_is_the_tokeniser_s(files, capsys):
     (files / "good").write_text("heute bzw Morgen oder nie wieder\n")
     english, german = (figures(capsys, "good", "--ref", "ref", "--lang", lang)[0] for lang in ("en", "de"))
     assert english["tokenised BLEU-4"] != german["tokenised BLEU-4"] and english["BLEU"] == german["BLEU"]
+
+
+def test_chinese_is_scored_by_its_characters_unless_told_otherwise(files, capsys):
+    (files / "ref").write_text("我们今天去公园。\n他在家里看书。\n")
+    (files / "good").write_text("我们今天去公园。\n他在家里写书。\n")
+    found, words = figures(capsys, "good", "--ref", "ref", "--lang", "zh")
+    assert 50 < found["BLEU"][0] < 100 and found["tokenised BLEU-4"][0] == found["BLEU"][0] and "tok:zh" in words
+    assert "tok:zh" in figures(capsys, "good", "--ref", "ref", "--lang", "zh-CN")[1]
+    assert figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "13a")[0]["BLEU"] < [50]
+    assert "tok:char" in figures(capsys, "good", "--ref", "ref", "--tokenize", "char")[1]
+
+
+def test_the_best_of_several_references_counts(files, capsys):
+    (files / "other").write_text((files / "good").read_text())
+    alone, _ = figures(capsys, "good", "--ref", "ref")
+    both, words = figures(capsys, "good", "--ref", "ref", "--ref", "other")
+    assert all(value == [100] for value in both.values()) and alone["BLEU"] < [99] and words.count("nrefs:2") == 3
+    compared, _ = figures(capsys, "good", "bad", "--ref", "ref", "--ref", "other", "--samples", 20)
+    assert all(one == 100 > other for one, other in compared.values())
+
+
+def test_standard_input_is_a_file_too(files, capsys, monkeypatch):
+    wanted = figures(capsys, "good", "--ref", "ref")[0]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((files / "good").read_bytes())))
+    assert figures(capsys, "-", "--ref", "ref")[0] == wanted
+
+
+def test_a_reference_with_a_byte_order_mark_scores_as_without(files, capsys):
+    (files / "marked").write_text("\ufeff" + (files / "ref").read_text(), encoding="utf-8")
+    assert figures(capsys, "ref", "--ref", "marked")[0] == {metric: [100] for metric in METRICS}
+
+
+def test_a_test_set_of_sacrebleu_s_is_its_reference(files, capsys, monkeypatch):
+    monkeypatch.setattr(sacrebleu.utils, "get_reference_files", lambda name, pair: ["ref"])
+    wanted = figures(capsys, "good", "--ref", "ref", "--lang", "de")[0]
+    options = ["--test-set", "wmt14/full", "--language-pair", "en-de"]
+    assert figures(capsys, "good", *options)[0] == wanted
+    monkeypatch.setattr(sacrebleu.utils, "get_reference_files", lambda name, pair: sys.exit("no network"))
+    with pytest.raises(CorpusError, match="wmt14/full could not be fetched .*no network.* --ref"):
+        figures(capsys, "good", *options)
 
 
 def test_lowercase_compares_without_case(files, capsys):
@@ -149,7 +192,7 @@ def test_json_has_what_is_printed(files, capsys):
     assert all(f["signature"] in words for f in record["scores"].values())
     good = record["scores"]["BLEU"]["systems"]["good"]
     assert f"{good['mean']:.2f} ±" in words and f"{good['p']:.4f}" in words
-    assert (record["reference"], record["sentences"], record["samples"], record["seed"]) == ("ref", 60, 50, 7)
+    assert (record["references"], record["sentences"], record["samples"], record["seed"]) == (["ref"], 60, 50, 7)
 
 
 def test_a_json_file_that_cannot_be_written_comes_after_the_figures(files, capsys):
@@ -167,6 +210,12 @@ def test_a_json_file_that_cannot_be_written_comes_after_the_figures(files, capsy
         (["good", "--ref", "empty"], "empty is empty"),
         (["latin1", "--ref", "ref"], "latin1, line 1: byte 0xe4 .* is not valid UTF-8"),
         (["good", "short", "--ref", "ref"], "short has 5 lines and ref has 60; one for one was wanted"),
+        (["good"], "give --ref FILE, or --test-set NAME"),
+        (["good", "--test-set", "wmt14"], "give --ref FILE, or --test-set NAME with --language-pair"),
+        (["good", "--test-set", "none", "--language-pair", "de-en"], "no test set 'none' for --language-pair de-en"),
+        (["good", "--test-set", "wmt14", "--language-pair", "xx-en"], "no test set 'wmt14' .* it has .*de-en"),
+        (["-", "-", "--ref", "ref"], "- is standard input, which can be one file alone"),
+        (["good", "--ref", "ref", "--tokenize", "perl"], "--tokenize is 'perl'; choose from 13a"),
         (["good", "bad", "--ref", "ref", "--samples", "0"], "--samples is 0; it must be at least 1"),
         (["good", "bad", "--ref", "ref", "--seed", "0"], "--seed is 0; it must be at least 1"),
     ],
@@ -188,7 +237,8 @@ def test_an_error_ends_the_command_with_status_1_and_a_line(tmp_path):
 def compared(**changes):
     references, damaged = corpus()
     systems = {"base": damaged(0.3, 3), "good": damaged(0.1, 2), "same": damaged(0.3, 3)}
-    return compare(**{"systems": systems, "references": references, "tokenised": False, "lowercase": False, **changes})
+    changes["references"] = [changes.get("references", references)]
+    return compare(**{"systems": systems, "tokenised": False, "lowercase": False, **changes})
 
 
 def test_a_comparison_is_the_same_each_time_and_another_with_another_seed():
@@ -267,5 +317,5 @@ def test_a_comparison_refuses_sides_that_do_not_match():
 
 def test_one_system_alone_has_scores_without_a_comparison():
     references, damaged = corpus()
-    for figure in score_systems({"a": damaged(0.1, 1)}, references, "en", False, False).values():
+    for figure in score_systems({"a": damaged(0.1, 1)}, [references], "en", False, False).values():
         assert list(figure["systems"]["a"]) == ["score"] and "bs:" not in figure["signature"]

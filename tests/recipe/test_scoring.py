@@ -21,7 +21,7 @@ def test_tokenised_bleu_is_fairseq_score_s(tmp_path):
 
 def test_a_perfect_translation_scores_100():
     assert tokenised_bleu(REFERENCES[:2], REFERENCES[:2])[0] == pytest.approx(100)
-    assert detokenised_scores(REFERENCES, REFERENCES, lowercase=False)["BLEU"]["score"] == pytest.approx(100)
+    assert detokenised_scores(REFERENCES, [REFERENCES], lowercase=False)["BLEU"]["score"] == pytest.approx(100)
 
 
 def test_empty_hypotheses_score_0():
@@ -29,14 +29,14 @@ def test_empty_hypotheses_score_0():
 
 
 def test_signatures_tell_of_case_and_version():
-    scores = detokenised_scores(["The Cat"] * 3, ["the cat"] * 3, lowercase=True)
+    scores = detokenised_scores(["The Cat"] * 3, [["the cat"] * 3], lowercase=True)
     assert scores["BLEU"]["signature"].startswith("nrefs:1|case:lc|") and "version:" in scores["chrF"]["signature"]
     assert scores["chrF"]["score"] == pytest.approx(100)
-    assert detokenised_scores(["The Cat"] * 3, ["the cat"] * 3, lowercase=False)["chrF"]["score"] < 100
+    assert detokenised_scores(["The Cat"] * 3, [["the cat"] * 3], lowercase=False)["chrF"]["score"] < 100
 
 
 @pytest.mark.parametrize("hypotheses, references", [(["a"], ["a", "b"]), ([], [])])
 def test_sides_that_do_not_match_are_refused(hypotheses, references):
-    for score in (tokenised_bleu, lambda h, r: detokenised_scores(h, r, False)):
+    for score in (tokenised_bleu, lambda h, r: detokenised_scores(h, [r], False)):
         with pytest.raises(CorpusError, match=f"{len(hypotheses)} hypotheses .* {len(references)} references"):
             score(hypotheses, references)

@@ -407,7 +407,7 @@ def test_the_difference_over_seeds_stands_before_each_seed_s_with_its_sign_and_p
             references, hypotheses = translations(SHARE[row], seed)
             side.append(hypotheses)
         systems = {"lightconv": sides["lightconv"][-1], "cgc": sides["cgc"][-1]}
-        found = compare(systems, references, True, False)["tokenised BLEU-4"]["systems"]
+        found = compare(systems, [references], True, False)["tokenised BLEU-4"]["systems"]
         gap = found["cgc"]["score"] - found["lightconv"]["score"]
         seeds.append(f"{gap:+.2f} (seed {seed}, p = {found['cgc']['p']:.3f})")
     over = compare_over_seeds(sides["cgc"], sides["lightconv"], references)
