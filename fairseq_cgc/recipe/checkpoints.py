@@ -42,33 +42,53 @@ def load_checkpoint(path):
 KINDS = {
     "epoch": re.compile(r"checkpoint(\d+)\.pt"),
     "update": re.compile(r"checkpoint_\d+_(\d+)\.pt"),
-    "best": re.compile(r"checkpoint\.best_(?:loss|nll_loss|ppl)_(\d+\.\d{3})\d*\.pt"),
+    "best": re.compile(r"checkpoint\.best_.+_(-?\d+\.\d{3})\d*\.pt"),
 }
 
 
-def find_checkpoints(folder, kind="epoch", count=None):
+def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None):
     """The last (or best) ``count`` checkpoints of a folder, oldest (or worst) first.
 
     Args:
         kind: ``epoch`` (``checkpoint7.pt``), ``update`` (``checkpoint_2_1500.pt``, of
-            --save-interval-updates) or ``best`` (``checkpoint.best_loss_3.217.pt``, of
-            --keep-best-checkpoints; the lowest loss)
+            --save-interval-updates) or ``best`` (``checkpoint.best_loss_3.217.pt`` or
+            ``checkpoint.best_bleu_27.310.pt``, of --keep-best-checkpoints; where there are none,
+            ``checkpoint_best.pt``)
         count: ``None``: all there are, be it none
+        upper_bound: the last epoch or update that counts
 
     Raises:
-        CheckpointError: fewer than ``count``
+        CheckpointError: fewer than ``count``, or best by more than one metric
     """
-    found = []
-    for path in Path(folder).glob("checkpoint*.pt"):
+    folder, found = Path(folder), []
+    for path in folder.glob("checkpoint*.pt"):
         match = KINDS[kind].fullmatch(path.name)
-        if match:
-            found.append((float(match[1]) * (-1 if kind == "best" else 1), path))
+        if match and (upper_bound is None or float(match[1]) <= upper_bound):
+            found.append((float(match[1]), path))
+    if kind == "best" and found:
+        found = [(number * _sign_of_best(path for _, path in found), path) for number, path in found]
+    elif kind == "best" and (folder / "checkpoint_best.pt").is_file():
+        found = [(0, folder / "checkpoint_best.pt")]
     if len(found) < (count or 0):
         raise CheckpointError(
             f"{folder} has {len(found)} {kind} checkpoints and {count} are wanted; train longer, keep more of them "
             "(--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints), or ask for fewer"
         )
     return [path for _, path in sorted(found)][-count if count else 0 :]
+
+
+def _sign_of_best(paths):
+    """1 if the checkpoints' metric is the better the higher, else -1."""
+    paths = {re.match(r"checkpoint\.best_(.+)_", path.name)[1]: path for path in paths}
+    if len(paths) > 1:
+        raise CheckpointError(
+            f"{next(iter(paths.values())).parent} has the best checkpoints by {' and by '.join(sorted(paths))}; give those "
+            "that you mean by name, to fairseq-cgc average"
+        )
+    [(metric, path)] = paths.items()
+    if metric.endswith(("loss", "ppl")):
+        return -1
+    return 1 if load_checkpoint(path)["cfg"]["checkpoint"]["maximize_best_checkpoint_metric"] else -1
 
 
 def average_checkpoints(paths):
@@ -199,7 +219,7 @@ def main(args):
         check_at_least(1, **{f"num_{kind}_checkpoints": count})
         if len(args.inputs) != 1 or not folders:
             raise OptionError(f"--num-{kind}-checkpoints wants --inputs to be one folder that exists")
-        paths = find_checkpoints(args.inputs[0], kind, count)
+        paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound)
     print("average of", *(path.name for path in paths))
     save_checkpoint(average_checkpoints(paths), args.output)
     print(f"-> {args.output}")

@@ -186,8 +186,9 @@ def average(parser):
         which,
         "--num-best-checkpoints",
         None,
-        "the N of lowest validation loss (checkpoint.best_loss_3.217.pt)",
+        "the N best (checkpoint.best_loss_3.217.pt, by whatever metric; or checkpoint_best.pt)",
     )
+    _number(parser, "--checkpoint-upper-bound", None, "the last epoch or update that counts")
 
 
 def generate(parser):
@@ -205,6 +206,7 @@ def generate(parser):
         f"how many checkpoints; default: {PAPER['average']}, or all that a shorter run has left",
     )
     _by(parser, PAPER["by"], "which: the last ones or the best")
+    _number(parser, "--checkpoint-upper-bound", None, "the last epoch or update that counts")
     _number(parser, "--beam", PAPER["beam"], "beam size, as in the paper")
     _number(parser, "--max-tokens", 8000, "source tokens a batch")
 

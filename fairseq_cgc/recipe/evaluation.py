@@ -126,7 +126,7 @@ def main(args):
         check_vocabulary(run, prepared)
     paths = [place.checkpoint] if place.checkpoint else None
     if paths is None and place.checkpoints:
-        paths = checkpoints_to_average(place.checkpoints, args.by, args.average)
+        paths = checkpoints_to_average(place.checkpoints, args.by, args.average, args.checkpoint_upper_bound)
     writable_folder(out.parent, option="--out")
 
     model, notes = place.model, {}

@@ -503,7 +503,7 @@ def plot_gates(layers, heads, shown, sentences, path):
 
 
 def _short(sentence, length=80):
-    sentence = sentence.replace("$", r"\$")
+    sentence = f" {sentence}" if sentence.startswith("_") else sentence  # matplotlib leaves that out of a legend
     return sentence if len(sentence) <= length else sentence[: length - 1] + "…"
 
 

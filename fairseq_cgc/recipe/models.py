@@ -65,7 +65,7 @@ def data_of(place):
     return Path(read_json(record)["data"]["path"]) if record.is_file() else None
 
 
-def checkpoints_to_average(folder, by, asked):
+def checkpoints_to_average(folder, by, asked, upper_bound=None):
     """The last checkpoints of a kind; see ``find_checkpoints``.
 
     Args:
@@ -75,7 +75,7 @@ def checkpoints_to_average(folder, by, asked):
         CheckpointError: there are fewer; with what there is
     """
     wanted = asked or PAPER["average"]
-    there = {kind: find_checkpoints(folder, kind) for kind in KINDS}
+    there = {kind: find_checkpoints(folder, kind, None, upper_bound if kind == by else None) for kind in KINDS}
     found = there[by][-wanted:]
     if len(found) < wanted:
         if asked or not (found or (folder / LAST).is_file()):

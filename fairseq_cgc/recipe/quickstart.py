@@ -105,9 +105,11 @@ def report(args, run, scores):
     translations = run / "test"
     print("", score_table(scores), sep="\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ve-fairseq", "sacrebleu"))
-    parameters = count_parameters(load_checkpoint(run / MODEL_FOLDER / "model.pt"))
+    state = load_checkpoint(run / MODEL_FOLDER / "model.pt")
+    parameters, last = count_parameters(state), state["optimizer_history"][-1]["num_updates"]
+    averaged = "" if last == args.updates else f" (the model's last checkpoint is of update {last})"
     print(
-        f"\n{args.arch}, {args.updates} updates, seed {args.seed}, {parameters:,} parameters; Python {python_version()}, {versions}"
+        f"\n{args.arch}, {args.updates} updates{averaged}, seed {args.seed}, {parameters:,} parameters; Python {python_version()}, {versions}"
     )
     print(
         "Interface strings repeat themselves: these figures say that the chain works, not how good a translator it is.\n"

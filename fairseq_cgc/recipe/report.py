@@ -58,5 +58,9 @@ def write_text_and_plots(out, name, text, plots):
 
 def save_figure(figure, path):
     """Write a figure as a PNG, which appears whole."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a $ in a name or sentence is a dollar
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=150)

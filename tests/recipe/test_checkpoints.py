@@ -48,11 +48,31 @@ def test_the_last_epochs_are_found_by_number(tmp_path):
         find_checkpoints(tmp_path, count=6)
 
 
+@pytest.mark.parametrize("maximise, wanted", [(True, ["9.999", "27.310"]), (False, ["27.310", "9.999"])])
+def test_the_best_by_another_metric_are_the_highest_or_lowest_as_the_training_had_it(tmp_path, maximise, wanted):
+    options = {"model": {"arch": "x"}, "checkpoint": {"maximize_best_checkpoint_metric": maximise}}
+    for number in ("9.999", "27.310"):
+        torch.save({"model": {}, "cfg": options}, tmp_path / f"checkpoint.best_bleu_{number}.pt")
+    assert [path.name[len("checkpoint.best_bleu_") : -3] for path in find_checkpoints(tmp_path, "best")] == wanted
+    (tmp_path / "checkpoint.best_loss_3.000.pt").touch()
+    with pytest.raises(CheckpointError, match="by bleu and by loss"):
+        find_checkpoints(tmp_path, "best")
+
+
+def test_where_one_best_checkpoint_was_kept_it_is_the_best(tmp_path):
+    (tmp_path / "checkpoint_best.pt").touch()
+    assert find_checkpoints(tmp_path, "best", 1) == [tmp_path / "checkpoint_best.pt"]
+    (tmp_path / "checkpoint.best_loss_3.000.pt").touch()
+    assert find_checkpoints(tmp_path, "best", 1) == [tmp_path / "checkpoint.best_loss_3.000.pt"]
+
+
 def test_the_last_updates_and_the_best_are_found_by_number(tmp_path):
     for name in ("_1_500", "_2_1000", "_2_1500", ".best_loss_4.1005", ".best_loss_3.9990", ".best_loss_12.0001", "3"):
         save(tmp_path / f"checkpoint{name}.pt", weight=[1.0])
     names = [path.name for path in find_checkpoints(tmp_path, "update", 2)]
     assert names == ["checkpoint_2_1000.pt", "checkpoint_2_1500.pt"]
+    names = [path.name for path in find_checkpoints(tmp_path, "update", None, 1000)]
+    assert names == ["checkpoint_1_500.pt", "checkpoint_2_1000.pt"]
     names = [path.name for path in find_checkpoints(tmp_path, "best", 2)]
     assert names == ["checkpoint.best_loss_4.1005.pt", "checkpoint.best_loss_3.9990.pt"]
 

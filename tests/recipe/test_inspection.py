@@ -14,6 +14,7 @@ from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserEr
 from fairseq_cgc.gated_convolution import gated_kernel
 from fairseq_cgc.recipe import inspection
 from fairseq_cgc.recipe.command_line import parse
+from fairseq_cgc.recipe.report import save_figure
 
 SOURCE = torch.tensor([[1, 1, 5, 6, 7, 8, 2], [9, 8, 7, 6, 5, 4, 2]]), torch.tensor([5, 7])
 
@@ -360,3 +361,17 @@ def test_with_a_channel_gate_the_layers_reach_everywhere(checkpoints, prepared):
     hub.models[0].encoder.layers[0].conv.gct = GatedChannelTransformation(32).eval()
     found = inspection.compare_pair(hub, *pair)
     assert found["reach"] is None and "(all)" in inspection.pair_table([found])
+
+
+def test_dollars_and_underscores_in_sentences_and_names_are_shown_as_they_are(tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], label=inspection._short("_ 5$ und 6$_{"))
+    axes.set_title("$x$")
+    legend = axes.legend()
+    save_figure(figure, tmp_path / "plot.png")
+    [label] = legend.get_texts()
+    assert label.get_text() == " _ 5$ und 6$_{"
+    assert not label.get_parse_math() and not axes.title.get_parse_math()
