@@ -229,6 +229,7 @@ class LightConvCGCModel(LightConvModel):
         Raises:
             CheckpointError: the folder or the checkpoint does not exist
         """
+        model_name_or_path, data_name_or_path = str(model_name_or_path), str(data_name_or_path)
         for file in checkpoint_file.split(os.pathsep):
             path = Path(model_name_or_path, file)
             if "://" not in str(model_name_or_path) and not path.exists():

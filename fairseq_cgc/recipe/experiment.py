@@ -17,7 +17,7 @@ from ..errors import OptionError, UserError, check_at_least
 from .checkpoints import find_checkpoints
 from .evaluation import SCORES
 from .files import read_json, writable_folder, write_json
-from .report import render_table, save_figure, write_text_and_plots
+from .report import last_words, render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
 from .scoring import TOKENISED_BLEU
 from .table import (
@@ -120,6 +120,7 @@ class _Processes:
             UserError: it failed, with its last words; or it was stopped
         """
         with open(log, "a", encoding="utf-8") as file:
+            start = file.tell()
             with self._lock:
                 if self._stopped:
                     raise UserError("stopped")
@@ -130,10 +131,9 @@ class _Processes:
                 self._running.discard(process)
         if status:
             with open(log, encoding="utf-8") as file:
-                lines = [line.strip() for line in file if line.strip()] or ["it said nothing"]
-            errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-            end = " ".join(lines[errors[-1] if errors else -1 :]).removeprefix("error: ")
-            raise UserError(f"{end} (exit status {status}; {log})")
+                file.seek(start)
+                words = last_words(file).replace("\n", " ")
+            raise UserError(f"{words} (exit status {status}; {log})")
 
     def stop(self):
         with self._lock:

@@ -122,6 +122,7 @@ def prepare_test_set(prefix, like, out, workers=None):
 def _prepare(raw, out, settings, workers, like):
     settings.check()
     out = Path(out)
+    check_at_least(1, workers=workers)
     workers = workers or os.cpu_count() or 1
     files = {
         split: {language: _raw_file(raw[split], language) for language in settings.languages}

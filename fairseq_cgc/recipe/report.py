@@ -1,5 +1,6 @@
 """What commands hand out to be read: tables, and plots as PNG."""
 
+import re
 import sys
 
 from tabulate import tabulate
@@ -64,3 +65,17 @@ def save_figure(figure, path):
         text.set_parse_math(False)  # a $ in a name or sentence is a dollar
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
+
+
+def last_words(lines):
+    """Why a command failed, of what it printed: its error or its exception, without a traceback."""
+    lines = [line.rstrip() for line in lines if line.strip()] or ["it printed nothing"]
+    exceptions = []
+    for number, line in enumerate(lines):
+        if line.startswith("error: "):
+            return "\n".join(lines[number : number + 2]).removeprefix("error: ")
+        # torchrun sums up what its processes said in an exception of its own
+        found = re.match(r"(?:\[rank\d+\]: *)?(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b(?:: )?(.*)", line)
+        if found and "ChildFailedError" not in line:
+            exceptions.append(found[1] or line)
+    return exceptions[-1] if exceptions else lines[-1]

@@ -29,6 +29,7 @@ from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint
 from .files import held, read_json, remove, writable_folder, write_json
 from .preparation import longest_sentence
+from .report import last_words
 from .rows import PAPER, row_options
 
 RUN = "run.json"
@@ -377,7 +378,7 @@ def follow_training(command, run, updates, lock):
             for line in process.stdout:
                 log.write(line)
                 log.flush()
-                tail = [*tail[-14:], line]
+                tail = [*tail[-99:], line]
                 if TOO_LONG in line and line.partition(TOO_LONG)[0].split()[-1:] not in dropped:
                     dropped.append(line.partition(TOO_LONG)[0].split()[-1:])
                     tqdm.write(
@@ -402,9 +403,9 @@ def follow_training(command, run, updates, lock):
             process.wait()
             raise
     if process.wait():
-        words = "".join(tail)
         raise UserError(
-            f"fairseq-train failed with exit status {process.returncode}; the whole of {run / 'train.log'} ends with\n{words}"
+            f"fairseq-train failed with exit status {process.returncode}: {last_words(tail)}\nAll that it said is in "
+            f"{run / 'train.log'}"
         )
 
 

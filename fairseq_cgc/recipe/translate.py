@@ -13,6 +13,7 @@ from ..compat import EVERY_SENTENCE, NO_WORKERS, SKIP_TOO_LONG, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
 from .files import decode_lines, read_lines, whole
 from .models import load_hub
+from .report import last_words
 from .rows import PAPER
 
 BEAM = PAPER["beam"]
@@ -56,10 +57,8 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
             file.write(line)
             bar.update(line.startswith("H-"))
         if process.wait():
-            raise UserError(
-                f"fairseq-generate failed with exit status {process.returncode}; its log ends with\n"
-                + "\n".join(read_lines(log)[-15:])
-            )
+            words = last_words(log.read_text(encoding="utf-8", errors="replace").splitlines())
+            raise UserError(f"fairseq-generate failed with exit status {process.returncode}: {words}")
     return read_hypotheses(output)
 
 

@@ -92,6 +92,20 @@ def test_a_short_run_is_averaged_from_what_it_has_aloud(run_folder, capsys):
     ]
 
 
+def test_folders_may_be_paths(run_folder, monkeypatch):
+    calls = []
+
+    def from_pretrained(cls, *args, **kwargs):
+        calls.append(args)
+        raise CheckpointError("not loaded")
+
+    monkeypatch.setattr("fairseq.models.BaseFairseqModel.from_pretrained", classmethod(from_pretrained))
+    checkpoints, data = run_folder / "checkpoints", run_folder.parent / "data"
+    with pytest.raises(CheckpointError, match="not loaded"):
+        models.LightConvCGCModel.from_pretrained(checkpoints, "checkpoint1.pt", data_name_or_path=data)
+    assert calls == [(str(checkpoints), "checkpoint1.pt", str(data))]
+
+
 def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder):
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "epoch", 5)
@@ -101,7 +115,7 @@ def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder
     assert "has 0 update checkpoints" in str(error.value) and "there are 3 (--by epoch)" in str(error.value)
 
 
-class Terminal(io.StringIO):
+class Terminal(io.TextIOWrapper):
     def isatty(self):
         return True
 
@@ -124,7 +138,7 @@ def test_a_file_in_place_of_a_sentence_is_offered_as_input(translating, tmp_path
 
 
 def test_a_terminal_is_told_what_is_waited_for(translating, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", Terminal("eins\n"))
+    monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"eins\n")))
     translating()
     out, err = capsys.readouterr()
     assert out == "EINS\n" and err.index("loading model") < err.index("a sentence a line, please; Ctrl-D ends")

@@ -1,4 +1,6 @@
-from fairseq_cgc.recipe.report import render_table
+import pytest
+
+from fairseq_cgc.recipe.report import last_words, render_table
 
 
 def test_figures_are_aligned_right_and_texts_left():
@@ -16,3 +18,24 @@ def test_cells_stand_as_they_were_given():
 
 def test_a_table_may_have_no_rows():
     assert render_table(["name", "score"], []).splitlines()[0].split() == ["|", "name", "|", "score", "|"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (
+            "Traceback (most recent call last):\n  File x\nAssertionError: --sampling requires --nbest\n",
+            "--sampling requires --nbest",
+        ),
+        ("a\nerror: run is another.\nChoose another folder\n", "run is another.\nChoose another folder"),
+        (
+            "usage: x\ntrain.py: error: unrecognized arguments: --dropuot 0.1\n",
+            "train.py: error: unrecognized arguments: --dropuot 0.1",
+        ),
+        ("[rank0]: ValueError: no\nx.ChildFailedError: \n=====\n", "no"),
+        ("KeyError\n", "KeyError"),
+        ("", "it printed nothing"),
+    ],
+)
+def test_a_failed_command_s_last_words_are_its_error_without_a_traceback(text, words):
+    assert last_words(text.splitlines(keepends=True)) == words
