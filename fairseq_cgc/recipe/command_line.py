@@ -287,7 +287,7 @@ def experiment(parser):
         _number(parser, "--" + name.replace("_", "-"), None, text)
     _by(parser, None, f"which (default: {PAPER['by']}; {SMALL['by']} with --small)")
     _number(parser, "--jobs", 1, "runs at a time")
-    parser.add_argument("--corpus", default="the corpus", metavar="NAME", help="for the table's title")
+    parser.add_argument("--corpus", metavar="NAME", help="for the table's title; default: the data folder's")
     parser.add_argument("--table", action="store_true", help="make the table of what is there, and nothing else")
 
 
@@ -300,9 +300,8 @@ def table(parser):
     _path(parser, "--out", "DIR", "folder for what is made, if not RUNS_DIR")
     parser.add_argument(
         "--corpus",
-        default=PAPER["corpus"],
         metavar="NAME",
-        help="for the title; with another corpus than the paper's, the paper's figures are left out",
+        help="for the title; default: IWSLT'14 De-En where the data has its pairs, else the data folder's name",
     )
     parser.add_argument("--experiment", action="store_true", help="make an experiment's table")
 

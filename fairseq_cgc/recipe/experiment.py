@@ -23,6 +23,7 @@ from .scoring import TOKENISED_BLEU
 from .table import (
     STATISTICS,
     bleu_of,
+    corpus_name,
     deviation_of,
     difference_cell,
     differences,
@@ -194,13 +195,13 @@ def _validate_shuffled(folder, args, processes):
     write_json(path, {"valid_loss": losses[-1]})
 
 
-def make_table(runs_folder, out=None, corpus="the corpus", failed=None):
+def make_table(runs_folder, out=None, corpus=None, failed=None):
     """Write ``table.md``, ``table.png`` and ``curves.png`` of the rows that have runs.
 
     Args:
         runs_folder: folder of run folders
         out: folder for what is made; ``None``: the same
-        corpus: its name, for the title
+        corpus: its name, for the title; ``None``: see ``corpus_name``
         failed: what ``run_all`` returns
 
     Returns:
@@ -210,6 +211,7 @@ def make_table(runs_folder, out=None, corpus="the corpus", failed=None):
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
     runs = read_runs(runs_folder)
+    corpus = corpus or corpus_name(runs)
     runs += [_shuffled(run) for run in runs if run.unfinished is None and (run.folder / SHUFFLED_TEST / LOSS).exists()]
     plots = {
         "table.png": lambda path: plot_differences(runs, path, corpus),

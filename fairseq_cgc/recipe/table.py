@@ -19,13 +19,14 @@ from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import SCORES
 from .files import is_held, read_json, read_lines
+from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
 from .training import LOCK, MODEL_FOLDER, RUN, option_values
 
-IWSLT14 = PAPER["corpus"]  # with another, the paper's figures are left out
+PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
 LOGGED = {  # of fairseq's events: the number of updates, and the value that is of use here
     "train_inner": ("num_updates", "loss"),
@@ -65,13 +66,13 @@ class Run:
         return f"{self.row}, seed {self.seed} ({self.folder})"
 
 
-def make_table(runs_folder, out=None, corpus=IWSLT14):
+def make_table(runs_folder, out=None, corpus=None):
     """Write ``table.md``, ``table.png`` and ``curves.png``; without matplotlib the first alone.
 
     Args:
         runs_folder: folder of run folders
         out: folder for what is made; ``None``: the same
-        corpus: its name, for the title
+        corpus: its name, for the title; ``None``: see ``corpus_name``
 
     Returns:
         the table as Markdown
@@ -82,6 +83,7 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
     runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
     if not runs:
         raise UserError(f"{runs_folder} has runs of variants alone; fairseq-cgc table --experiment makes their table")
+    corpus = corpus or corpus_name(runs)
     return write_text_and_plots(
         Path(out or runs_folder),
         "table.md",
@@ -91,6 +93,32 @@ def make_table(runs_folder, out=None, corpus=IWSLT14):
             "curves.png": lambda path: plot_curves(runs, path, corpus),
         },
     )
+
+
+def is_papers_corpus(runs):
+    """Whether the runs' data has the languages and the numbers of pairs of the paper's IWSLT'14 De-En."""
+    data = runs[0].data
+    return data.get("pairs") == EXPECTED_PAIRS and (data.get("source_lang"), data.get("target_lang")) == LANGUAGES
+
+
+def corpus_name(runs):
+    """IWSLT'14's, where it is that, or that of the folder of the data."""
+    return PAPER["corpus"] if is_papers_corpus(runs) else Path(runs[0].data.get("path", "the corpus")).name
+
+
+def other_sizes(runs):
+    """Words on the rows whose models are not of the paper's size."""
+    sizes = {run.row: run for run in runs if run.parameters and ROWS[run.row].paper_parameters}
+    return [
+        f"{row} has {run.parameters / 1e6:.2f}M parameters instead of {ROWS[row].paper_parameters}"
+        for row, run in sizes.items()
+        if abs(run.parameters / 1e6 - float(ROWS[row].paper_parameters[:-1])) > 0.02
+    ]
+
+
+def has_papers_figures(runs):
+    """Whether the paper's figures may stand beside the runs': they are of its corpus and its sizes."""
+    return is_papers_corpus(runs) and not other_sizes(runs)
 
 
 def read_runs(folder):
@@ -234,6 +262,10 @@ def read_results(run, test):
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
     found = content.get("scores")
+    generation = content.get("generation") or {}
+    made = {"updates": run.done, "checkpoints averaged": len(generation.get("checkpoints") or ()) or None}
+    made["beam"] = generation.get("beam")
+    run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
     run.decoding = (content.get("generation") or {}).get("sentences_per_second")
     run.scores = {}
     for figure in FIGURES:
@@ -299,7 +331,7 @@ def differences(runs, rows, baseline):
 
 def markdown(runs, corpus):
     """The table and what belongs under it."""
-    with_paper = corpus == IWSLT14
+    with_paper = has_papers_figures(runs)
     header = ["system", "parameters", TOKENISED_BLEU, "difference to LightConv", "sacreBLEU", "chrF", "updates"]
     header += ["training tokens (M)"] + ["paper's BLEU", "paper's parameters"] * with_paper
     against = differences(runs, SYSTEMS, BASELINE)
@@ -357,7 +389,7 @@ def difference_cell(against):
 
 def _notes(runs, with_paper):
     """What stands under the table: paragraphs and lists."""
-    notes = unfinished_notes(runs) + settings_notes(runs)
+    notes = unfinished_notes(runs) + settings_notes(runs) + _paper_notes(runs)
     control = differences(runs, [CGC], CONTROL)[CGC]
     notes.append(
         "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
@@ -368,6 +400,19 @@ def _notes(runs, with_paper):
         + (" The paper gives one figure a system." if with_paper else "")
     )
     return notes + provenance(runs)
+
+
+def _paper_notes(runs):
+    """What keeps the runs from being the paper's."""
+    if not is_papers_corpus(runs):
+        pairs = runs[0].data.get("pairs")
+        words = " / ".join(f"{number:,}" for number in pairs.values()) if pairs else "an unknown number of"
+        return [f"This is not the paper's corpus but one of {words} pairs: the paper's figures do not compare."]
+    others = other_sizes(runs)
+    for name, wanted in PROTOCOL.items():
+        found = {run.settings[name] for run in runs if name in run.settings} - {f"{wanted:,}"}
+        others += [f"{name}: {', '.join(sorted(found))} instead of {wanted:,}"] if found else []
+    return [f"**Not as in the paper**: {'; '.join(others)}."] if others else []
 
 
 STATISTICS = (
@@ -388,7 +433,8 @@ def settings_notes(runs):
     """A list of the settings in which runs differ though their rows do not, where there are any."""
     lines = []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
-        values = _names_by(runs, [run.settings.get(name, "the row's own") for run in runs])
+        told = [run for run in runs if name in run.settings or name not in PROTOCOL]  # that of finished runs alone
+        values = _names_by(told, [run.settings.get(name, "the row's own") for run in told])
         if len(values) > 1:
             lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
     why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
@@ -448,7 +494,7 @@ def plot_bleu(runs, path, corpus):
     from matplotlib.figure import Figure
 
     scores = {row: bleu_of(runs, row) for row in reversed(SYSTEMS)}
-    paper = {row: SYSTEMS[row].paper_bleu for row in scores if corpus == IWSLT14 and SYSTEMS[row].paper_bleu}
+    paper = {row: SYSTEMS[row].paper_bleu for row in scores if has_papers_figures(runs) and SYSTEMS[row].paper_bleu}
     values = [*paper.values(), *(score for row in scores.values() for score in row)] or [0.0, 1.0]
     span = max(max(values) - min(values), 0.5)
     low, high = max(0.0, min(values) - span), max(values) + 0.5 * span

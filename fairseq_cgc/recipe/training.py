@@ -161,10 +161,11 @@ def prepared_folder(folder):
 
 
 def data_record(prepared):
-    """What a run remembers of its data: where it was, its languages, the hashes of what it is made of."""
+    """What a run remembers of its data: where it was, its languages, its pairs, the hashes of what it is made of."""
     made = read_json(prepared / "bin" / PREPARATION)
     languages = {name: made["settings"][name] for name in ("source_lang", "target_lang")}
-    return {"path": str(prepared), **languages, "sha256": made["sha256"]}
+    pairs = {split: counts["pairs"] for split, counts in made["counts"].items()}
+    return {"path": str(prepared), **languages, "pairs": pairs, "sha256": made["sha256"]}
 
 
 def train(run, row, seed, options, prepared, updates, launch=None, layout=(), batch_tokens=None, keep=PAPER["average"]):

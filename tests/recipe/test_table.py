@@ -14,12 +14,11 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.checkpoints import load_checkpoint
-from fairseq_cgc.recipe.command_line import parse
-from fairseq_cgc.recipe.files import is_held
-from fairseq_cgc.recipe.rows import SYSTEMS, row_options
+from fairseq_cgc.recipe.files import is_held, read_json
+from fairseq_cgc.recipe.iwslt14 import EXPECTED_PAIRS
+from fairseq_cgc.recipe.rows import PAPER, SYSTEMS, row_options
 from fairseq_cgc.recipe.scoring import compare, compare_over_seeds
 from fairseq_cgc.recipe.table import (
-    IWSLT14,
     count_parameters,
     make_table,
     markdown,
@@ -60,17 +59,20 @@ def write_log(folder, events):
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
-def make_run(root, row="cgc", seed=1, score=35.0, parameters=100, log=LOG, name=None, **record):
+def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG, name=None, **record):
     """A run folder with all that a finished run has."""
     folder = root / (name or f"{row}-{seed}")
     (folder / "test").mkdir(parents=True)
     (folder / "model").mkdir()
     wanted = {"row": row, "seed": seed, "updates": 2000, "command": ["fairseq-train"], "versions": {"torch": "2.13.0"}}
-    wanted["data"] = {"sha256": "abc", "target_lang": "en"}
+    wanted["data"] = {"sha256": "abc", "source_lang": "de", "target_lang": "en", "pairs": EXPECTED_PAIRS}
     (folder / "run.json").write_text(json.dumps({**wanted, **record}))
     write_log(folder, log)
     options = argparse.Namespace(arch="x")
-    torch.save({"model": {"weight": torch.zeros(parameters)}, "cfg": {"model": options}}, folder / "model" / "model.pt")
+    torch.save(
+        {"model": {"weight": torch.zeros(1).expand(parameters)}, "cfg": {"model": options}},
+        folder / "model" / "model.pt",
+    )
     references, hypotheses = translations(SHARE.get(row, 0), seed)
     (folder / "test" / "test.tok.hyp").write_text("".join(line + "\n" for line in hypotheses))
     (folder / "test" / "test.tok.en").write_text("".join(line + "\n" for line in references))
@@ -102,14 +104,14 @@ def full(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for row, scores in (("lightconv", (34.0, 34.4)), ("cgc", (35.0, 35.6, 36.5)), ("cgc-constant", (34.8, 35.0))):
         for seed, score in enumerate(scores, 1):
-            make_run(root, row, seed, score, 200 if row == "lightconv" else 300)
-    make_run(root, "transformer", 7, 33.0, 400)
+            make_run(root, row, seed, score, 38_148_144 if row == "cgc" else 38_139_436)
+    make_run(root, "transformer", 7, 33.0, 39_469_056)
     return root
 
 
 @pytest.fixture(scope="module")
 def text(full):
-    return markdown(read_runs(full), IWSLT14)
+    return markdown(read_runs(full), PAPER["corpus"])
 
 
 # Counting parameters
@@ -247,7 +249,7 @@ def test_sides_of_different_length_are_named_with_their_counts(tmp_path):
 
 def note(root):
     """The table's row of CGC, and the line under it about its run."""
-    text = markdown(read_runs(root), IWSLT14)
+    text = markdown(read_runs(root), PAPER["corpus"])
     return rows(text)["LightConv + CGC encoder"], re.search(r"^- cgc, seed 1 \(.*cgc-1\): (.*)$", text, re.M)[1]
 
 
@@ -287,7 +289,7 @@ def test_a_run_that_has_just_begun_is_named(tmp_path):
 def test_an_unfinished_seed_is_left_out_of_the_mean(tmp_path):
     make_run(tmp_path, seed=1, score=35.0)
     make_run(tmp_path, seed=2, score=99.0, updates=50000)
-    found = rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + CGC encoder"]
+    found = rows(markdown(read_runs(tmp_path), PAPER["corpus"]))["LightConv + CGC encoder"]
     assert found["tokenised BLEU-4"] == "35.00 (n = 1)"
 
 
@@ -296,7 +298,7 @@ def test_an_unfinished_seed_is_left_out_of_the_mean(tmp_path):
 
 def differing(root):
     """The settings that the table says its runs differ in."""
-    return re.findall(r"^- (`.*)$", markdown(read_runs(root), IWSLT14).partition("Not trained alike")[2], re.M)
+    return re.findall(r"^- (`.*)$", markdown(read_runs(root), PAPER["corpus"]).partition("Not trained alike")[2], re.M)
 
 
 def test_settings_in_which_runs_differ_are_named_with_the_runs(tmp_path):
@@ -397,7 +399,7 @@ def test_means_come_with_the_deviation_over_seeds_and_their_number(text):
 def test_the_other_columns_are_means_too(text):
     row = rows(text)["LightConv + CGC encoder"]
     assert (row["sacreBLEU"], row["chrF"]) == ("34.70", "33.70")
-    assert (row["parameters"], row["updates"], row["training tokens (M)"]) == ("300", "2,000", "5.0")
+    assert (row["parameters"], row["updates"], row["training tokens (M)"]) == ("38,148,144", "2,000", "5.0")
 
 
 def test_the_difference_over_seeds_stands_before_each_seed_s_with_its_sign_and_p(text):
@@ -425,7 +427,9 @@ def test_a_system_without_a_common_seed_has_no_difference(text):
 def test_with_one_seed_there_is_its_difference_and_none_over_seeds(tmp_path):
     make_run(tmp_path, "lightconv", score=35.0)
     make_run(tmp_path, "dynamic", score=34.5)
-    cell = rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + Dynamic encoder"]["difference to LightConv"]
+    cell = rows(markdown(read_runs(tmp_path), PAPER["corpus"]))["LightConv + Dynamic encoder"][
+        "difference to LightConv"
+    ]
     assert re.fullmatch(r"\+\d+\.\d\d \(seed 1, p = 0\.\d{3}\)", cell)
 
 
@@ -441,17 +445,38 @@ def test_the_paper_s_figures_stand_beside_what_it_has_and_dashes_beside_the_rest
     assert found["CGC, constant gate (control)"] == found["CGC + R-Drop"] == ("–", "–")
 
 
-def test_with_another_corpus_the_paper_s_figures_are_left_out(full, text):
-    other = markdown(read_runs(full), "Multi30k De-En")
-    assert "Multi30k De-En" in other.splitlines()[0] and "IWSLT'14 De-En" in text.splitlines()[0]
-    assert "35.21" in text and "35.21" not in other and "paper's BLEU" not in other
-    assert rows(other)["LightConv"]["tokenised BLEU-4"] == rows(text)["LightConv"]["tokenised BLEU-4"]
+def test_over_another_corpus_the_paper_s_title_and_figures_are_left_out_whatever_its_name(tmp_path):
+    pairs = {"train": 28332, "valid": 1014, "test": 1000}
+    data = {"sha256": "abc", "source_lang": "de", "target_lang": "en", "pairs": pairs, "path": "/data/multi30k"}
+    make_run(tmp_path, data=data)
+    for corpus in (None, PAPER["corpus"]):
+        text = make_table(tmp_path, tmp_path / "out", corpus)
+        assert text.startswith(f"# The systems of the paper's Table 6 on {corpus or 'multi30k'}\n")
+        assert "35.21" not in text and "not the paper's corpus but one of 28,332 / 1,014 / 1,000 pairs" in text
+
+
+def test_models_of_another_size_than_the_paper_s_stand_without_its_figures(tmp_path):
+    make_run(tmp_path, parameters=1_625_592)
+    text = markdown(read_runs(tmp_path), "x")
+    assert "paper's BLEU" not in text and "Not as in the paper**: cgc has 1.63M parameters instead of 38.15M" in text
+
+
+def test_what_is_not_as_in_the_paper_s_protocol_is_told(full, text):
+    assert "**Not as in the paper**: updates: 2,000 instead of 50,000." in text and "35.21" in text
+
+
+def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
+    for seed, beam, names in ((1, 6, ["a", "b"]), (2, 5, ["a"])):
+        path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
+        path.write_text(json.dumps({**read_json(path), "generation": {"beam": beam, "checkpoints": names}}))
+    make_run(tmp_path, seed=3, updates=50000)
+    assert differing(tmp_path) == ["`checkpoints averaged`: 2 (cgc 1); 1 (cgc 2)", "`beam`: 6 (cgc 1); 5 (cgc 2)"]
 
 
 def test_updates_that_differ_are_shown_from_least_to_most(tmp_path):
     make_run(tmp_path, seed=1)
     make_run(tmp_path, seed=2, updates=1000, log=LOG[:3])
-    assert rows(markdown(read_runs(tmp_path), IWSLT14))["LightConv + CGC encoder"]["updates"] == "1,000–2,000"
+    assert rows(markdown(read_runs(tmp_path), PAPER["corpus"]))["LightConv + CGC encoder"]["updates"] == "1,000–2,000"
 
 
 def test_under_the_table_stand_signatures_versions_seeds_and_data(text):
@@ -464,13 +489,13 @@ def test_under_the_table_stand_signatures_versions_seeds_and_data(text):
 def test_the_hashes_of_many_files_are_shortened(tmp_path):
     make_run(tmp_path, data={"sha256": {"train.de": "0123456789abcdef", "dict": "f" * 64}, "target_lang": "en"})
     words = "Data (SHA-256): train.de 0123456789ab, dict ffffffffffff."
-    assert words in markdown(read_runs(tmp_path), IWSLT14)
+    assert words in markdown(read_runs(tmp_path), PAPER["corpus"])
 
 
 def test_versions_that_not_all_runs_have_are_told_with_their_share(tmp_path):
     make_run(tmp_path, seed=1)
     make_run(tmp_path, seed=2, versions={"torch": "2.6.0"})
-    assert "torch 2.13.0 (1 of 2 runs), torch 2.6.0 (1 of 2 runs)." in markdown(read_runs(tmp_path), IWSLT14)
+    assert "torch 2.13.0 (1 of 2 runs), torch 2.6.0 (1 of 2 runs)." in markdown(read_runs(tmp_path), PAPER["corpus"])
 
 
 def test_the_claim_is_tied_to_the_control_and_measured_against_it(text):
@@ -491,7 +516,7 @@ def test_the_command_writes_table_and_plots_and_prints_the_table(tmp_path):
     out = tmp_path / "deep" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "table.md", "table.png"]
     assert (out / "table.md").read_text() == done.stdout and done.stderr == ""
-    assert done.stdout.startswith("# The systems of the paper's Table 6 on Mine\n")
+    assert done.stdout.startswith("# Table 6 of the paper on Mine\n")
     for name in ("curves.png", "table.png"):
         assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -550,7 +575,7 @@ class Drawn:
 @NEEDS_MATPLOTLIB
 def test_the_bars_are_means_and_the_markers_the_paper_s(full, monkeypatch):
     drawn = Drawn(monkeypatch)
-    plot_bleu(read_runs(full), "x.png", IWSLT14)
+    plot_bleu(read_runs(full), "x.png", PAPER["corpus"])
     labels = [label.get_text() for label in drawn.axes.get_yticklabels()]
     bars = {labels[round(bar.get_y() + 0.3)]: bar.get_x() + bar.get_width() for bar in drawn.axes.patches}
     assert bars == {
@@ -566,16 +591,17 @@ def test_the_bars_are_means_and_the_markers_the_paper_s(full, monkeypatch):
 
 
 @NEEDS_MATPLOTLIB
-def test_the_paper_s_markers_are_left_out_with_another_corpus(full, monkeypatch):
+def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path, monkeypatch):
     drawn = Drawn(monkeypatch)
-    plot_bleu(read_runs(full), "x.png", "Mine")
+    make_run(tmp_path, data={"sha256": "abc", "target_lang": "en"})
+    plot_bleu(read_runs(tmp_path), "x.png", PAPER["corpus"])
     assert not [line for line in drawn.axes.lines if line.get_marker() == "D"]
 
 
 @NEEDS_MATPLOTLIB
 def test_error_bars_are_the_deviation_over_seeds(full, monkeypatch):
     drawn = Drawn(monkeypatch)
-    plot_bleu(read_runs(full), "x.png", IWSLT14)
+    plot_bleu(read_runs(full), "x.png", PAPER["corpus"])
     widths = [segment[1][0] - segment[0][0] for lines in drawn.axes.collections for segment in lines.get_segments()]
     wanted = [2 * stdev(scores) for scores in ((34.8, 35.0), (35.0, 35.6, 36.5), (34.0, 34.4))]
     assert widths == pytest.approx(wanted)
@@ -587,14 +613,15 @@ def test_there_is_a_curve_a_run_in_its_row_s_colour_unfinished_ones_too(full, tm
     make_run(tmp_path, "cgc", 1)
     make_run(tmp_path, "cgc", 2, updates=50000)
     make_run(tmp_path, "lightconv", 1)
-    plot_curves(read_runs(tmp_path), "x.png", IWSLT14)
+    plot_curves(read_runs(tmp_path), "x.png", PAPER["corpus"])
     colours = [line.get_color() for line in drawn.axes.lines]
     assert colours == [SYSTEMS["lightconv"].colour, SYSTEMS["cgc"].colour, SYSTEMS["cgc"].colour]
     assert all(list(line.get_xdata()) == [1000, 2000] for line in drawn.axes.lines)
 
 
-def test_the_command_s_corpus_is_the_paper_s_unless_told_otherwise():
-    assert parse(["table", "runs"]).corpus == IWSLT14
+def test_the_corpus_is_named_as_the_paper_s_where_it_is_that(tmp_path):
+    make_run(tmp_path)
+    assert make_table(tmp_path, tmp_path / "out").startswith(f"# Table 6 of the paper on {PAPER['corpus']}\n")
 
 
 def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
