@@ -17,7 +17,7 @@ import torch
 
 from fairseq_cgc.errors import UserError, check_at_least
 from fairseq_cgc.ops import gated_lightconv
-from fairseq_cgc.recipe.files import read_json, whole
+from fairseq_cgc.recipe.files import atomic_write, read_json
 
 from . import contenders as c
 from .measure import compare, peak_memory, quartiles
@@ -103,7 +103,7 @@ def main(arguments=None):
         print(f"\n{result['title']}\n\n" + "\n".join(lines))
         if args.out:
             record = {"command": command_line(arguments), **surroundings(args), **result}
-            with whole(Path(args.out)) as path:
+            with atomic_write(Path(args.out)) as path:
                 path.write_text(json.dumps(record, indent=1) + "\n")
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -257,7 +257,7 @@ def plot_growth(rows, args):
         axis.grid(True, alpha=0.2)
     axes[0].legend()
     figure.suptitle(f"Forward and backward of one convolution: kernel {args.kernel}, {args.sentences} sentences")
-    with whole(Path(args.plot)) as path:
+    with atomic_write(Path(args.plot)) as path:
         figure.savefig(path, format="png", dpi=120)
     pyplot.close(figure)
 

@@ -1,5 +1,6 @@
 """Checkpoints as data: loading, averaging, and a folder that is a model complete in itself."""
 
+import io
 import pickle
 import re
 import shutil
@@ -10,7 +11,7 @@ from fairseq.data import Dictionary
 
 from ..compat import user_error_text
 from ..errors import CheckpointError, OptionError, check_at_least
-from .files import whole
+from .files import MARK, atomic_folder, atomic_write
 
 POSITIONS = 1024  # of fairseq's models, unless told otherwise
 
@@ -89,6 +90,18 @@ def _sign_of_best(paths):
     if metric.endswith(("loss", "ppl")):
         return -1
     return 1 if load_checkpoint(path)["cfg"]["checkpoint"]["maximize_best_checkpoint_metric"] else -1
+
+
+def updates_of(state, path):
+    """How many updates the model of a training checkpoint had.
+
+    Raises:
+        CheckpointError: it does not say
+    """
+    try:
+        return int(state["optimizer_history"][-1]["num_updates"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise CheckpointError(f"{path} does not say after how many updates it was saved; train anew") from None
 
 
 def average_checkpoints(paths):
@@ -193,17 +206,41 @@ def check_dictionaries(state, bin_folder, source_lang, target_lang):
 
 def save_checkpoint(state, path):
     """Write a checkpoint, whole or not at all."""
-    with whole(path) as partial:
-        torch.save(state, partial)
+    with atomic_write(path) as partial:
+        _save(state, partial)
 
 
-def write_model(state, bin_folder, folder):
-    """Write a folder that ``from_pretrained(folder)`` takes: ``model.pt`` with its dictionaries and subword model."""
-    with whole(folder) as partial:
-        partial.mkdir(parents=True)
-        torch.save(state, partial / "model.pt")
+def _save(state, path):
+    """torch hides what the system says of a write that failed, such as a full disk."""
+    failed = []
+
+    class File(io.FileIO):
+        def write(self, data):
+            try:
+                return super().write(data)
+            except OSError as error:
+                failed.append(error)
+                raise
+
+    try:
+        with File(path, "w") as file:
+            torch.save(state, file)
+    except RuntimeError:
+        if failed:
+            raise failed[0] from None
+        raise
+
+
+def write_model(state, bin_folder, folder, **facts):
+    """Write a folder that ``from_pretrained(folder)`` takes: ``model.pt`` with its dictionaries and subword model.
+
+    Args:
+        facts: for the folder's mark
+    """
+    with atomic_folder(folder, "model", **facts) as partial:
+        _save(state, partial / "model.pt")
         for file in Path(bin_folder).iterdir():
-            if file.suffix not in (".bin", ".idx"):
+            if file.suffix not in (".bin", ".idx") and file.name != MARK:
                 shutil.copyfile(file, partial / file.name)
 
 

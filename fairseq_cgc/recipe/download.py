@@ -9,15 +9,17 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from ..errors import CorpusError, UserError
-from .files import read_json, remove, write_json
+from .files import MARK, read_json, remove, write_json
 
 CHUNK = 2**16
+VERSION = {"url": str, "etag": (str, None), "modified": (str, None), "bytes": int}  # in the note beside a download
 
 
 def download(url, path, timeout=60):
     """Download a file over HTTP, unless ``path`` is there already.
 
-    Until all has arrived, the data is in ``path`` + ``.part``, beside a ``.part.json`` that says which
+    A file that an earlier call downloaded, and that has not the length it should have, is downloaded again, aloud.
+    The caller keeps others from the same path. Until all has arrived, the data is in ``path`` + ``.part``, beside a ``.part.json`` that says which
     version of the file it is the beginning of. After an interruption, the next call asks for the rest
     of that version; it starts over if there is another now, or if the server cannot tell or has no ranges.
 
@@ -34,8 +36,31 @@ def download(url, path, timeout=60):
     """
     path = Path(path)
     if path.exists():
-        return path
+        expected = downloaded(path)
+        if not expected or path.stat().st_size == expected["bytes"]:
+            return path
+        print(
+            f"{path} has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}: downloading it again",
+            flush=True,
+        )
+        path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
+    return _download(url, path, timeout)
+
+
+def downloaded(path):
+    """The note of what a file was downloaded from, and of its ``bytes``; None if it was not."""
+    try:
+        return read_json(_mark(Path(path)), VERSION)
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def _mark(path):
+    return path.with_name(f".{path.name}{MARK}")
+
+
+def _download(url, path, timeout):
     part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
     start, version = _begun(url, part, note)
     response = _asked(url, path, timeout, start, version) if start else None
@@ -71,8 +96,8 @@ def download(url, path, timeout=60):
             f"{url} was cut off ({failure or 'the connection was closed'}): {arrived:,} of {total:,} bytes arrived; run "
             f"the same command again to {resumes}"
         )
+    note.replace(_mark(path))
     part.replace(path)
-    remove(note)
     return path
 
 
@@ -84,7 +109,7 @@ def looks_like_html(data):
 def _begun(url, part, note):
     """How many bytes are there of which version; 0 and None if that cannot be gone on with."""
     try:
-        version = read_json(note)
+        version = read_json(note, VERSION)
         if version["url"] == url and _validator(version) and part.stat().st_size:
             return part.stat().st_size, version
     except (FileNotFoundError, UserError, KeyError, TypeError):

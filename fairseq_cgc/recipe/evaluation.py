@@ -4,26 +4,51 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, OptionError, UserError, check_at_least
-from ..text import PREPARATION, SUBWORD_MODELS, MosesText, is_blank
+from ..text import SUBWORD_MODELS, MosesText, is_blank
 from .checkpoints import (
     average_checkpoints,
     check_dictionaries,
     load_checkpoint,
     position_limit,
+    updates_of,
     write_model,
 )
-from .files import is_held, read_json, read_lines, whole, writable_folder, write_json, write_lines
+from .files import (
+    Between,
+    atomic_folder,
+    locked,
+    mark_of,
+    read_json,
+    read_lines,
+    replaceable_folder,
+    sha256_of,
+    usable_path,
+    writable_folder,
+    write_json,
+    write_lines,
+)
 from .models import checkpoints_to_average, data_of, locate
-from .preparation import longest_sentence
+from .preparation import check_files, longest_sentence, read_preparation
 from .report import render_table
 from .scoring import TOKENISED_BLEU, detokenised_scores, sacrebleu_tokeniser, tokenised_bleu
-from .training import LOCK, MODEL_FOLDER, RUN, prepared_folder
+from .training import LOCK, MODEL_FOLDER, RECORD, RUN, prepared_folder
 from .translate import BEAM, generate
 
 SCORES = "scores.json"
+AVERAGED = ("checkpoints", "sha256", "updates")  # names, hashes, and the updates that their run had had
+RESULT = {
+    "scores": {name: {"score": Between(0, 100), "signature": str} for name in (TOKENISED_BLEU, "BLEU", "chrF")},
+    "generation": {
+        "beam?": int,
+        "sentences_per_second?": (Between(0), None),
+        "checkpoints?": [str],
+        "sha256?": {str: str},
+        "updates?": (int, None),
+    },
+}
 
 
-def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_tokens=8000, options=(), notes=None):
+def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_tokens=8000, options=()):
     """Translate a split and write a folder with what went in, what came out, and its scores.
 
     ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by
@@ -38,7 +63,6 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         beam: beam size
         max_tokens: source tokens a batch, or those of the longest sentence
         options: further options of fairseq-generate
-        notes: further entries for ``generation`` in scores.json
 
     Returns:
         the content of ``scores.json``: ``scores`` and ``generation``
@@ -48,7 +72,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         UserError: the preparation lacks the split, or fairseq-generate failed
     """
     prepared, output = Path(prepared), Path(output)
-    settings = read_json(prepared / "bin" / PREPARATION)["settings"]
+    settings = read_preparation(prepared)["settings"]
     source, target = settings["source_lang"], settings["target_lang"]
     raw, tokeniser = {}, sacrebleu_tokeniser(target)
     for language in (source, target):
@@ -63,8 +87,9 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     references = read_lines(prepared / "tok" / f"{split}.{target}")
     max_tokens = max(max_tokens, longest_sentence(prepared, split, position_limit(state)))
     options = ["--source-lang", source, "--target-lang", target, "--max-tokens", str(max_tokens), *options]
-    with whole(output) as partial:
-        partial.mkdir(parents=True)
+    mark = mark_of(model)
+    averaged = {name: mark[name] for name in AVERAGED if name in mark}
+    with atomic_folder(output, "translations", updates=mark.get("updates")) as partial:
         hypotheses = generate(
             Path(model) / "model.pt",
             prepared / "bin",
@@ -104,7 +129,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             "sentences": len(references),
             "skipped": len(skipped),
             "sentences_per_second": float(speed[1]) if speed else None,
-            **(notes or {}),
+            **averaged,
         }
         result = {"scores": scores, "generation": generation}
         write_json(partial / SCORES, result)
@@ -116,29 +141,31 @@ def main(args):
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
     place, data = locate(args.folder), args.data
     run = place.run
-    refuse_unfinished(run)
     if data is None:
         data = data_of(place)
         if data is None:
             raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
-    prepared, out = prepared_folder(data), args.out or run / args.split
+    prepared, out = prepared_folder(data), usable_path(args.out or run / args.split, "--out")
     if (run / RUN).exists():
         check_vocabulary(run, prepared)
-    paths = [place.checkpoint] if place.checkpoint else None
-    if paths is None and place.checkpoints:
-        paths = checkpoints_to_average(place.checkpoints, args.by, args.average, args.checkpoint_upper_bound)
+    check_files(prepared)
+    averages = place.checkpoint or place.checkpoints
+    replaceable_folder(out, "translations")
+    if averages:
+        replaceable_folder(run / MODEL_FOLDER, "model")
     writable_folder(out.parent, option="--out")
-
-    model, notes = place.model, {}
-    if paths:
-        model, notes = run / MODEL_FOLDER, {"checkpoints": [path.name for path in paths]}
-        print(f"[average] {', '.join(path.name for path in paths)} -> {model}", flush=True)
-        state = average_checkpoints(paths)
-        languages = read_json(prepared / "bin" / PREPARATION)["settings"]
-        check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
-        write_model(state, prepared / "bin", model)
-    print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
-    result = translate_and_score(model, prepared, out, args.split, args.beam, args.max_tokens, args.fairseq, notes)
+    with locked(run / LOCK, f"the run {run}"):
+        model = place.model
+        if averages:
+            paths = [place.checkpoint] if place.checkpoint else None
+            paths = paths or checkpoints_to_average(
+                place.checkpoints, args.by, args.average, args.checkpoint_upper_bound
+            )
+            model = run / MODEL_FOLDER
+            print(f"[average] {', '.join(path.name for path in paths)} -> {model}", flush=True)
+            average_into_model(paths, prepared, model)
+        print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
+        result = translate_and_score(model, prepared, out, args.split, args.beam, args.max_tokens, args.fairseq)
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")
@@ -146,7 +173,7 @@ def main(args):
 
 def check_vocabulary(run, prepared):
     """Raises CheckpointError if a preparation has other dictionaries or another subword model than a run's data."""
-    trained, there = read_json(run / RUN)["data"]["sha256"], read_json(prepared / "bin" / PREPARATION)["sha256"]
+    trained, there = read_json(run / RUN, RECORD)["data"]["sha256"], read_preparation(prepared)["sha256"]
     for name, digest in trained.items():
         if not name.endswith((".bin", ".idx")) and there.get(name) != digest:
             raise CheckpointError(
@@ -155,10 +182,19 @@ def check_vocabulary(run, prepared):
             )
 
 
-def refuse_unfinished(run):
-    """Raises UserError if a process is still writing the run folder."""
-    if is_held(Path(run) / LOCK):
-        raise UserError(f"the run {run} is still being written; wait for its training to end, or stop it")
+def average_into_model(paths, prepared, folder):
+    """Average checkpoints of one folder into a model folder, whose mark says which: ``AVERAGED``.
+
+    Raises:
+        CheckpointError: unreadable checkpoints, or some that do not fit the data
+    """
+    state, last = average_checkpoints(paths), paths[-1].with_name("checkpoint_last.pt")
+    newest = load_checkpoint(last) if last.exists() else state
+    updates = updates_of(newest, last) if "optimizer_history" in newest else None
+    languages = read_preparation(prepared)["settings"]
+    check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
+    hashes = {path.name: sha256_of(path) for path in paths}
+    write_model(state, prepared / "bin", folder, checkpoints=list(hashes), sha256=hashes, updates=updates)
 
 
 def score_table(scores):

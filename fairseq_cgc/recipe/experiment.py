@@ -15,8 +15,9 @@ from tqdm import tqdm
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
 from .checkpoints import find_checkpoints
-from .evaluation import SCORES
+from .evaluation import RESULT, SCORES
 from .files import read_json, writable_folder, write_json
+from .processes import child
 from .report import last_words, render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
 from .scoring import TOKENISED_BLEU
@@ -36,7 +37,7 @@ from .table import (
     unfinished_notes,
     updates_cell,
 )
-from .training import RUN, option_values, parse_figures, prepared_folder, validation_options
+from .training import RECORD, RUN, option_values, parse_figures, prepared_folder, validation_options
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row not in ("transformer", "cgc-rdrop")]
@@ -67,7 +68,7 @@ def run_all(args, rows, seeds):
         name, folder = f"{row}, seed {seed}", folders[row, seed]
         try:
             _run(args, row, seed, folder, SHUFFLED in rows, processes)
-            score = read_json(folder / "test" / SCORES)["scores"][TOKENISED_BLEU]["score"]
+            score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
             failed[name] = str(error)
             return f"{name}: failed: {error}"
@@ -122,12 +123,14 @@ class _Processes:
         """
         with open(log, "a", encoding="utf-8") as file:
             start = file.tell()
-            with self._lock:
-                if self._stopped:
-                    raise UserError("stopped")
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
-                self._running.add(process)
-            status = process.wait()
+            if self._stopped:
+                raise UserError("stopped")
+            with child(command, stdout=file, stderr=subprocess.STDOUT, env=self.environment) as process:
+                with self._lock:
+                    self._running.add(process)
+                    if self._stopped:
+                        process.terminate()
+            status = process.returncode
             with self._lock:
                 self._running.discard(process)
         if status:
@@ -164,7 +167,7 @@ def _run(args, row, seed, folder, shuffled, processes):
         tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE]
     for test, command in tests.items():
         scores = folder / test / SCORES
-        if not scores.exists() or read_json(scores)["generation"].get("checkpoints") != names:
+        if not scores.exists() or read_json(scores, RESULT)["generation"].get("checkpoints") != names:
             processes.run([*COMMAND, *map(str, command)], log)
     if SHUFFLED_TEST in tests:
         _validate_shuffled(folder, args, processes)
@@ -175,7 +178,12 @@ def _validate_shuffled(folder, args, processes):
     path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
     if path.exists():
         return
-    command = [sys.executable, "-m", "fairseq_cli.validate", str(Path(read_json(folder / RUN)["data"]["path"]) / "bin")]
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.validate",
+        str(Path(read_json(folder / RUN, RECORD)["data"]["path"]) / "bin"),
+    ]
     command += [
         "--task",
         "translation",
@@ -224,7 +232,7 @@ def _shuffled(run):
     """The same run, evaluated with shuffled contexts."""
     folder = run.folder / SHUFFLED_TEST
     other = dataclasses.replace(
-        run, row=SHUFFLED, losses=[(run.done, read_json(folder / LOSS)["valid_loss"])], speeds=[]
+        run, row=SHUFFLED, losses=[(run.done, read_json(folder / LOSS, {"valid_loss": float})["valid_loss"])], speeds=[]
     )
     read_results(other, folder)
     return other

@@ -1,85 +1,300 @@
-"""Files that appear whole or not at all, and text that says where it is broken."""
+"""Files and folders that appear whole or not at all, locks, and records that are checked when they are read.
+
+
+What a user names is the user's: a file is replaced because it was named as the output, a folder only if it is ours.
+"""
 
 import bz2
 import codecs
+import ctypes
 import errno
 import fcntl
+import fnmatch
 import gzip
 import hashlib
 import json
 import lzma
 import os
+import secrets
 import shutil
 import signal
+import stat
 import sys
+import tempfile
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import CorpusError, UserError
 
+MARK = ".fairseq-cgc"  # in a folder of ours: what it is, and the files that we put there
+# What versions before the mark wrote, and folders that grow over time: a JSON file with these keys, and all names there.
+UNMARKED = {
+    "model": ("prepare.json", "settings sha256", "model.pt prepare.json dict.*.txt bpecodes sentencepiece.bpe.model"),
+    "translations": (
+        "scores.json",
+        "scores generation",
+        "scores.json generate.txt generate.txt.log test.* valid.* train.* loss.json validate.log",
+    ),
+    "corpus": ("corpus.json", "made_from pairs", "corpus.json train.* valid.* test.*"),
+    "held-out text": ("../prepare.json", "settings raw", "valid.* test.*"),
+    "preparation": ("prepare.json", "settings raw", "prepare.json raw tok bpe bin bpe.codes spm.model .lock"),
+    "run": ("run.json", "row data", "run.json checkpoints model test* train.log log.jsonl .lock tensorboard"),
+}
+ADDED = ("loss.json", "validate.log")  # to translations, when they were there
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 @contextmanager
-def whole(path):
-    """Yield a name beside ``path`` to write a file or folder under; at the end it becomes ``path``,
-    and what was there before is gone.
+def partial_in(parent, folder=False):
+    """Yield a new file or folder in ``parent``; what of it is still there at the end is removed.
 
-    After an error, or in a process that dies, ``path`` is as it was; what a dead process left
-    under the temporary name is cleared by the next run.
+    It is locked while this process lives: what dead processes have left is told by that, and cleared.
+    """
+    parent = Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(".fairseq-cgc-*.partial"):
+        with suppress(OSError), _flocked(os.open(left, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove(left)
+    while True:
+        path = parent / f".fairseq-cgc-{secrets.token_hex(4)}.partial"
+        path.mkdir() if folder else path.touch(exist_ok=False)
+        with _flocked(os.open(path, os.O_RDONLY), fcntl.LOCK_EX):
+            if not path.exists():  # taken for a dead process's before it was locked
+                continue
+            try:
+                yield path
+            finally:
+                remove(path)
+            return
+
+
+@contextmanager
+def _flocked(descriptor, operation):
+    try:
+        fcntl.flock(descriptor, operation)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_write(path):
+    """Yield a name to write a file under; at the end it becomes ``path``, or ``path`` is as it was.
+
+    A link stays one, and its target is replaced; a device or a pipe is written into.
+
+    Raises:
+        UserError: there is a folder, or no room
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    remove(partial)
+    kind = os.stat(path).st_mode if path.exists() else None
+    if kind and stat.S_ISDIR(kind):
+        raise UserError(f"{path} is a folder, and a file is to be written there; choose another name")
+    if kind and not stat.S_ISREG(kind) or str(path).startswith(("/dev/", "/proc/")):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (file := Path(folder) / "output")
+            _copy_into(path, file)
+        return
+    target = Path(os.path.realpath(path))
+    with partial_in(target.parent) as file, _room(path):
+        yield file
+        _flush(file)
+        if kind:
+            os.chmod(file, stat.S_IMODE(kind))
+        os.replace(file, target)
+
+
+def _copy_into(device, file):
+    with suppress(AttributeError, OSError):
+        if os.path.samestat(os.stat(device), os.fstat(sys.stdout.fileno())):  # in order with what is printed
+            sys.stdout.buffer.flush()
+            sys.stdout.flush()
+            with open(file, "rb") as source:
+                shutil.copyfileobj(source, sys.stdout.buffer)
+            return
+    with open(file, "rb") as source, open(device, "ab") as sink:
+        shutil.copyfileobj(source, sink)
+
+
+@contextmanager
+def _room(path):
     try:
-        yield partial
-        if partial.is_dir():
-            remove(path)
-        os.replace(partial, path)
-    except BaseException:
-        remove(partial)
-        raise
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"{path} could not be written ({error.strerror}); what was there before is unchanged: make room, then run "
+            "the same command again"
+        ) from None
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(path, what, **facts):
+    """Yield a new folder to fill; at the end it becomes ``path``, and is marked as ours.
+
+    A process may be killed at any moment: the old folder or the new one is there, whole.
+
+    Args:
+        what: kind of the folder; only an empty one, or one of ours of this kind, is replaced
+        facts: further entries of the mark
+
+    Raises:
+        UserError: something else is there, which is left alone; or no room
+    """
+    target = replaceable_folder(path, what)
+    with partial_in(target.parent, folder=True) as folder, _room(path):
+        yield folder
+        mark_folder(folder, what, **facts)
+        for file in [*folder.rglob("*"), folder]:
+            _flush(file)
+        replaceable_folder(path, what)  # hours may have passed
+        _exchange(folder, target)
+
+
+def _exchange(folder, target):
+    """Put ``folder`` where ``target`` is, which is then at ``folder``, if there was one."""
+    if not target.exists():
+        os.rename(folder, target)
+    elif _libc.renameat2(-100, os.fsencode(folder), -100, os.fsencode(target), 2):  # AT_FDCWD, RENAME_EXCHANGE
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), str(target))
+        _exchange_in_steps(folder, target)
+
+
+def _exchange_in_steps(folder, target):
+    """Where the file system cannot do it at once; ``replaceable_folder`` mends what a kill leaves."""
+    old = target.with_name(f".{target.name}.fairseq-cgc-old")
+    os.rename(target, old)
+    os.rename(folder, target)
+    remove(old)
+
+
+def replaceable_folder(path, what):
+    """The folder that ``path`` leads to, if it may be made or replaced: none, an empty one, or ours.
+
+    Raises:
+        UserError: it may not
+    """
+    target = Path(os.path.realpath(path))
+    old = target.with_name(f".{target.name}.fairseq-cgc-old")
+    if old.is_dir():
+        remove(old) if target.exists() else os.rename(old, target)
+    if not target.exists():
+        return target
+    if not target.is_dir():
+        raise UserError(f"{path} is a file, and a folder ({what}) is to be written there; choose another name")
+    if Path.cwd().is_relative_to(target):
+        raise UserError(f"{path} is the current folder or one above it, and would be replaced; name one in it")
+    foreign = foreign_files(target, what)
+    if foreign:
+        raise UserError(
+            f"{path} holds {', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}, which is none of our {what}; nothing "
+            "was touched: choose another folder, or move that away"
+        )
+    return target
+
+
+def foreign_files(folder, what):
+    """Names in a folder that are not there as part of our ``what``."""
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return []
+    if mark := mark_of(folder):
+        ours = {*mark["files"], *ADDED} if mark["what"] == what else ()
+        return sorted(name for name in _files_in(folder) if name not in ours)
+    proof, keys, patterns = UNMARKED.get(what, ("", "", ""))
+    with suppress(UserError, OSError):
+        content = read_json(folder / proof)
+        if isinstance(content, dict) and all(key in content for key in keys.split()):
+            return [name for name in names if not any(fnmatch.fnmatch(name, p) for p in patterns.split())]
+    return names
+
+
+def _files_in(folder):
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [str(name) for path in paths if str(name := path.relative_to(folder)) != MARK]
+
+
+def mark_folder(folder, what, **facts):
+    """Mark a folder, with all that is in it, as ours."""
+    mark = {"written_by": "fairseq-cgc", "what": what, **facts, "files": sorted(_files_in(Path(folder)))}
+    write_json(Path(folder) / MARK, mark)
+
+
+def mark_of(folder):
+    """The mark of a folder of ours; an empty dict where it has none."""
+    path = Path(folder) / MARK
+    return read_json(path, {"what": str, "files": [str], "updates?": (int, None)}) if path.exists() else {}
+
+
+def discard_folder(path, what):
+    """Remove a folder of ours at once, if it is there.
+
+    Raises:
+        UserError: it is not ours
+    """
+    target = replaceable_folder(path, what)
+    if target.exists():
+        with partial_in(target.parent, folder=True) as folder:
+            os.rename(target, folder / target.name)
 
 
 def remove(path):
     """Remove a file or a folder with all it holds, if it is there."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def held(path, what):
-    """Hold the lock file ``path`` while something is being written; a process that dies lets it go.
+def locked(path, what, shared=False):
+    """Lock the file ``path`` while something is being written; a process that dies lets it go.
 
     Args:
         what: words for what is being written
+        shared: others may hold it in this way too
 
     Yields:
-        the descriptor of the lock; a child process that is given it holds the lock too
+        the descriptor of the lock, which children do not inherit; one that is given it holds the lock too
 
     Raises:
-        UserError: another process holds it
+        UserError: another process has locked it
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
             ) from None
-        yield file.fileno()
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def is_held(path):
-    """Whether a process holds the lock file ``path``; a missing file means not."""
+def is_locked(path):
+    """Whether a process has locked the file ``path``; a missing file means not."""
     try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _flocked(os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
     except FileNotFoundError:
         return False
@@ -88,20 +303,107 @@ def is_held(path):
 
 
 def write_json(path, value):
-    with whole(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
-def read_json(path):
-    """Read a JSON file of ours.
+class Between(NamedTuple):
+    """In the shape of a record: a number within limits."""
+
+    low: float
+    high: float = float("inf")
+    kind: type = float
+
+
+def read_json(path, shape=object):
+    """Read a JSON file of ours, and see that it is what we write.
+
+    Args:
+        shape: what it holds; see ``check_record``
 
     Raises:
-        UserError: it is not valid JSON
+        UserError: it is no JSON, or of another shape
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); remove it and make it anew") from None
+    return check_record(value, shape, path)
+
+
+def check_record(value, shape, path, field=""):
+    """See that a value read from a file is what we wrote there.
+
+    Args:
+        shape: ``int``, ``float`` (finite), ``str``, ``object`` (anything), ``Between``; a tuple of alternatives, in which
+            None stands for itself; a list of the shape of all items; a dict of names to shapes, where ``?`` ends the
+            name of what may be missing, and ``{str: shape}`` has any names
+        path: of the file, for the error
+        field: the value's place in it
+
+    Returns:
+        *value*
+
+    Raises:
+        UserError: it is not; names file and field
+    """
+
+    def wanted(words):
+        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
+        return UserError(
+            f"{path}: {field or 'the content'} is {shown}; {words} was wanted. The file is damaged or not ours: put back a "
+            "copy, or make it anew"
+        )
+
+    if isinstance(shape, tuple) and not isinstance(shape, Between):
+        return _check_one_of(value, shape, path, field, wanted)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise wanted("an object")
+        if str in shape:
+            shape = dict.fromkeys(value, shape[str])
+        for name, part in shape.items():
+            name, place = name.removesuffix("?"), f"{field}.{name}".strip(".?")
+            if name in value:
+                check_record(value[name], part, path, place)
+            elif f"{name}?" not in shape:
+                raise UserError(
+                    f"{path} lacks {place}. The file is damaged or not ours: put back a copy, or make it anew"
+                )
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise wanted("a list")
+        for number, item in enumerate(value):
+            check_record(item, shape[0], path, f"{field}[{number}]")
+    elif shape is not object:
+        limits = shape if isinstance(shape, Between) else Between(float("-inf"), kind=shape)
+        kinds = (int, float) if limits.kind is float else limits.kind
+        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[limits.kind]
+        if not isinstance(value, kinds) or isinstance(value, bool) and limits.kind is not bool:
+            raise wanted(words)
+        if limits.kind in (int, float) and not (isfinite(value) and limits.low <= value <= limits.high):
+            raise wanted(
+                f"{words} from {limits.low:g} to {limits.high:g}"
+                if limits.high < float("inf")
+                else f"{words} of at least {limits.low:g}"
+                if limits.low > float("-inf")
+                else f"{words}, a finite one,"
+            )
+    return value
+
+
+def _check_one_of(value, shapes, path, field, wanted):
+    if value is None and None in shapes:
+        return value
+    shapes, failures = [shape for shape in shapes if shape is not None], []
+    for shape in shapes:
+        try:
+            return check_record(value, shape, path, field)
+        except UserError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 COMPRESSED = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
@@ -162,7 +464,7 @@ def decode_lines(lines, name):
 
 def write_lines(path, lines):
     """Write lines to a UTF-8 text file, whole or not at all."""
-    with whole(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in lines)
 
 
@@ -172,21 +474,39 @@ def sha256_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def usable_path(path, option):
+    """The absolute form of a path, which fairseq can be given too.
+
+    Raises:
+        UserError: fairseq could not tell it from others
+    """
+    path = Path(os.path.abspath(path))
+    if os.pathsep in str(path):
+        raise UserError(f"{option} {path} has a '{os.pathsep}', which ends a path for fairseq; choose another name")
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{option} {os.fsencode(path)} is not valid UTF-8; choose another name") from None
+    return path
+
+
 def writable_folder(path, free_bytes=0, option="--work"):
     """Make the folder if need be, and see that it can be written to and has room.
 
     Args:
         option: the command's option that names another folder, for the error
 
+    Returns:
+        its absolute path
+
     Raises:
         UserError: it cannot be made or written to, or its disk has less than ``free_bytes`` left
     """
-    path = Path(path)
+    path = usable_path(path, option)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".write-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise UserError(
             f"the folder {path} cannot be written to ({error.strerror}); choose another with {option}"
@@ -203,23 +523,36 @@ def writable_folder(path, free_bytes=0, option="--work"):
 def run_command(main):
     """Run a command's ``main()``; end with one or two lines where the user can mend what is wrong.
 
-    Exit status: 0, 1 after an error, 130 after an interrupt.
+    Exit status: 0, 1 after an error, 130 after an interrupt, 141 when nobody reads on.
     """
+    for descriptor in range(3):  # a closed one would become that of the next file we open
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(n, "rw"[n > 0], encoding="utf-8", closefd=False)
+        for n, stream in enumerate((sys.stdin, sys.stdout, sys.stderr))
+    )
     for stream in (sys.stdout, sys.stderr):  # whatever the locale says
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"}  # for the commands that we start
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end children, clear what is half-written
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
-        place = f" at {error.filename}" if error.filename else ""
+        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         sys.exit(
-            f"error: writing failed{place}: {error.strerror}; make room or permission, then run the same command again"
+            f"error: {place}{error.strerror}; make room, permission or another choice, then run the same command again"
         )

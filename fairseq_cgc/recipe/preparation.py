@@ -14,33 +14,34 @@ The output folder:
     prepare.json                        and of this: settings, versions, counts, hashes
 """
 
-import os
+import functools
 import re
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
+from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
+from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import make_dataset
+from fairseq.tokenizer import tokenize_line
 from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least
 from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
 from .files import (
     COMPRESSED,
-    held,
+    atomic_folder,
+    atomic_write,
+    locked,
     read_json,
     read_lines,
-    remove,
     sha256_of,
-    whole,
     writable_folder,
     write_json,
     write_lines,
 )
+from .processes import worker_pool
 from .report import render_table
 
 SPLITS = ("train", "valid", "test")
@@ -83,6 +84,16 @@ class Settings:
         check_at_least(2, valid_every=self.valid_every)
 
 
+RECORD = {
+    "settings": {field.name: field.type for field in fields(Settings)},
+    "raw": {str: str},
+    "versions": {str: str},
+    "vocabulary_of?": {str: str},
+    "counts?": object,
+    "sha256?": {str: str},
+}
+
+
 def prepare(raw, out, settings=Settings(), workers=None):
     """Prepare a corpus. Stages whose output is there are skipped; each appears whole or not at all.
 
@@ -113,17 +124,45 @@ def prepare_test_set(prefix, like, out, workers=None):
         like: the output folder of ``prepare``
         out, workers, returns, raises: as for ``prepare``; ``out`` has the split ``test`` alone
     """
-    record = Path(like) / PREPARATION
-    if not record.exists() or "counts" not in read_json(record):
-        raise UserError(f"{like} holds no finished preparation ({PREPARATION}); name the output folder of one")
-    return _prepare({"test": prefix}, out, Settings(**read_json(record)["settings"]), workers, Path(like))
+    record = read_preparation(like)
+    check_files(like, record)
+    return _prepare({"test": prefix}, out, Settings(**record["settings"]), workers, Path(like))
+
+
+def read_preparation(folder):
+    """The record of a finished preparation.
+
+    Raises:
+        UserError: it is not finished, or damaged
+    """
+    path = Path(folder) / "bin" / PREPARATION
+    if not path.is_file():
+        raise CorpusError(
+            f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare"
+        )
+    record = read_json(path, {**RECORD, "counts": {str: {"pairs": int}}, "sha256": {str: str}})
+    Settings(**record["settings"]).check()
+    return record
+
+
+def check_files(folder, record=None):
+    """Raises CorpusError for the first file of a preparation that is not the one it made."""
+    record = record or read_preparation(folder)
+    copies = {kind.name: kind.hub_name for kind in SUBWORD_MODELS.values()}
+    for name, recorded in record["sha256"].items():
+        path = Path(folder) / "bin" / copies.get(name, name)
+        found = sha256_of(path)[:12] if path.is_file() else "not there"
+        if found != recorded[:12]:
+            raise CorpusError(
+                f"{path} is damaged or another file: its SHA-256 is {found}, and the preparation recorded "
+                f"{recorded[:12]}; put it back, or prepare the corpus anew"
+            )
 
 
 def _prepare(raw, out, settings, workers, like):
     settings.check()
     out = Path(out)
     check_at_least(1, workers=workers)
-    workers = workers or os.cpu_count() or 1
     files = {
         split: {language: _raw_file(raw[split], language) for language in settings.languages}
         for split in SPLITS
@@ -137,23 +176,24 @@ def _prepare(raw, out, settings, workers, like):
     if settings.bpe == "sentencepiece":
         identity["versions"]["sentencepiece"] = version("sentencepiece")
     if like:
-        identity["vocabulary_of"] = read_json(like / PREPARATION)["sha256"]
-    with held(out / ".lock", f"the preparation {out}"):
-        record = out / PREPARATION
+        identity["vocabulary_of"] = read_preparation(like)["sha256"]
+    record, names = out / PREPARATION, ("raw", "tok", "bpe", "bin", settings.subword_model)
+    if not record.exists() and (there := [name for name in names if (out / name).exists()]):
+        raise UserError(
+            f"{out} holds {' and '.join(there)} but no {PREPARATION}: that is not ours, and was left alone; choose another "
+            "folder, or move it away"
+        )
+    with locked(out / ".lock", f"the preparation {out}"):
         if record.exists():
-            before = read_json(record)
+            before = read_json(record, RECORD)
             for part, wanted in identity.items():
                 if before.get(part) != wanted:
                     raise UserError(
                         f"{out} holds a preparation with other {part}: {_difference(before.get(part), wanted)}.\n"
                         "Choose another folder, or remove this one."
                     )
-            if "counts" in before:
+            if "counts" in before and (out / "bin").exists():
                 return before
-        elif any((out / name).exists() for name in ("raw", "tok", "bpe", "bin")):
-            raise UserError(
-                f"{out} holds raw, tok, bpe or bin but no {PREPARATION}; choose another folder, or remove this one"
-            )
         else:
             write_json(record, identity)
         result = _run_stages(files, out, settings, workers, like, identity)
@@ -163,20 +203,19 @@ def _prepare(raw, out, settings, workers, like):
 
 def _run_stages(files, out, settings, workers, like, identity):
     model = out / settings.subword_model
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         if not (out / "tok").exists():
-            remove(out / "raw")
             _tokenise(files, out, settings, pool)
         if not model.exists() and like:
-            with whole(model) as partial:
-                shutil.copyfile(like / settings.subword_model, partial)
+            with atomic_write(model) as file:
+                shutil.copyfile(like / settings.subword_model, file)
         elif not model.exists():
             learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
         if not (out / "bpe").exists():
             _apply_subwords(out, settings, pool)
     if not (out / "bin").exists():
-        binarise(out, settings, workers, identity, files, like)
-    return read_json(out / "bin" / PREPARATION)
+        binarise(out, settings, identity, files, like)
+    return read_preparation(out)
 
 
 def _raw_file(prefix, language):
@@ -196,9 +235,7 @@ def _difference(before, now):
 
 def _tokenise(files, out, settings, pool):
     """Make ``raw/`` and ``tok/``."""
-    with whole(out / "tok") as tok, whole(out / "raw") as raw:
-        for folder in (tok, raw):
-            folder.mkdir(parents=True)
+    with atomic_folder(out / "tok", "tokens") as tok, atomic_folder(out / "raw", "held-out text") as raw:
         for split, sides in files.items():
             lines = {language: read_lines(file) for language, file in sides.items()}
             check_sides(*sides.values(), *lines.values(), f"the {split} split")
@@ -297,14 +334,14 @@ def learn_subwords(files, model, settings):
     from subword_nmt.learn_bpe import learn_bpe
 
     lines = [line for file in files for line in read_lines(file)]
-    with whole(model) as partial, open(partial, "w", encoding="utf-8") as out:
+    with atomic_write(model) as partial, open(partial, "w", encoding="utf-8") as out:
         learn_bpe(lines, out, settings.bpe_size, num_workers=1)
 
 
 def _learn_sentencepiece(files, model, settings):
     import sentencepiece
 
-    with whole(model) as partial, open(partial, "wb") as out:
+    with atomic_write(model) as partial, open(partial, "wb") as out:
         try:
             sentencepiece.SentencePieceTrainer.train(
                 input=[str(file) for file in files],
@@ -348,10 +385,9 @@ class _SubwordSegmenter:
 
 
 def _apply_subwords(out, settings, pool):
-    with whole(out / "bpe") as partial:
-        partial.mkdir(parents=True)
+    with atomic_folder(out / "bpe", "subwords") as partial:
         segmenter = _SubwordSegmenter(settings.bpe, out / settings.subword_model)
-        for file in sorted((out / "tok").iterdir()):
+        for file in sorted((out / "tok").glob("[!.]*")):
             write_lines(partial / file.name, _parallel(pool, segmenter, read_lines(file), f"segment {file.name}"))
 
 
@@ -360,7 +396,7 @@ def _parallel(pool, function, lines, title):
     chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
     results = []
     with tqdm(total=len(lines), desc=title, unit=" lines", disable=None) as bar:
-        for chunk in pool.map(_map_chunk, [function] * len(chunks), chunks):
+        for chunk in pool(functools.partial(_map_chunk, function), chunks):
             results += chunk
             bar.update(len(chunk))
     return results
@@ -370,44 +406,52 @@ def _map_chunk(function, lines):
     return [function(line) for line in lines]
 
 
-def binarise(out, settings, workers, identity, files, like=None):
-    """Run ``fairseq-preprocess`` on ``out/bpe``; make ``out/bin`` a folder complete in itself.
+def binarise(out, settings, identity, files, like=None):
+    """Make of ``out/bpe`` what ``fairseq-preprocess`` makes, in this process; ``out/bin`` is complete in itself.
 
     Args:
         identity: what its ``prepare.json`` is to hold besides counts and hashes
         files: the raw files, a split and language
         like: a preparation whose dictionaries to use
-
-    Raises:
-        UserError: fairseq-preprocess failed
     """
     splits = [split for split in SPLITS if (out / "bpe" / f"{split}.{settings.source_lang}").exists()]
-    with whole(out / "bin") as partial:
-        command = [sys.executable, "-m", "fairseq_cli.preprocess"]
-        command += ["--source-lang", settings.source_lang, "--target-lang", settings.target_lang]
-        for split in splits:
-            command += [f"--{split}pref", str(out / "bpe" / split)]
-        command += ["--destdir", str(partial), "--workers", str(workers)]
+    with atomic_folder(out / "bin", "binarised data") as partial:
+        print("binarise", flush=True)
         if like:
-            for option, language in zip(("--srcdict", "--tgtdict"), settings.languages):
-                command += [option, str(like / "bin" / f"dict.{language}.txt")]
-        elif settings.joined_dictionary:
-            command.append("--joined-dictionary")
-        print("binarise with fairseq-preprocess", flush=True)
-        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if run.returncode:
-            raise UserError(
-                f"fairseq-preprocess failed with exit status {run.returncode}; it ended with\n{run.stdout[-2000:]}"
-            )
-        (partial / "preprocess.log").unlink(missing_ok=True)
+            vocabularies = [
+                Dictionary.load(str(like / "bin" / f"dict.{language}.txt")) for language in settings.languages
+            ]
+        else:
+            vocabularies = _vocabularies(out / "bpe", settings)
+        for language, vocabulary in zip(settings.languages, vocabularies):
+            vocabulary.save(str(partial / f"dict.{language}.txt"))
+            for split in splits:
+                text, binary = (
+                    out / "bpe" / f"{split}.{language}",
+                    partial / f"{split}.{'-'.join(settings.languages)}.{language}",
+                )
+                to_numbers = VocabularyDatasetBinarizer(vocabulary, append_eos=True)
+                FileBinarizer.multiprocess_dataset(str(text), "mmap", to_numbers, str(binary), len(vocabulary))
         shutil.copyfile(out / settings.subword_model, partial / SUBWORD_MODELS[settings.bpe].hub_name)
         dictionaries = {language: partial / f"dict.{language}.txt" for language in settings.languages}
         sha256 = {settings.subword_model: sha256_of(out / settings.subword_model)}
         sha256 |= {file.name: sha256_of(file) for file in dictionaries.values()}
-        sha256 |= {file.name: sha256_of(file) for file in sorted(partial.glob("*.bin"))}
+        sha256 |= {file.name: sha256_of(file) for file in sorted([*partial.glob("*.bin"), *partial.glob("*.idx")])}
         write_json(
             partial / PREPARATION, {**identity, "counts": _counts(out, splits, files, dictionaries), "sha256": sha256}
         )
+
+
+def _vocabularies(folder, settings):
+    """fairseq's dictionaries of the training text, one a language, with its defaults."""
+    texts = [str(folder / f"train.{language}") for language in settings.languages]
+    made = []
+    for files in [sorted(texts)] if settings.joined_dictionary else [[text] for text in texts]:
+        made.append(vocabulary := Dictionary())
+        for file in files:
+            Dictionary.add_file_to_dictionary(file, vocabulary, tokenize_line, num_workers=1)
+        vocabulary.finalize(padding_factor=8)
+    return made * (2 if settings.joined_dictionary else 1)
 
 
 def _counts(out, splits, files, dictionaries):

@@ -7,11 +7,11 @@ from platform import python_version
 
 from ..errors import UserError, check_at_least
 from . import interface_strings, preparation
-from .checkpoints import average_checkpoints, count_parameters, find_checkpoints, load_checkpoint, write_model
-from .evaluation import SCORES, score_table, translate_and_score
-from .files import read_json, read_lines, remove, writable_folder
+from .checkpoints import count_parameters, find_checkpoints, load_checkpoint
+from .evaluation import RESULT, SCORES, average_into_model, score_table, translate_and_score
+from .files import discard_folder, locked, mark_of, read_json, read_lines, replaceable_folder, writable_folder
 from .rows import row_options
-from .training import MODEL_FOLDER, train
+from .training import LOCK, MODEL_FOLDER, train
 from .translate import BEAM
 
 SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
@@ -39,11 +39,20 @@ def main(args):
     """
     check_at_least(1, updates=args.updates, valid_size=args.valid_size, test_size=args.test_size)
     work = writable_folder(args.work, FREE_BYTES)
+    with locked(work / LOCK, f"the quickstart {work}", shared=not args.fresh):
+        _quickstart(args, work)
+
+
+def _quickstart(args, work):
     run = work / f"{args.arch}-seed{args.seed}"
     if args.fresh:
-        for folder in (work / "raw", work / "data", run):
-            remove(folder)
+        replaceable_folder(work / "data", "preparation")
+        replaceable_folder(run, "run")
     corpus(args, work)
+    if args.fresh:
+        for folder, what in ((work / "data", "preparation"), (run, "run")):
+            with locked(folder / LOCK, f"the {what} {folder}"):
+                discard_folder(folder, what)
     stage("2/6 prepare: Moses tokens, lower case, cleaning, joint BPE, binarisation", work / "data")
     raw = {split: work / "raw" / split for split in preparation.SPLITS}
     for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
@@ -51,13 +60,17 @@ def main(args):
     stage(f"3/6 train {args.arch} for {args.updates} updates", run / "checkpoints")
     options = [*row_options(SYSTEM_OF[args.arch]), *MODEL, *TRAINING]
     train(run, args.arch, args.seed, options, work / "data", args.updates, keep=AVERAGED)
-    average(run, work / "data" / "bin")
-    stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")
-    if (run / "test").exists():
-        print("    done before")
-        scores = read_json(run / "test" / SCORES)["scores"]
-    else:
-        scores = translate_and_score(run / MODEL_FOLDER, work / "data", run / "test")["scores"]
+    with locked(run / LOCK, f"the run {run}"):
+        average(run, work / "data")
+        stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")
+        model, result = mark_of(run / MODEL_FOLDER), None
+        if (run / "test" / SCORES).exists():
+            result = read_json(run / "test" / SCORES, RESULT)
+        if result and result["generation"].get("sha256") == model.get("sha256"):
+            print("    done before")
+            scores = result["scores"]
+        else:
+            scores = translate_and_score(run / MODEL_FOLDER, work / "data", run / "test")["scores"]
     stage("6/6 report", run / "test" / SCORES)
     report(args, run, scores)
 
@@ -78,10 +91,10 @@ def corpus(args, work):
     record = raw / interface_strings.RECORD
     if args.archive:
         interface_strings.check_wheel(args.archive, asked["sha256"])
-    if not record.exists():
+    if args.fresh or not record.exists():
         wheel = args.archive or interface_strings.download_wheel(work)
         interface_strings.write_corpus(wheel, raw, **asked)
-    made = read_json(record)
+    made = read_json(record, {"made_from": {str: (str, int)}, "pairs": {str: int}})
     if made["made_from"] != asked:
         raise UserError(
             f"{raw} was made from {made['made_from']}, and {asked} is asked for; choose another --work, or --fresh to "
@@ -93,12 +106,12 @@ def corpus(args, work):
 def average(run, data):
     """Stage 4: the last epochs' checkpoints to ``model/``, a folder complete in itself."""
     stage(f"4/6 average the last {AVERAGED} epochs", run / MODEL_FOLDER)
-    if (run / MODEL_FOLDER).exists():
+    if (run / MODEL_FOLDER / "model.pt").exists():
         print("    done before")
         return
     checkpoints = find_checkpoints(run / "checkpoints") or [run / "checkpoints" / "checkpoint_last.pt"]
     print("    " + ", ".join(path.name for path in checkpoints))
-    write_model(average_checkpoints(checkpoints), data, run / MODEL_FOLDER)
+    average_into_model(checkpoints, data, run / MODEL_FOLDER)
 
 
 def report(args, run, scores):

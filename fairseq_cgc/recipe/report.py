@@ -6,7 +6,7 @@ import sys
 from tabulate import tabulate
 
 from ..errors import UserError
-from .files import whole
+from .files import atomic_write
 
 
 def render_table(header, rows, align="l", style="pipe"):
@@ -42,7 +42,7 @@ def write_text_and_plots(out, name, text, plots):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
-    with whole(out / name) as partial:
+    with atomic_write(out / name) as partial:
         partial.write_text(text, encoding="utf-8")
     try:
         for plot, draw in plots.items():
@@ -63,7 +63,7 @@ def save_figure(figure, path):
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name or sentence is a dollar
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
 
 

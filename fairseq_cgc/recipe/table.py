@@ -5,6 +5,7 @@ there, ``model/model.pt`` and ``test/`` (translations and ``scores.json``).
 """
 
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,14 +18,14 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
-from .evaluation import SCORES
-from .files import is_held, read_json, read_lines
+from .evaluation import RESULT, SCORES
+from .files import Between, is_locked, read_json, read_lines
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
-from .training import LOCK, MODEL_FOLDER, RUN, option_values
+from .training import LOCK, MODEL_FOLDER, RECORD, RUN, option_values
 
 PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
@@ -167,7 +168,7 @@ def read_run(folder):
         UserError: what is there is damaged or does not fit together
     """
     folder = Path(folder)
-    writing = is_held(folder / LOCK)  # before the log: a run that ends meanwhile is called unfinished
+    writing = is_locked(folder / LOCK)  # before the log: a run that ends meanwhile is called unfinished
     run = _read_record(folder)
     read_log(run)
     of_all = f"{run.done:,} of {run.asked:,} updates"
@@ -184,21 +185,11 @@ def read_run(folder):
 
 def _read_record(folder):
     path = folder / RUN
-    record = read_json(path)
-    try:
-        data, versions = record["data"], record["versions"]
-        run = Run(folder, record["row"], int(record["seed"]), int(record["updates"]), data, dict(versions))
-        data["sha256"], data["target_lang"]  # are there
-        if run.row not in ROWS:
-            raise UserError(f"{path}: the row is {run.row!r}; one of {', '.join(ROWS)} was wanted")
-        run.settings = _settings(run.row, record)
-    except KeyError as error:
-        raise UserError(
-            f"{path} lacks {error}; it is not as fairseq-cgc train writes it, train this run anew"
-        ) from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not as fairseq-cgc train writes it ({error}); train this run anew") from None
-    return run
+    record = read_json(path, {**RECORD, "updates": Between(1, kind=int), "versions": {str: str}})
+    row, seed, updates, data, versions = (record[name] for name in ("row", "seed", "updates", "data", "versions"))
+    if row not in ROWS:
+        raise UserError(f"{path}: the row is {row!r}; one of {', '.join(ROWS)} was wanted")
+    return Run(folder, row, seed, updates, data, versions, _settings(row, record))
 
 
 def _settings(row, record):
@@ -215,14 +206,11 @@ def read_log(run):
     """Read ``log.jsonl`` into ``done``, ``tokens``, ``losses`` and ``speeds`` of a run.
 
     A resumed run says the same update numbers again: from the first of them on, what was said before
-    does not count. A last line that is cut off is still being written.
-
-    Raises:
-        UserError: another line that cannot be read
+    does not count. A line that a stop has cut off is left out, aloud unless it is the last, which is still being written.
     """
     path = run.folder / "log.jsonl"
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    events = []  # (update, kind, value), in the order of updates
+    events, broken = [], []  # (update, kind, value), in the order of updates
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line or b"{}")
@@ -231,17 +219,18 @@ def read_log(run):
                 continue
             count, value = LOGGED[kind]
             update, value = int(event[count]), float(event[value])
+            if update < 0 or not isfinite(value):
+                raise ValueError
             if kind == "train_inner" and event.get("wps"):
                 run.speeds.append(float(event["wps"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path}, line {number} is broken ({type(error).__name__}: {error}); remove that line"
-            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            broken.append(number)
+            continue
         while events and events[-1][0] > update:
             events.pop()
         events.append((update, kind, value))
+    if broken := [number for number in broken if number < len(lines)]:
+        print(f"{path}: line {', '.join(map(str, broken))} is broken and left out", file=sys.stderr)
     run.done = events[-1][0] if events else 0
     run.losses = list({update: loss for update, kind, loss in events if kind == "valid"}.items())
     epochs = {update: tokens for update, kind, tokens in events if kind == "train"}  # tokens an update
@@ -259,20 +248,17 @@ def read_results(run, test):
         UserError: what is there is damaged or does not fit together
     """
     path = test / SCORES
-    content = read_json(path)
-    content = content if isinstance(content, dict) else {}
-    found = content.get("scores")
-    generation = content.get("generation") or {}
+    content = read_json(path, RESULT)
+    generation = content["generation"]
+    translated = generation.get("updates")
+    if translated not in (None, run.done):
+        run.unfinished = f"translated after {translated:,} updates, trained for {run.done:,}: generate anew"
+        return
     made = {"updates": run.done, "checkpoints averaged": len(generation.get("checkpoints") or ()) or None}
     made["beam"] = generation.get("beam")
     run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
-    run.decoding = (content.get("generation") or {}).get("sentences_per_second")
-    run.scores = {}
-    for figure in FIGURES:
-        try:
-            run.scores[figure] = {"score": float(found[figure]["score"]), "signature": found[figure]["signature"]}
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path} has no {figure} with score and signature; generate anew") from None
+    run.decoding = generation.get("sentences_per_second")
+    run.scores = {figure: content["scores"][figure] for figure in FIGURES}
     hypothesis, reference = test / "test.tok.hyp", test / _reference(run)
     run.hypotheses, run.references = read_lines(hypothesis), read_lines(reference)
     if len(run.hypotheses) != len(run.references) or not run.references:
@@ -467,7 +453,7 @@ def provenance(runs):
 
 
 def _hashes(sha256):
-    """One hash whole, or those of many files by their first 12 digits."""
+    """One hash or those of many files by their first 12 digits."""
     if not isinstance(sha256, dict):
         return sha256
     return ", ".join(f"{name} {digits[:12]}" for name, digits in sha256.items())

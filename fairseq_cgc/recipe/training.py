@@ -11,28 +11,51 @@ A run folder:
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import version
-from pathlib import Path
 from platform import python_version
 
 import torch
 from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
-from ..errors import CheckpointError, CorpusError, OptionError, UserError, check_at_least
+from ..errors import CheckpointError, OptionError, UserError, check_at_least
 from ..text import PREPARATION
-from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint
-from .files import held, read_json, remove, writable_folder, write_json
-from .preparation import longest_sentence
+from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint, updates_of
+from .files import (
+    Between,
+    discard_folder,
+    foreign_files,
+    locked,
+    mark_of,
+    read_json,
+    remove,
+    usable_path,
+    writable_folder,
+    write_json,
+)
+from .preparation import check_files, longest_sentence, read_preparation
+from .processes import child
 from .report import last_words
 from .rows import PAPER, row_options
 
 RUN = "run.json"
+RECORD = {
+    "row": str,
+    "seed": int,
+    "options?": [str],
+    "data": {"path": str, "source_lang?": str, "target_lang": str, "sha256": ({str: str}, str)},
+    "batch_tokens?": Between(1, kind=int),
+    "updates?": Between(1, kind=int),
+    "done?": Between(0, kind=int),
+    "versions?": {str: str},
+}
 LOCK = ".lock"
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
@@ -153,16 +176,16 @@ def prepared_folder(folder):
     Raises:
         CorpusError: it is none
     """
-    folder = Path(folder)
-    for candidate in (folder, folder.parent):
-        if (candidate / "bin" / PREPARATION).is_file():
-            return candidate
-    raise CorpusError(f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare")
+    folder = usable_path(folder, "--data")
+    if not (folder / "bin" / PREPARATION).is_file() and (folder.parent / "bin" / PREPARATION).is_file():
+        folder = folder.parent
+    read_preparation(folder)
+    return folder
 
 
 def data_record(prepared):
     """What a run remembers of its data: where it was, its languages, its pairs, the hashes of what it is made of."""
-    made = read_json(prepared / "bin" / PREPARATION)
+    made = read_preparation(prepared)
     languages = {name: made["settings"][name] for name in ("source_lang", "target_lang")}
     pairs = {split: counts["pairs"] for split, counts in made["counts"].items()}
     return {"path": str(prepared), **languages, "pairs": pairs, "sha256": made["sha256"]}
@@ -186,13 +209,15 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     Raises:
         UserError: the folder holds another run, is being written, or fairseq-train failed
     """
-    run, prepared = Path(run), prepared_folder(prepared)
+    run, prepared = usable_path(run, "the run"), prepared_folder(prepared)
     checkpoints, record = run / "checkpoints", run / RUN
     identity = {"row": row, "seed": seed, "options": without_limits(options), "data": data_record(prepared)}
     if batch_tokens:
         identity["batch_tokens"] = batch_tokens
-    with held(run / LOCK, f"the run {run}") as lock:
-        before = read_json(record) if record.exists() else None
+    with locked(run / LOCK, f"the run {run}") as lock:
+        before = (
+            read_json(record, {**RECORD, "options": [str], "done": Between(0, kind=int)}) if record.exists() else None
+        )
         if before and not before["done"] and not list(checkpoints.glob("checkpoint*.pt")):
             before = None  # it never got as far as an update that is left: a mistyped option, say
             for name in ("log.jsonl", "train.log"):
@@ -204,8 +229,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if before["done"] == updates:
             print("    done before")
             return
-        for folder in (run / MODEL_FOLDER, *run.glob("test*")):  # of fewer updates
-            remove(folder)
+        check_files(prepared)
         command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
         print(f"    {shlex.join(command)}", flush=True)
         versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}
@@ -215,12 +239,15 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if trained > updates:
             raise _trained_longer(run, trained, updates)
         write_json(record, {**now, "done": before["done"]})
-        follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
-        done = mend_last_checkpoint(checkpoints)
+        done = trained
+        if trained < updates:
+            follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
+            done = mend_last_checkpoint(checkpoints)
         if not done:
             raise UserError(f"fairseq-train ended well and left no checkpoint in {checkpoints}; leave out --no-save")
         if done < updates:
             print(f"    fairseq-train ended after {done} of {updates} updates, by an option such as {LIMITS[0]}")
+        _discard_results(run, done)
         write_json(record, {**now, "updates": done, "done": done})
 
 
@@ -245,7 +272,17 @@ def _identity(record):
         yield "", name, value
     sha256 = record["data"]["sha256"]
     for name, digits in sha256.items() if isinstance(sha256, dict) else [("", sha256)]:
-        yield "data", name, digits[:12]
+        if not name.endswith(".idx"):  # which earlier versions did not record
+            yield "data", name, digits[:12]
+
+
+def _discard_results(run, updates):
+    """Remove what was made of the run's checkpoints after other updates: our own folders alone."""
+    for folder in sorted(path for path in run.iterdir() if path.is_dir()):
+        for what in ("model", "translations"):
+            if not foreign_files(folder, what) and any(folder.iterdir()) and mark_of(folder).get("updates") != updates:
+                discard_folder(folder, what)
+                break
 
 
 def _trained_longer(run, trained, updates):
@@ -352,7 +389,7 @@ def keep_place_in_epoch(checkpoints, update_freq):
 
 
 def _updates(checkpoint):
-    return load_checkpoint(checkpoint)["optimizer_history"][-1]["num_updates"]
+    return updates_of(load_checkpoint(checkpoint), checkpoint)
 
 
 def follow_training(command, run, updates, lock):
@@ -367,47 +404,78 @@ def follow_training(command, run, updates, lock):
         UserError: it failed; with the end of its words
     """
     tail, valid, said, dropped = [], "", 0, []
+    words, log = run / "train.log", run / "log.jsonl"
+    _complete_figures(words, log)
     with (
-        open(run / "train.log", "a", encoding="utf-8") as log,
-        open(run / "log.jsonl", "a", encoding="utf-8") as figures,
+        open(words, "ab") as sink,
+        open(words, encoding="utf-8", errors="replace") as source,
+        open(log, "a", encoding="utf-8") as figures,
         tqdm(total=updates, unit=" updates", disable=None) as bar,
+        child(command, stdout=sink, stderr=subprocess.STDOUT, pass_fds=(lock,)) as process,
     ):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=(lock,)
-        )
-        try:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                tail = [*tail[-99:], line]
-                if TOO_LONG in line and line.partition(TOO_LONG)[0].split()[-1:] not in dropped:
-                    dropped.append(line.partition(TOO_LONG)[0].split()[-1:])
-                    tqdm.write(
-                        f"    WARNING: {line.partition(' | WARNING | ')[2].partition(' | ')[2].strip()}", sys.stdout
-                    )
-                event, values = parse_figures(line)
-                if not event:
-                    continue
-                figures.write(json.dumps({"event": event, **values}) + "\n")
-                figures.flush()
-                if event == "valid":
-                    valid = f", valid ppl {values.get('valid_ppl')}"
-                elif event == "train_inner":
-                    done, text = int(values["num_updates"]), f"loss {values['loss']}{valid}"
-                    bar.set_postfix_str(text)
-                    bar.update(done - bar.n)
-                    if bar.disable and done >= said + max(1, updates // 10):
-                        said = done
-                        print(f"    {done}/{updates} updates, {text}", flush=True)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if process.wait():
+        source.seek(0, os.SEEK_END)
+        for line in _lines_as_they_come(source, process):
+            tail = [*tail[-99:], line]
+            if TOO_LONG in line and line.partition(TOO_LONG)[0].split()[-1:] not in dropped:
+                dropped.append(line.partition(TOO_LONG)[0].split()[-1:])
+                tqdm.write(f"    WARNING: {line.partition(' | WARNING | ')[2].partition(' | ')[2].strip()}", sys.stdout)
+            event, values = parse_figures(line)
+            if not event:
+                continue
+            figures.write(_figures_line(event, values))
+            figures.flush()
+            if event == "valid":
+                valid = f", valid ppl {values.get('valid_ppl')}"
+            elif event == "train_inner":
+                done, text = int(values["num_updates"]), f"loss {values['loss']}{valid}"
+                bar.set_postfix_str(text)
+                bar.update(done - bar.n)
+                if bar.disable and done >= said + max(1, updates // 10):
+                    said = done
+                    print(f"    {done}/{updates} updates, {text}", flush=True)
+    if process.returncode:
         raise UserError(
-            f"fairseq-train failed with exit status {process.returncode}: {last_words(tail)}\nAll that it said is in "
-            f"{run / 'train.log'}"
+            f"fairseq-train failed with exit status {process.returncode}: {last_words(tail)}\nAll that it said is in {words}"
         )
+
+
+def _lines_as_they_come(source, process):
+    """The lines that a process appends to a file, until it ends."""
+    line = ""
+    while True:
+        ended = process.poll() is not None  # before reading: nothing comes after
+        while part := source.readline():
+            line += part
+            if line.endswith("\n"):
+                yield line
+                line = ""
+        if ended:
+            return
+        time.sleep(0.1)
+
+
+def _complete_figures(words, log):
+    """End both files with a line's end, which a stop may have left out, and add the figures that fairseq-train said
+    before it ended with us, and that we had not written down."""
+    for path in (words, log):
+        if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
+            with open(path, "a", encoding="utf-8") as file:
+                file.write("\n")
+    if not words.exists():
+        return
+    with open(words, encoding="utf-8", errors="replace") as file:
+        said = [_figures_line(event, values) for event, values in map(parse_figures, file) if event]
+    there = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if log.exists() else []
+    known = list(there)
+    while known and known != said[: len(known)]:
+        known.pop()  # cut off, as the last one may be
+    if known or not there:
+        with open(log, "a", encoding="utf-8") as file:
+            file.writelines(said[len(known) :])
+
+
+def _figures_line(event, values):
+    return json.dumps({"event": event, **values}) + "\n"
 
 
 def parse_figures(line):
@@ -415,7 +483,10 @@ def parse_figures(line):
     for event in ("train_inner", "train", "valid"):
         _, found, values = line.partition(f"| {event} | ")
         if found and values.startswith("{"):
-            return event, {name: _number(value) for name, value in json.loads(values).items()}
+            try:
+                return event, {name: _number(value) for name, value in json.loads(values).items()}
+            except ValueError:  # a stop has cut it off
+                break
     return None, None
 
 

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, SKIP_TOO_LONG, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
-from .files import decode_lines, read_lines, whole
+from .files import atomic_write, decode_lines, read_lines
 from .models import load_hub
+from .processes import child
 from .report import last_words
 from .rows import PAPER
 
@@ -46,10 +47,10 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(log, "w", encoding="utf-8") as log_file,
-        whole(output) as partial,
+        atomic_write(output) as partial,
         open(partial, "w", encoding="utf-8") as file,
         tqdm(total=sentences, desc="translate", unit=" sentences", disable=None) as bar,
-        subprocess.Popen(
+        child(
             [*command, "--no-progress-bar", *options], stdout=subprocess.PIPE, stderr=log_file, encoding="utf-8"
         ) as process,
     ):

@@ -10,7 +10,7 @@ from archive14 import write_archive
 from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused
 
 from fairseq_cgc import LightConvCGCModel
-from fairseq_cgc.recipe.files import held, read_json, read_lines
+from fairseq_cgc.recipe.files import locked, read_json, read_lines
 
 BPE = {"subword_nmt": 120, "sentencepiece": 150}
 
@@ -163,8 +163,8 @@ def test_fewer_epochs_than_asked_for(run_folder):
 
 
 def test_a_run_that_is_being_written(run_folder):
-    with held(run_folder / ".lock", "x"):
-        fails(command("generate", run_folder, "--average", 2, check=False), "is still being written")
+    with locked(run_folder / ".lock", "x"):
+        fails(command("generate", run_folder, "--average", 2, check=False), "is being written by another process")
 
 
 @pytest.mark.parametrize("name", ["dict.de.txt", "bpe.codes"])

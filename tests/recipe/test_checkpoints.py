@@ -117,4 +117,4 @@ def test_a_model_folder_is_complete_in_itself(tmp_path):
         (data / name).write_text("x")
     write_model(load_checkpoint(save(tmp_path / "checkpoint1.pt", weight=[1.0])), data, tmp_path / "model")
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert names == ["bpecodes", "dict.de.txt", "dict.en.txt", "model.pt", "prepare.json"]
+    assert names == [".fairseq-cgc", "bpecodes", "dict.de.txt", "dict.en.txt", "model.pt", "prepare.json"]

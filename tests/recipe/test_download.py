@@ -93,7 +93,7 @@ def cut_off(site, path, **changes):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("[!.]*"))
 
 
 def test_a_download_leaves_the_file_alone_and_returns_its_path(site, tmp_path):
@@ -107,6 +107,13 @@ def test_nothing_is_downloaded_where_the_file_is_there(site, path):
     path.write_bytes(b"mine")
     assert download(site.url, path) == path
     assert path.read_bytes() == b"mine" and site.asked == []
+
+
+def test_a_download_of_ours_that_has_not_its_length_is_fetched_again_aloud(site, path, capsys):
+    download(site.url, path)
+    path.write_bytes(CONTENT + b"more")
+    assert download(site.url, path).read_bytes() == CONTENT
+    assert "has 300,006 bytes instead of 300,002: downloading it again" in capsys.readouterr().out
 
 
 def test_no_progress_is_shown_but_to_a_terminal(site, path, capfd):

@@ -18,7 +18,7 @@ from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe import experiment
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, make_table
-from fairseq_cgc.recipe.files import is_held
+from fairseq_cgc.recipe.files import is_locked
 from fairseq_cgc.recipe.rows import VARIANTS, row_options
 from fairseq_cgc.recipe.training import LOCK
 
@@ -117,7 +117,7 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
     sizes = [log.stat().st_size for log in logs]
     time.sleep(2)
     assert [log.stat().st_size for log in logs] == sizes
-    assert not any(is_held(tmp_path / f"{row}-seed1" / LOCK) for row in ("cgc", "cgc-max"))
+    assert not any(is_locked(tmp_path / f"{row}-seed1" / LOCK) for row in ("cgc", "cgc-max"))
 
 
 def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path):

@@ -1,59 +1,166 @@
 import bz2
 import codecs
+import ctypes
 import errno
 import gzip
 import io
+import itertools
 import lzma
 import os
+import resource
 import signal
+import stat
 import sys
 import time
+import traceback
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, run
 
 from fairseq_cgc.errors import CorpusError, UserError
+from fairseq_cgc.recipe import files
+from fairseq_cgc.recipe.checkpoints import save_checkpoint
 from fairseq_cgc.recipe.files import (
+    MARK,
+    Between,
+    atomic_folder,
+    atomic_write,
+    check_record,
     decode_lines,
-    held,
-    is_held,
+    discard_folder,
+    foreign_files,
+    is_locked,
+    locked,
+    partial_in,
     read_json,
     read_lines,
     run_command,
-    whole,
     writable_folder,
     write_json,
     write_lines,
 )
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_an_output_appears_whole_or_not_at_all(tmp_path, folder):
+def fill(folder, what="model", name="part", text="1"):
+    with atomic_folder(folder, what) as new:
+        (new / name).write_text(text)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("make", [atomic_write, lambda path: atomic_folder(path, "model")])
+def test_an_output_appears_whole_or_not_at_all(tmp_path, make):
     path = tmp_path / "deep" / "output"
 
     def write(fails):
-        with whole(path) as partial:
-            if folder:
-                partial.mkdir()
-                (partial / "part").write_text("1")
-            else:
-                partial.write_text("1")
+        with make(path) as new:
+            (new / "part" if new.is_dir() else new).write_text("1")
             assert not path.exists()
             if fails:
                 raise ValueError
 
     with pytest.raises(ValueError):
         write(fails=True)
-    assert list(path.parent.iterdir()) == []
+    assert names(path.parent) == []
     write(fails=False)
-    assert list(path.parent.iterdir()) == [path]
+    assert names(path.parent) == ["output"]
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path):
-    (tmp_path / "output.partial").mkdir()
-    (tmp_path / "output.partial" / "half").write_text("1")
-    write_lines(tmp_path / "output", ["a"])
-    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+def test_what_a_killed_process_left_is_cleared_and_what_a_live_one_writes_is_not(tmp_path):
+    left = tmp_path / ".fairseq-cgc-01234567.partial"
+    left.mkdir()
+    (left / "half").write_text("1")
+    with partial_in(tmp_path) as live:
+        write_lines(tmp_path / "output", ["a"])
+        assert names(tmp_path) == sorted([live.name, "output"])
+    assert names(tmp_path) == ["output"]
+
+
+def test_a_file_that_is_replaced_keeps_its_mode_and_a_link_stays_one(tmp_path):
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to("file")
+    write_lines(link, ["new"])
+    assert link.is_symlink() and file.read_text() == "new\n" and file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_device_or_a_pipe_is_written_into(tmp_path):
+    write_json("/dev/null", {})
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_lines(pipe, ["a"])
+    assert os.read(reader, 10) == b"a\n" and pipe.is_fifo()
+
+
+def forked(work):
+    """Do some work in a child process; its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def ended_well(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_standard_output_gets_a_file_after_what_was_printed(tmp_path, piped):
+    ends = (
+        os.pipe() if piped else [os.open(tmp_path / "text", flags) for flags in (os.O_RDWR | os.O_CREAT, os.O_WRONLY)]
+    )
+
+    def work():
+        os.dup2(ends[1], 1)
+        sys.stdout = open(1, "w", closefd=False)
+        print(1)
+        write_json("/dev/stdout", 2)
+        print(3, flush=True)
+
+    assert ended_well(forked(work))
+    assert os.read(ends[0], 100) == b"1\n2\n3\n"
+
+
+def test_a_folder_where_a_file_is_wanted_and_the_other_way_round_are_refused(tmp_path):
+    with pytest.raises(UserError, match="is a folder, and a file is to be written there"):
+        write_lines(tmp_path, ["a"])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file, and a folder .* is to be written there"):
+        fill(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_lines(path, ["x" * 10**6]),
+        lambda path: save_checkpoint({"a": torch.ones(10**6)}, path),
+        lambda path: write_json(path, ["x" * 10**6]),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, write):
+    path = tmp_path / "output"
+    path.write_text("old")
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
+        with pytest.raises(UserError, match=r"could not be written \(File too large\); what was there before is unch"):
+            write(path)
+
+    assert ended_well(forked(work))
+    assert path.read_text() == "old" and names(tmp_path) == ["output"]
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".GZ", ".bz2", ".xz"])
@@ -116,6 +223,44 @@ def test_json_round_trip_and_damage(tmp_path):
         read_json(tmp_path / "a.json")
 
 
+SHAPE = {
+    "done": Between(0, kind=int),
+    "data": {"path": str},
+    "scores": {str: Between(0, 100)},
+    "names?": [str],
+    "loss": (float, None),
+}
+RECORD = {"done": 3, "data": {"path": "x"}, "scores": {"BLEU": 20}, "names": ["a"], "loss": None, "more": []}
+
+
+def test_a_record_of_the_right_shape_is_returned():
+    assert check_record(RECORD, SHAPE, "run.json") is RECORD
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ([1], r"run.json: the content is \[1\]; an object was wanted"),
+        ({"done": "x"}, "run.json: done is 'x'; a whole number was wanted"),
+        ({"done": True}, "done is True; a whole number was wanted"),
+        ({"done": -1}, "done is -1; a whole number of at least 0 was wanted"),
+        ({"done": 2.5}, "done is 2.5; a whole number was wanted"),
+        ({"done": float("nan")}, "done is nan; a whole number was wanted"),
+        ({"loss": float("inf")}, "loss is inf; a number, a finite one, was wanted"),
+        ({"data": None}, "data is None; an object was wanted"),
+        ({"data": {}}, "run.json lacks data.path"),
+        ({"scores": {"BLEU": 9999}}, "scores.BLEU is 9999; a number from 0 to 100 was wanted"),
+        ({"scores": {"BLEU": float("nan")}}, "scores.BLEU is nan"),
+        ({"names": "a"}, "names is 'a'; a list was wanted"),
+        ({"names": ["a", 1]}, r"names\[1\] is 1; text was wanted"),
+    ],
+)
+def test_a_record_of_another_shape_is_an_error_that_names_file_and_field(change, words):
+    with pytest.raises(UserError, match=words) as error:
+        check_record({**RECORD, **change} if isinstance(change, dict) else change, SHAPE, "run.json")
+    assert str(error.value).count("\n") == 0
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
@@ -130,7 +275,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         (UserError("the thing is wrong"), "error: the thing is wrong"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x"),
-            "error: writing failed at /x: No space left on device",
+            "error: /x: No space left on device",
         ),
     ],
 )
@@ -151,27 +296,31 @@ def test_our_own_mistakes_keep_their_traceback():
         run_command(main)
 
 
-def test_a_terminated_command_clears_what_is_half_written(tmp_path):
-    code = f"""
-import sys, time
-sys.path.insert(0, {str(ROOT)!r})
-from fairseq_cgc.recipe.files import run_command, whole
-def main():
-    with whole({str(tmp_path / "output")!r}) as partial:
-        partial.write_text("half")
-        print("ready", flush=True)
-        time.sleep(60)
-run_command(main)
-"""
-    import subprocess
+def test_a_terminated_command_clears_what_is_half_written(tmp_path, capfd):
+    def main():
+        with atomic_write(tmp_path / "output") as new:
+            new.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
 
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    started = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    words = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "run the same command again to go on" in words
-    assert time.monotonic() - started < 30 and list(tmp_path.iterdir()) == []
+    child = forked(lambda: run_command(main))
+    assert not ended_well(child) and names(tmp_path) == []
+    assert "run the same command again to go on" in capfd.readouterr().err
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(capfd):
+    ends = os.pipe()
+    os.close(ends[0])
+
+    def main():
+        sys.stdout = open(ends[1], "w")
+        print("x" * 100000)
+
+    def work():
+        with pytest.raises(SystemExit, match="141"):
+            run_command(main)
+
+    assert ended_well(forked(work)) and capfd.readouterr() == ("", "")
 
 
 def test_run_helper_reports_the_exit_status():
@@ -180,29 +329,153 @@ def test_run_helper_reports_the_exit_status():
 
 def test_a_folder_takes_the_place_of_an_earlier_one_only_when_it_is_whole(tmp_path):
     path = tmp_path / "output"
-    path.mkdir()
-    (path / "old").write_text("1")
-    with pytest.raises(ValueError), whole(path) as partial:
-        partial.mkdir()
+    fill(path, name="old")
+    with pytest.raises(ValueError), atomic_folder(path, "model"):
         raise ValueError
-    assert [file.name for file in path.iterdir()] == ["old"]
-    with whole(path) as partial:
-        partial.mkdir()
-        (partial / "new").write_text("1")
-    assert [file.name for file in path.iterdir()] == ["new"]
+    assert names(path) == [MARK, "old"]
+    fill(path, name="new")
+    assert names(path) == [MARK, "new"] and names(tmp_path) == ["output"]
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    fill(tmp_path / "output", name="old")
+    (tmp_path / "link").symlink_to("output")
+    fill(tmp_path / "link", name="new")
+    assert (tmp_path / "link").is_symlink() and names(tmp_path / "output") == [MARK, "new"]
+
+
+def someone_s(folder):
+    (folder / "letters").mkdir(parents=True)
+    (folder / "letters" / "letter.txt").write_text("dear")
+
+
+def ours_and_someone_s(folder):
+    fill(folder)
+    (folder / "notes.txt").write_text("mine")
+
+
+def ours_of_another_kind(folder):
+    fill(folder, "translations")
+
+
+def named_like_ours(folder):
+    folder.mkdir()
+    (folder / "model.pt").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (someone_s, "holds letters, which"),
+        (ours_and_someone_s, "holds notes.txt, which"),
+        (ours_of_another_kind, "holds part, which"),
+        (named_like_ours, "holds model.pt, which"),
+    ],
+)
+def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_alone(tmp_path, make, words):
+    make(tmp_path / "output")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"{words} is none of our model; nothing was touched"):
+        with atomic_folder(tmp_path / "output", "model"):
+            raise AssertionError("work")
+    with pytest.raises(UserError, match=words):
+        discard_folder(tmp_path / "output", "model")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_current_folder_and_those_above_it_are_refused(tmp_path, monkeypatch):
+    fill(tmp_path / "output")
+    monkeypatch.chdir(tmp_path / "output")
+    for path in (".", "../output"):
+        with pytest.raises(UserError, match="the current folder or one above it"):
+            fill(path)
+
+
+def test_a_model_and_translations_made_before_the_mark_are_replaced(tmp_path):
+    for what, old in (
+        ("model", {"model.pt": "", "dict.de.txt": "", "prepare.json": '{"settings": {}, "sha256": {}}'}),
+        ("translations", {"test.hyp": "", "generate.txt": "", "scores.json": '{"scores": {}, "generation": {}}'}),
+    ):
+        folder = tmp_path / what
+        folder.mkdir()
+        for name, text in old.items():
+            (folder / name).write_text(text)
+        assert foreign_files(folder, what) == []
+        (folder / "mine").write_text("")
+        assert foreign_files(folder, what) == ["mine"]
+        (folder / "mine").unlink()
+        fill(folder, what)
+        assert names(folder) == [MARK, "part"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_is_replaced_at_once_or_what_a_kill_leaves_is_mended(tmp_path, monkeypatch, at_once):
+    """Where the file system has no exchange, the folder may be away for a moment: its name is then put back."""
+    path, steps, rename = tmp_path / "output", [], os.rename
+    fill(path, text="old")
+
+    def killed(*names):
+        steps.append(names)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        rename(*names)
+
+    if not at_once:
+        monkeypatch.setattr(files, "_libc", SimpleNamespace(renameat2=lambda *_: ctypes.set_errno(errno.EINVAL) or -1))
+    monkeypatch.setattr(os, "rename", killed)
+    if at_once:
+        fill(path, text="new")
+        assert steps == [] and (path / "part").read_text() == "new"
+        return
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, text="new")
+    assert not path.exists()
+    monkeypatch.setattr(os, "rename", rename)
+    assert files.replaceable_folder(path, "model") == path and (path / "part").read_text() == "old"
+    fill(path, text="new")
+    assert (path / "part").read_text() == "new" and names(tmp_path) == ["output"]
+
+
+def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path):
+    """A writer that is killed again and again, at moments spread over what it does."""
+
+    def work():
+        for number in itertools.count():
+            with atomic_folder(tmp_path / "output", "model") as new:
+                for part in range(5):
+                    (new / str(part)).write_text(str(number))
+
+    with atomic_folder(tmp_path / "output", "model") as new:
+        for part in range(5):
+            (new / str(part)).write_text("")
+    for moment in range(60):
+        child = forked(work)
+        time.sleep(0.02 + moment / 3000)
+        os.kill(child, signal.SIGKILL)
+        assert not ended_well(child)
+        assert names(tmp_path / "output") == [MARK, *"01234"]
+        assert len({(tmp_path / "output" / part).read_text() for part in "01234"}) == 1
+    with atomic_folder(tmp_path / "output", "model"):
+        pass
+    assert names(tmp_path) == ["output"]
 
 
 def test_a_lock_is_held_by_one_process_and_let_go_at_its_end(tmp_path):
     lock = tmp_path / "deep" / ".lock"
-    assert not is_held(lock)
-    with held(lock, "the thing"):
-        assert is_held(lock)
+    assert not is_locked(lock)
+    with locked(lock, "the thing"):
+        assert is_locked(lock)
         with pytest.raises(UserError, match=f"the thing is being written by another process .*{lock.name}"):
-            with held(lock, "the thing"):
+            with locked(lock, "the thing"):
                 pass
-    assert not is_held(lock)
-    code = (
-        f"from fairseq_cgc.recipe.files import held; import os\nwith held({str(lock)!r}, 'x'): os.kill(os.getpid(), 9)"
-    )
-    run(sys.executable, "-c", code, cwd=ROOT, check=False)
-    assert not is_held(lock)
+    assert not is_locked(lock)
+    with locked(lock, "the thing", shared=True), locked(lock, "the thing", shared=True):
+        with pytest.raises(UserError, match="being written"), locked(lock, "the thing"):
+            pass
+
+    def work():
+        with locked(lock, "x"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert not ended_well(forked(work))
+    assert not is_locked(lock)

@@ -3,11 +3,11 @@ import gzip
 import json
 
 import pytest
-from conftest import run
+from conftest import fairseq, run
 from fairseq.data import Dictionary, data_utils
 
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
-from fairseq_cgc.recipe.files import held, read_json, read_lines
+from fairseq_cgc.recipe.files import locked, read_json, read_lines
 from fairseq_cgc.recipe.preparation import SPLITS, Settings, clean_pairs, hold_out, prepare, prepare_test_set, summary
 
 SETTINGS = Settings(bpe_size=60)
@@ -191,7 +191,10 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(raw, tmp
 
 
 def test_two_processes_do_not_write_the_same_preparation(raw, tmp_path):
-    with held(tmp_path / "data" / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
+    with (
+        locked(tmp_path / "data" / ".lock", "x"),
+        pytest.raises(UserError, match="is being written by another process"),
+    ):
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)
 
 
@@ -281,3 +284,14 @@ def test_a_corpus_that_cannot_be_is_named_and_nothing_half_written(raw, tmp_path
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)
     assert str(error.value).count("\n") <= 1
     assert {path.name for path in (tmp_path / "data").glob("*")} <= {"prepare.json", ".lock"}
+
+
+def test_the_binarised_data_is_fairseq_preprocess_s(raw, tmp_path):
+    settings = dataclasses.replace(SETTINGS, joined_dictionary=True)
+    prepare(raw, tmp_path / "data", settings, workers=1)
+    texts = [word for split in SPLITS for word in (f"--{split}pref", tmp_path / "data" / "bpe" / split)]
+    options = ["--source-lang", "de", "--target-lang", "en", "--joined-dictionary", "--destdir", tmp_path / "theirs"]
+    fairseq("preprocess", *options, *texts)
+    (tmp_path / "theirs" / "preprocess.log").unlink()
+    for file in (tmp_path / "theirs").iterdir():
+        assert (tmp_path / "data" / "bin" / file.name).read_bytes() == file.read_bytes(), file.name

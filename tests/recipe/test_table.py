@@ -14,7 +14,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.checkpoints import load_checkpoint
-from fairseq_cgc.recipe.files import is_held, read_json
+from fairseq_cgc.recipe.files import is_locked, read_json
 from fairseq_cgc.recipe.iwslt14 import EXPECTED_PAIRS
 from fairseq_cgc.recipe.rows import PAPER, SYSTEMS, row_options
 from fairseq_cgc.recipe.scoring import compare, compare_over_seeds
@@ -65,7 +65,13 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
     (folder / "test").mkdir(parents=True)
     (folder / "model").mkdir()
     wanted = {"row": row, "seed": seed, "updates": 2000, "command": ["fairseq-train"], "versions": {"torch": "2.13.0"}}
-    wanted["data"] = {"sha256": "abc", "source_lang": "de", "target_lang": "en", "pairs": EXPECTED_PAIRS}
+    wanted["data"] = {
+        "path": "data",
+        "sha256": "abc",
+        "source_lang": "de",
+        "target_lang": "en",
+        "pairs": EXPECTED_PAIRS,
+    }
     (folder / "run.json").write_text(json.dumps({**wanted, **record}))
     write_log(folder, log)
     options = argparse.Namespace(arch="x")
@@ -190,28 +196,48 @@ def test_a_last_line_that_is_cut_off_is_ignored(tmp_path):
     assert read_run(folder).done == 2000
 
 
-def test_a_broken_line_before_the_last_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "tr{"event": "valid", "valid_num_updates": 9, "valid_loss": 1}',
+        '{"event": "valid", "valid_num_updates": 3}',
+        '{"event": "valid", "valid_num_updates": Infinity, "valid_loss": 1}',
+        '{"event": "valid", "valid_num_updates": 3, "valid_loss": NaN}',
+        "[1]",
+    ],
+)
+def test_a_broken_line_of_the_log_is_left_out_aloud(tmp_path, capsys, line):
     folder = make_run(tmp_path)
     text = (folder / "log.jsonl").read_text()
-    (folder / "log.jsonl").write_text('{"event": "tr\n' + text)
-    with pytest.raises(UserError, match="log.jsonl, line 1 is broken"):
-        read_run(folder)
+    (folder / "log.jsonl").write_text(line + "\n" + text)
+    assert read_run(folder).done == 2000
+    assert "log.jsonl: line 1 is broken and left out" in capsys.readouterr().err
 
 
-def test_a_training_event_without_its_value_is_named(tmp_path):
-    folder = make_run(tmp_path, log=[{"event": "valid", "valid_num_updates": 3}, *LOG])
-    with pytest.raises(UserError, match=r"line 1 is broken \(KeyError: 'valid_loss'\)"):
+def test_scores_of_other_updates_than_the_run_has_now_have_no_part(tmp_path):
+    folder = make_run(tmp_path)
+    change_json(folder / "test" / "scores.json", lambda value: value["generation"].update(updates=1900))
+    assert read_run(folder).unfinished == "translated after 1,900 updates, trained for 2,000: generate anew"
+
+
+@pytest.mark.parametrize("score", [float("nan"), 9999])
+def test_an_impossible_score_is_named(tmp_path, score):
+    folder = make_run(tmp_path)
+    change_json(folder / "test" / "scores.json", lambda value: value["scores"]["BLEU"].update(score=score))
+    with pytest.raises(
+        UserError, match=f"scores.json: scores.BLEU.score is {score}; a number from 0 to 100 was wanted"
+    ):
         read_run(folder)
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda record: record.pop("seed"), "run.json lacks 'seed'"),
-        (lambda record: record["data"].pop("sha256"), "run.json lacks 'sha256'"),
-        (lambda record: record.update(updates="many"), "run.json is not as fairseq-cgc train writes it"),
-        (lambda record: record.update(options=[1]), "run.json is not as fairseq-cgc train writes it"),
-        (lambda record: record.update(batch_tokens="all"), "run.json is not as fairseq-cgc train writes it"),
+        (lambda record: record.pop("seed"), "run.json lacks seed"),
+        (lambda record: record["data"].pop("sha256"), "run.json lacks data.sha256"),
+        (lambda record: record.update(updates="many"), "run.json: updates is 'many'; a whole number was wanted"),
+        (lambda record: record.update(options=[1]), r"run.json: options\[0\] is 1; text was wanted"),
+        (lambda record: record.update(batch_tokens="all"), "run.json: batch_tokens is 'all'"),
         (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
     ],
 )
@@ -233,7 +259,7 @@ def test_a_broken_record_is_named(tmp_path):
 def test_scores_without_a_figure_are_named(tmp_path, figure):
     folder = make_run(tmp_path)
     change_json(folder / "test" / "scores.json", lambda value: value["scores"].pop(figure))
-    with pytest.raises(UserError, match=f"scores.json has no {figure} with score and signature"):
+    with pytest.raises(UserError, match=f"scores.json lacks scores.{figure}"):
         read_run(folder)
 
 
@@ -269,7 +295,7 @@ def test_a_run_that_is_being_written_is_named(tmp_path):
     folder = make_run(tmp_path, updates=50000)
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert is_held(folder / ".lock")
+        assert is_locked(folder / ".lock")
         assert note(tmp_path)[1] == "training, 2,000 of 50,000 updates"
     assert note(tmp_path)[1].startswith("stopped")
 
@@ -333,7 +359,7 @@ def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
 @pytest.mark.parametrize("finished", [True, False])
 def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, finished):
     make_run(tmp_path, "lightconv")
-    folder = make_run(tmp_path, data={"sha256": "def", "target_lang": "en"})
+    folder = make_run(tmp_path, data={"path": "data", "sha256": "def", "target_lang": "en"})
     if not finished:
         (folder / "log.jsonl").unlink()
     with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* trained on different data"):
@@ -487,7 +513,10 @@ def test_under_the_table_stand_signatures_versions_seeds_and_data(text):
 
 
 def test_the_hashes_of_many_files_are_shortened(tmp_path):
-    make_run(tmp_path, data={"sha256": {"train.de": "0123456789abcdef", "dict": "f" * 64}, "target_lang": "en"})
+    make_run(
+        tmp_path,
+        data={"path": "data", "sha256": {"train.de": "0123456789abcdef", "dict": "f" * 64}, "target_lang": "en"},
+    )
     words = "Data (SHA-256): train.de 0123456789ab, dict ffffffffffff."
     assert words in markdown(read_runs(tmp_path), PAPER["corpus"])
 
@@ -593,7 +622,7 @@ def test_the_bars_are_means_and_the_markers_the_paper_s(full, monkeypatch):
 @NEEDS_MATPLOTLIB
 def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path, monkeypatch):
     drawn = Drawn(monkeypatch)
-    make_run(tmp_path, data={"sha256": "abc", "target_lang": "en"})
+    make_run(tmp_path, data={"path": "data", "sha256": "abc", "target_lang": "en"})
     plot_bleu(read_runs(tmp_path), "x.png", PAPER["corpus"])
     assert not [line for line in drawn.axes.lines if line.get_marker() == "D"]
 

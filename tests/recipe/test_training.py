@@ -17,7 +17,7 @@ from fairseq_cgc.errors import CorpusError, OptionError, UserError
 from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.distributed import distributed_options
-from fairseq_cgc.recipe.files import held, is_held, read_json, read_lines
+from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines
 from fairseq_cgc.recipe.rows import SYSTEMS, TRAINED, VARIANTS, row_options
 from fairseq_cgc.recipe.training import (
     batch_options,
@@ -95,11 +95,11 @@ def test_a_resumed_run_keeps_the_gate_s_rate(prepared, tmp_path):
     """Stopped and resumed within an epoch: the parameters of a run that was never stopped."""
     for name, updates in (("whole", 8), ("halves", 4), ("halves", 8)):
         train_row("cgc-slow", prepared, tmp_path / name, "--max-update", updates)
-    whole, halves = (
+    unbroken, halves = (
         load_checkpoint(tmp_path / name / "cgc-slow-seed1" / "checkpoints" / "checkpoint_last.pt")
         for name in ("whole", "halves")
     )
-    assert all(torch.equal(value, halves["model"][name]) for name, value in whole["model"].items())
+    assert all(torch.equal(value, halves["model"][name]) for name, value in unbroken["model"].items())
     rates = [group["lr"] for group in halves["last_optimizer_state"]["param_groups"]]
     assert rates[1] == pytest.approx(0.1 * rates[0])
 
@@ -259,7 +259,7 @@ def test_other_options_other_data_and_a_run_being_written_are_refused(finished, 
     changed.write_text(changed.read_text().replace('"dict.de.txt": "', '"dict.de.txt": "0'))
     with pytest.raises(UserError, match=r"holds another run: data dict.de.txt: \w+ there, 0\w+ asked"):
         training.train(*arguments[:4], tmp_path / "data", 12, batch_tokens=400)
-    with held(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="being written by another"):
+    with locked(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="being written by another"):
         training.train(*arguments, batch_tokens=400)
 
 
@@ -278,21 +278,21 @@ def test_a_run_stays_locked_while_its_fairseq_train_lives(tmp_path):
     code = f"""
 import os, sys
 from pathlib import Path
-from fairseq_cgc.recipe.files import held
+from fairseq_cgc.recipe.files import locked
 from fairseq_cgc.recipe.training import follow_training
 log = Path({str(tmp_path)!r}, "train.log")
-with held({str(tmp_path / ".lock")!r}, "x") as lock:
+with locked({str(tmp_path / ".lock")!r}, "x") as lock:
     command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
     os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c", f"while [ ! -s '{{log}}' ]; do sleep 0.2; done; kill -9 {{os.getpid()}}")
     follow_training(command, log.parent, 1, lock)
 """
     assert run(sys.executable, "-c", code, cwd=ROOT, check=False).returncode == -9
-    assert is_held(tmp_path / ".lock")
+    assert is_locked(tmp_path / ".lock")
     os.kill(int((tmp_path / "train.log").read_text()), 9)
     deadline = time.monotonic() + 20
-    while is_held(tmp_path / ".lock") and time.monotonic() < deadline:
+    while is_locked(tmp_path / ".lock") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not is_held(tmp_path / ".lock")
+    assert not is_locked(tmp_path / ".lock")
 
 
 def test_the_validation_skips_sentences_beyond_the_model_and_takes_all_others_whatever_the_batch(prepared):
@@ -315,7 +315,7 @@ def test_languages_are_named_to_fairseq_which_would_guess_them_from_file_names(p
 
 def test_sentences_that_a_training_drops_are_told_once(tmp_path, capsys):
     line = "2026 | WARNING | fairseq.tasks.fairseq_task | 1,200 samples have invalid sizes and will be skipped, max=9"
-    with held(tmp_path / ".lock", "x") as lock:
+    with locked(tmp_path / ".lock", "x") as lock:
         command = [sys.executable, "-c", f"print({line!r}); print({line!r})"]
         training.follow_training(command, tmp_path, 1, lock)
     words = capsys.readouterr().out

@@ -1,0 +1,69 @@
+"""Child processes and workers, which end with the process that started them, however it ends."""
+
+import ctypes
+import os
+import signal
+import subprocess
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from ..errors import UserError
+
+_libc = ctypes.CDLL(None)
+
+
+def end_with_parent(parent):
+    """Have the system end this process when ``parent``, the id of its parent process, is gone."""
+    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def child(command, **options):
+    """``subprocess.Popen`` of a process that ends with us, whether we fail, are stopped or are killed."""
+    parent = os.getpid()
+    process = subprocess.Popen(command, preexec_fn=lambda: end_with_parent(parent), **options)
+    try:
+        yield process
+        process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    finally:
+        if process.stdout:
+            process.stdout.close()
+
+
+@contextmanager
+def worker_pool(workers=None):
+    """Yield ``map(function, items)`` over processes: no more than cores or items, which end with this one.
+
+    Raises:
+        UserError: a worker was killed
+    """
+    parent = os.getpid()
+    cores = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(min(workers or cores, cores), initializer=_start_worker, initargs=(parent,)) as pool:
+        try:
+            yield lambda function, items: map(function, items) if len(items) < 2 else pool.map(function, items)
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, as a system short of memory does; run the same command again to go on, "
+                "with fewer --workers if need be"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(parent):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(parent)
