@@ -1,5 +1,6 @@
 """Raw sentences to Moses tokens and back: one place for training data and for a user's own input."""
 
+import hashlib
 import json
 import os
 import re
@@ -117,20 +118,39 @@ def hub_options(folder):
         dict of option to value
 
     Raises:
-        UserError: ``prepare.json`` is not valid JSON
+        UserError: ``prepare.json`` is damaged, or the subword model is missing or another than it says
     """
     path = os.path.join(folder, PREPARATION)
     try:
         with open(path, encoding="utf-8") as file:
-            settings = json.load(file)["settings"]
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); remove it and make it anew") from None
-    subwords = SUBWORD_MODELS[settings["bpe"]]
+            record = json.load(file)
+        settings, subwords = record["settings"], SUBWORD_MODELS[record["settings"]["bpe"]]
+        source, target, lowercased = settings["source_lang"], settings["target_lang"], settings["lowercase"]
+        recorded = record.get("sha256", {}).get(subwords.name)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged or not ours ({type(error).__name__}: {error}); put back a copy, or make the folder anew"
+        ) from None
+    model = os.path.abspath(os.path.join(folder, subwords.hub_name))
+    found = _sha256_of(model)
+    if found is None or recorded not in (None, found):
+        raise UserError(
+            f"{model} is {'damaged or another file' if found else 'missing'}: its SHA-256 is {str(found)[:12]}, and "
+            f"{PREPARATION} recorded {str(recorded)[:12]}; put it back, or make the folder anew"
+        )
     return {
-        "source_lang": settings["source_lang"],
-        "target_lang": settings["target_lang"],
-        "tokenizer": "moses_lowercase" if settings["lowercase"] else "moses",
+        "source_lang": source,
+        "target_lang": target,
+        "tokenizer": "moses_lowercase" if lowercased else "moses",
         "moses_no_dash_splits": True,
         "bpe": settings["bpe"],
-        subwords.option: os.path.abspath(os.path.join(folder, subwords.hub_name)),
+        subwords.option: model,
     }
+
+
+def _sha256_of(path):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

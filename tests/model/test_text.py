@@ -1,11 +1,20 @@
+import hashlib
+import json
 import pickle
 from argparse import Namespace
 
 import pytest
 from fairseq.data import encoders
 
-from fairseq_cgc.errors import OptionError
-from fairseq_cgc.text import MosesText, is_blank, lowercase
+from fairseq_cgc.errors import OptionError, UserError
+from fairseq_cgc.text import MosesText, hub_options, is_blank, lowercase
+
+SETTINGS = json.dumps(
+    {
+        "settings": {"source_lang": "de", "target_lang": "en", "lowercase": True, "bpe": "subword_nmt"},
+        "sha256": {"bpe.codes": hashlib.sha256(b"x").hexdigest()},
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +73,29 @@ def test_a_tokeniser_travels_to_other_processes():
     text = MosesText("de")
     text.tokenise("warm")
     assert pickle.loads(pickle.dumps(text)).tokenise("Ja.") == "Ja ."
+
+
+@pytest.mark.parametrize(
+    "record, codes, words",
+    [
+        ("[]", "x", "prepare.json is damaged or not ours"),
+        ("{}", "x", r"prepare.json is damaged or not ours \(KeyError: 'settings'\)"),
+        (SETTINGS.replace("subword_nmt", "words"), "x", "KeyError: 'words'"),
+        (SETTINGS, None, "bpecodes is missing"),
+        (SETTINGS, "another", "bpecodes is damaged or another file: its SHA-256 is"),
+    ],
+)
+def test_a_model_folder_whose_text_handling_is_damaged_is_an_error_of_a_line(tmp_path, record, codes, words):
+    (tmp_path / "prepare.json").write_text(record)
+    if codes is not None:
+        (tmp_path / "bpecodes").write_text(codes)
+    with pytest.raises(UserError, match=words) as error:
+        hub_options(tmp_path)
+    assert str(error.value).count("\n") == 0
+
+
+def test_the_options_of_a_model_folder_are_those_of_its_preparation(tmp_path):
+    (tmp_path / "prepare.json").write_text(SETTINGS)
+    (tmp_path / "bpecodes").write_text("x")
+    options = hub_options(tmp_path)
+    assert options["bpe_codes"] == str(tmp_path / "bpecodes") and options["tokenizer"] == "moses_lowercase"

@@ -1,0 +1,97 @@
+"""Children and workers end with the process that started them."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_files import ended_well, forked
+
+from fairseq_cgc.errors import UserError
+from fairseq_cgc.recipe.files import is_locked, locked
+from fairseq_cgc.recipe.processes import child, worker_pool
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def gone(pid, seconds=20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def read_ids(file, count):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        ids = file.read_text().split() if file.exists() else []
+        if len(ids) == count:
+            return [int(pid) for pid in ids]
+        time.sleep(0.05)
+    raise AssertionError("it did not start")
+
+
+def test_a_child_ends_with_a_parent_that_is_killed_and_the_lock_is_let_go(tmp_path):
+    def work():
+        with locked(tmp_path / ".lock", "x") as lock, child(SLEEP, pass_fds=(lock,)) as process:
+            (tmp_path / "ids").write_text(f"{process.pid}\n")
+            time.sleep(60)
+
+    parent = forked(work)
+    [pid] = read_ids(tmp_path / "ids", 1)
+    os.kill(parent, signal.SIGKILL)
+    assert not ended_well(parent) and gone(pid)
+    assert not is_locked(tmp_path / ".lock")
+
+
+def test_a_child_ends_when_its_parent_fails():
+    with pytest.raises(ValueError), child(SLEEP) as process:
+        raise ValueError
+    assert process.returncode == -signal.SIGTERM
+
+
+def note_and_sleep(path):
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(60)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+    def work():
+        with locked(tmp_path / ".lock", "x"), worker_pool(2) as pool:
+            list(pool(note_and_sleep, [tmp_path / "ids"] * 3))
+
+    parent = forked(work)
+    ids = read_ids(tmp_path / "ids", 2)
+    os.kill(parent, signal.SIGKILL)
+    assert not ended_well(parent) and all(map(gone, ids))
+    assert not is_locked(tmp_path / ".lock")
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_ends_the_work_with_a_line():
+    with pytest.raises(UserError, match="a worker process was killed") as error, worker_pool(2) as pool:
+        list(pool(die, [1, 2]))
+    assert str(error.value).count("\n") == 0
+
+
+def test_there_are_no_more_workers_than_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with worker_pool(10000) as pool:
+        assert len(set(pool(worker, range(50)))) <= 2
+
+
+def worker(_):
+    return os.getpid()
