@@ -1,0 +1,132 @@
+"""What a user names is the user's: outputs that are somebody's are refused before any work."""
+
+import json
+import shutil
+from argparse import Namespace
+
+import pytest
+from test_preparation import SETTINGS, raw  # noqa: F401 (a fixture)
+
+from fairseq_cgc.errors import CorpusError, UserError
+from fairseq_cgc.recipe import evaluation, interface_strings, iwslt14, training
+from fairseq_cgc.recipe.files import MARK, locked, mark_folder, read_json, usable_path
+from fairseq_cgc.recipe.preparation import prepare
+
+
+@pytest.fixture
+def run_folder(prepared, tmp_path):
+    """A run of which nothing has been made; its checkpoint is none, so that work on it would fail."""
+    run = tmp_path / "runs" / "cgc-seed1"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "checkpoint1.pt").write_text("checkpoint")
+    record = {"row": "cgc", "seed": 1, "options": [], "data": training.data_record(prepared), "updates": 2, "done": 2}
+    (run / "run.json").write_text(json.dumps(record))
+    return run
+
+
+def generate(folder, out=None):
+    options = {"data": None, "split": "test", "average": 1, "by": "epoch", "beam": 2, "max_tokens": 100, "fairseq": []}
+    evaluation.main(Namespace(folder=folder, out=out, checkpoint_upper_bound=None, **options))
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("place", [".", "..", "checkpoints", "../../results", "test"])
+def test_generate_leaves_a_folder_that_is_not_its_own_alone(run_folder, tmp_path, place):
+    for name in ("results", "runs/cgc-seed1/test"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "test.hyp").write_text("mine")
+    before = files_of(tmp_path)
+    with pytest.raises(UserError, match="none of our translations; nothing was touched"):
+        generate(run_folder, run_folder / place)
+    assert files_of(tmp_path) == before
+
+
+def test_generate_leaves_a_model_folder_that_is_not_its_own_alone(run_folder, tmp_path):
+    (run_folder / "model").mkdir()
+    (run_folder / "model" / "notes.txt").write_text("mine")
+    before = files_of(tmp_path)
+    with pytest.raises(UserError, match="holds notes.txt, which is none of our model"):
+        generate(run_folder, tmp_path / "out")
+    assert files_of(tmp_path) == before
+
+
+def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
+    with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
+        generate(run_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_on_removes_what_was_made_of_fewer_updates_and_nothing_of_the_user_s(run_folder):
+    for name, updates in (("model", 1), ("test", 1), ("valid", 2)):
+        (run_folder / name).mkdir()
+        (run_folder / name / "part").write_text("")
+        mark_folder(run_folder / name, "model" if name == "model" else "translations", updates=updates)
+    for name in ("testimonials", "test-mine"):
+        (run_folder / name).mkdir()
+        (run_folder / name / "letter").write_text("mine")
+    training._discard_results(run_folder, 2)
+    left = {path.name for path in run_folder.iterdir() if path.is_dir()}
+    assert left == {"checkpoints", "valid", "testimonials", "test-mine"}
+
+
+def test_a_run_whose_last_checkpoint_has_the_updates_that_are_asked_for_is_done(run_folder, prepared, monkeypatch):
+    """Killed after the last checkpoint, before the record said so."""
+    record = read_json(run_folder / "run.json")
+    (run_folder / "run.json").write_text(json.dumps({**record, "done": 0}))
+    monkeypatch.setattr(training, "mend_last_checkpoint", lambda _: 2)
+    monkeypatch.setattr(training, "follow_training", lambda *_: pytest.fail("it trained"))
+    training.train(run_folder, "cgc", 1, [], prepared, 2)
+    assert read_json(run_folder / "run.json")["done"] == 2
+
+
+def test_a_preparation_s_file_that_was_replaced_is_refused_before_training(run_folder, prepared, tmp_path):
+    data = shutil.copytree(prepared, tmp_path / "data")
+    for name in ("train.de-en.de.bin", "train.de-en.de.idx"):
+        file = data / "bin" / name
+        before = file.read_bytes()
+        file.write_bytes(b"\1" + before[1:])
+        with pytest.raises(CorpusError, match=f"{name} is damaged or another file: its SHA-256 is"):
+            training.train(tmp_path / "run", "cgc", 1, [], data, 2)
+        file.write_bytes(before)
+
+
+@pytest.mark.parametrize("name", ["tok", "bin", "bpe.codes"])
+def test_prepare_uses_and_replaces_nothing_that_it_did_not_make(raw, tmp_path, name):  # noqa: F811
+    (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / name / "mine").write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name} but no prepare.json: that is not ours"):
+        prepare(raw, tmp_path / "data", SETTINGS, workers=1)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
+
+
+def test_prepare_iwslt14_leaves_an_archive_in_orig_alone(tmp_path):
+    archive = tmp_path / "orig" / "de-en.tgz"
+    archive.parent.mkdir()
+    archive.write_bytes(b"archive")
+    with pytest.raises(UserError, match="holds de-en.tgz, which is none of our corpus"):
+        iwslt14._sentences(archive, None, tmp_path / "orig")
+    assert archive.read_bytes() == b"archive"
+
+
+def test_the_quickstart_s_corpus_leaves_a_folder_raw_alone(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "train.de").write_text("mine")
+    with pytest.raises(UserError, match="holds train.de, which is none of our corpus"):
+        with interface_strings.atomic_folder(tmp_path / "raw", "corpus"):
+            raise AssertionError("work")
+    assert MARK not in {path.name for path in (tmp_path / "raw").iterdir()}
+
+
+@pytest.mark.parametrize("name, words", [("a:b", "has a ':'"), ("a\udcff", "is not valid UTF-8")])
+def test_a_path_that_fairseq_would_not_understand_is_refused_before_any_work(tmp_path, name, words):
+    with pytest.raises(UserError, match=words):
+        usable_path(tmp_path / name, "--runs")
+
+
+@pytest.mark.parametrize("name", ["a,b", "-a", "a b", "ä"])
+def test_other_paths_are_made_absolute(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert usable_path(name, "--runs") == tmp_path / name
