@@ -108,7 +108,8 @@ def quickstart(parser):
 def prepare(parser):
     """Prepare a parallel corpus: plain text to fairseq's binarised data. As in the IWSLT'14 recipe: Moses tokens,
     cleaning, lower case, joint subwords. PREFIX stands for PREFIX.SOURCE and PREFIX.TARGET, plain or .gz, .bz2, .xz. With
-    --vocabulary-of, a new test set gets the settings, subwords and dictionaries of an existing preparation.
+    --vocabulary-of, a new test set, or a corpus to fine-tune a model on, gets the settings, subwords and dictionaries of an
+    existing preparation.
     """
     parser.add_argument("--source-lang", metavar="LANG", help="needed, but with --vocabulary-of")
     parser.add_argument("--target-lang", metavar="LANG", help="needed, but with --vocabulary-of")
@@ -116,7 +117,7 @@ def prepare(parser):
     parser.add_argument("--valid", metavar="PREFIX", help="default: pairs held out of the training part: --valid-every")
     parser.add_argument("--test", metavar="PREFIX", required=True)
     _path(parser, "--out", "DIR", "output folder", required=True)
-    _path(parser, "--vocabulary-of", "DIR", "a preparation, for a new --test set alone")
+    _path(parser, "--vocabulary-of", "DIR", "a preparation whose settings and vocabulary to use")
     _preparation_settings(parser)
 
 
@@ -169,6 +170,7 @@ def train(parser):
     )
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the training")
     _number(parser, "--keep", PAPER["average"], "epoch checkpoints to keep")
+    _path(parser, "--finetune-from", "MODEL", "start from this run folder's, model folder's or checkpoint's parameters")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs to the run folder")
 
 

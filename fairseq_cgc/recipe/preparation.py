@@ -116,17 +116,17 @@ def prepare(raw, out, settings=Settings(), workers=None):
     return _prepare(raw, out, settings, workers, like=None)
 
 
-def prepare_test_set(prefix, like, out, workers=None):
-    """Prepare a new test set with the settings, subword model and dictionaries of a preparation.
+def prepare_with_vocabulary(raw, like, out, workers=None):
+    """Prepare a new test set, or a corpus to fine-tune on, with the settings and vocabulary of a preparation.
 
     Args:
-        prefix: of its two files
-        like: the output folder of ``prepare``
-        out, workers, returns, raises: as for ``prepare``; ``out`` has the split ``test`` alone
+        raw: as for ``prepare``; ``train`` may be missing
+        like: the output folder of ``prepare``, for its settings, subword model and dictionaries
+        out, workers, returns, raises: as for ``prepare``
     """
     record = read_preparation(like)
     check_files(like, record)
-    return _prepare({"test": prefix}, out, Settings(**record["settings"]), workers, Path(like))
+    return _prepare(raw, out, Settings(**record["settings"]), workers, Path(like))
 
 
 def read_preparation(folder):
@@ -539,21 +539,21 @@ def settings_of(args, source_lang, target_lang):
 
 def main(args):
     """``fairseq-cgc prepare``."""
+    raw = {"train": args.train, "valid": args.valid, "test": args.test}
+    raw = {split: prefix for split, prefix in raw.items() if prefix}
+    languages = {option: getattr(args, option.replace("-", "_")) for option in ("source-lang", "target-lang")}
+    for option, language in languages.items():
+        if args.vocabulary_of and language:
+            raise OptionError(f"--{option} does not go with --vocabulary-of, which knows it already")
+    for option, value in {"train": args.train, **languages}.items():
+        if not (args.vocabulary_of or value):
+            raise OptionError(f"--{option} is missing; see --help")
+    if args.valid and not args.train:
+        raise OptionError("--valid is for a training; give --train too, or leave it out")
+    writable_folder(args.out, option="--out")
     if args.vocabulary_of:
-        for option in ("train", "valid", "source_lang", "target_lang"):
-            if getattr(args, option):
-                raise OptionError(
-                    f"--{option.replace('_', '-')} does not go with --vocabulary-of, which knows it already"
-                )
-        writable_folder(args.out, option="--out")
-        result = prepare_test_set(args.test, args.vocabulary_of, args.out, args.workers)
+        result = prepare_with_vocabulary(raw, args.vocabulary_of, args.out, args.workers)
     else:
-        for option in ("train", "source_lang", "target_lang"):
-            if not getattr(args, option):
-                raise OptionError(f"--{option.replace('_', '-')} is missing; see --help")
-        raw = {"train": args.train, "valid": args.valid, "test": args.test}
-        settings = settings_of(args, args.source_lang, args.target_lang)
-        writable_folder(args.out, option="--out")
-        result = prepare({split: prefix for split, prefix in raw.items() if prefix}, args.out, settings, args.workers)
+        result = prepare(raw, args.out, settings_of(args, *languages.values()), args.workers)
     print(*summary(result), sep="\n")
     print(f"-> {args.out} (binarised data: {args.out / 'bin'})")

@@ -497,6 +497,21 @@ def _number(text):
         return text
 
 
+def model_to_finetune(path, prepared):
+    """The checkpoint that a run folder, a model folder or a checkpoint means.
+
+    Raises:
+        CheckpointError: there is none, or its run had another vocabulary than the preparation has
+    """
+    from .evaluation import check_vocabulary  # which import this module
+    from .models import LAST, MODEL, locate
+
+    place = locate(path)
+    if (place.run / RUN).is_file():
+        check_vocabulary(place.run, prepared)
+    return (place.checkpoint or (place.model / MODEL if place.model else place.checkpoints / LAST)).resolve()
+
+
 def main(args):
     """``fairseq-cgc train``."""
     check_at_least(1, max_update=args.max_update, keep=args.keep)
@@ -512,6 +527,8 @@ def main(args):
     launch = launcher(args.gpus, args.nodes, args.node_rank, args.master)
     writable_folder(args.runs, option="--runs")
     options = [*row_options(args.row), *args.fairseq]
+    if args.finetune_from:
+        options += ["--finetune-from-model", str(model_to_finetune(args.finetune_from, prepared_folder(args.data)))]
     print(f"[train {args.row}, seed {args.seed}, for {args.max_update} updates] -> {run}", flush=True)
     if args.node_rank > 0:  # the first machine keeps the record
         data = prepared_folder(args.data)

@@ -226,7 +226,7 @@ def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
         ),
         (["--train", "x", "--source-lang", "de", "--target-lang", "en", "--workers", "-1"], "--workers is -1"),
         (["--vocabulary-of", "/nowhere"], "/nowhere holds no finished preparation"),
-        (["--vocabulary-of", "/nowhere", "--train", "x"], "--train does not go with --vocabulary-of"),
+        (["--vocabulary-of", "/nowhere", "--source-lang", "de"], "--source-lang does not go with --vocabulary-of"),
     ],
 )
 def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
