@@ -23,6 +23,15 @@ class CheckpointError(UserError):
 
 def check_at_least(least, **options):
     """Raises OptionError, named as on the command line, for the first of these options that is given and below ``least``."""
+    check_within(least, float("inf"), **options)
+
+
+MOST_SEED = 2**32 - 1  # numpy's
+
+
+def check_within(least, most, **options):
+    """Raises OptionError for the first of these options that is given and not from ``least`` to ``most``."""
     for name, value in options.items():
-        if value is not None and value < least:
-            raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+        if value is not None and not least <= value <= most:
+            limits = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+            raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be {limits}")

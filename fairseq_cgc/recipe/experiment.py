@@ -13,7 +13,7 @@ from threading import Lock
 from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
-from ..errors import OptionError, UserError, check_at_least
+from ..errors import MOST_SEED, OptionError, UserError, check_at_least, check_within
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES
 from .files import read_json, writable_folder, write_json
@@ -37,7 +37,7 @@ from .table import (
     unfinished_notes,
     updates_cell,
 )
-from .training import RECORD, RUN, option_values, parse_figures, prepared_folder, validation_options
+from .training import RECORD, RUN, check_numbers, option_values, parse_figures, prepared_folder, validation_options
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row not in ("transformer", "cgc-rdrop")]
@@ -346,6 +346,9 @@ def main(args):
         raise OptionError(
             f"--seeds is '{args.seeds}'; whole numbers with commas between were wanted, such as 1,2"
         ) from None
+    for seed in seeds:
+        check_within(0, MOST_SEED, seeds=seed)
+    check_numbers(args.fairseq)
     writable_folder(args.runs, option="--runs")
     failed = {}
     if not args.table:

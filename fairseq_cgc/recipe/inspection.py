@@ -9,7 +9,7 @@ import torch
 from fairseq.data.data_utils import collate_tokens
 from tqdm import tqdm
 
-from ..errors import CheckpointError, CorpusError, OptionError, check_at_least
+from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, check_at_least, check_within
 from ..lightconv_cgc import LightConvCGCEncoder
 from .files import read_lines, writable_folder, write_json
 from .models import load_hub
@@ -561,6 +561,7 @@ def plot_classes(found, title, path):
 
 def main(args):
     """``fairseq-cgc inspect``."""
+    check_within(0, MOST_SEED, seed=args.seed)
     check_at_least(1, batch=args.batch, permutations=args.permutations)
     if not args.input and not args.pairs:
         raise OptionError("give sentences with --input, minimal pairs with --pairs, or both")
@@ -597,7 +598,8 @@ def main(args):
         few = min(5, len(sentences))
         spread = ",".join(str(1 + len(sentences) * part // few) for part in range(few))
         shown = _places("--show", args.show or spread, len(sentences))
-        _places("--class-layer", args.class_layer, len(convolutions))
+        if len(_places("--class-layer", args.class_layer or "1", len(convolutions))) != 1:
+            raise OptionError(f"--class-layer is {args.class_layer}; one layer was wanted")
         layers, lengths = gates_of(hub, sentences, args.batch)
         chosen = [layers[number] for number in chosen]
         report["sentences"] = len(sentences)

@@ -27,7 +27,7 @@ from fairseq.data.indexed_dataset import make_dataset
 from fairseq.tokenizer import tokenize_line
 from tqdm import tqdm
 
-from ..errors import CorpusError, OptionError, UserError, check_at_least
+from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within
 from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
 from .files import (
     COMPRESSED,
@@ -80,7 +80,8 @@ class Settings:
             raise OptionError(f"source and target language are both '{self.source_lang}'; they must differ")
         if self.bpe not in SUBWORD_MODELS:
             raise OptionError(f"the subword model is '{self.bpe}'; choose from {', '.join(SUBWORD_MODELS)}")
-        check_at_least(1, max_tokens=self.max_tokens, max_ratio=self.max_ratio, bpe_size=self.bpe_size)
+        check_at_least(1, max_tokens=self.max_tokens, max_ratio=self.max_ratio)
+        check_within(1, 1_000_000, bpe_size=self.bpe_size)
         check_at_least(2, valid_every=self.valid_every)
 
 

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
-from ..errors import UserError, check_at_least
+from ..errors import MOST_SEED, UserError, check_at_least, check_within
 from . import interface_strings, preparation
 from .checkpoints import count_parameters, find_checkpoints, load_checkpoint
 from .evaluation import RESULT, SCORES, average_into_model, score_table, translate_and_score
@@ -37,6 +37,7 @@ def main(args):
     Raises:
         UserError: for whatever the user can mend
     """
+    check_within(0, MOST_SEED, seed=args.seed)
     check_at_least(1, updates=args.updates, valid_size=args.valid_size, test_size=args.test_size)
     work = writable_folder(args.work, FREE_BYTES)
     with locked(work / LOCK, f"the quickstart {work}", shared=not args.fresh):

@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
-from ..errors import CheckpointError, OptionError, UserError, check_at_least
+from ..errors import MOST_SEED, CheckpointError, OptionError, UserError, check_at_least, check_within
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint, updates_of
 from .files import (
@@ -56,6 +56,25 @@ RECORD = {
     "done?": Between(0, kind=int),
     "versions?": {str: str},
 }
+# What a number of fairseq-train's can be at all: others end in its tracebacks, or train to no purpose.
+SHARE, AMOUNT = (0, 1), (0, 1e9)
+RANGES = dict.fromkeys(
+    [
+        "--dropout",
+        "--attention-dropout",
+        "--activation-dropout",
+        "--relu-dropout",
+        "--input-dropout",
+        "--weight-dropout",
+    ]
+    + ["--label-smoothing", "--encoder-layerdrop", "--decoder-layerdrop"],
+    SHARE,
+) | dict.fromkeys(
+    ["--lr", "--weight-decay", "--clip-norm", "--warmup-updates", "--warmup-init-lr", "--rdrop-alpha", "--adam-betas"]
+    + ["--adam-eps", "--cgc-lr-scale"],
+    AMOUNT,
+)
+RANGES |= {"--cgc-pool-factor": (0, 1000)}  # the model has its own least
 LOCK = ".lock"
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
@@ -131,6 +150,19 @@ def precision_options(precision, cuda):
     return [f"--{precision}"]
 
 
+def check_numbers(options):
+    """Raises OptionError for the first of fairseq-train's options whose value no training can have."""
+    for name, text in option_values(options).items():
+        least, most = RANGES.get(name, (None, None))
+        for part in text.strip("[]() ").split(",") if name in RANGES else ():
+            try:
+                value = float(part)
+            except ValueError:
+                raise OptionError(f"{name} is {text}; a number was wanted") from None
+            if not least <= value <= most:
+                raise OptionError(f"{name} is {text}; it must be from {least:g} to {most:g}")
+
+
 def launcher(gpus, nodes=1, node_rank=0, master=None):
     """The start of the command that runs fairseq-train on these devices.
 
@@ -157,6 +189,8 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
         torchrun += ["--standalone"]
     else:
         host, _, port = master.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise OptionError(f"--master is {master}; HOST:PORT was wanted, such as node1:29500")
         torchrun += [
             "--nnodes",
             str(nodes),
@@ -209,6 +243,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     Raises:
         UserError: the folder holds another run, is being written, or fairseq-train failed
     """
+    check_numbers(options)
     run, prepared = usable_path(run, "the run"), prepared_folder(prepared)
     checkpoints, record = run / "checkpoints", run / RUN
     identity = {"row": row, "seed": seed, "options": without_limits(options), "data": data_record(prepared)}
@@ -515,6 +550,7 @@ def model_to_finetune(path, prepared):
 def main(args):
     """``fairseq-cgc train``."""
     check_at_least(1, max_update=args.max_update, keep=args.keep)
+    check_within(0, MOST_SEED, seed=args.seed)
     run = args.runs / f"{args.row}-seed{args.seed}"
     layout = batch_options(args.gpus * args.nodes, args.max_tokens, args.batch_tokens)
     layout += precision_options(args.precision, torch.cuda.is_available())

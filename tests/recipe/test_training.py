@@ -406,3 +406,33 @@ def test_figures_are_read_from_fairseq_s_log():
 def test_help_names_the_rows():
     done = run("bash", ROOT / "examples" / "iwslt14" / "train.sh", "--help")
     assert all(row in done.stdout for row in TRAINED) and "--gpus" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--lr", "-1"),
+        ("--lr", "nan"),
+        ("--dropout", "nan"),
+        ("--dropout", "1.5"),
+        ("--label-smoothing", "-0.1"),
+        ("--cgc-lr-scale", "inf"),
+        ("--cgc-pool-factor", "1000000000"),
+        ("--warmup-updates", "many"),
+    ],
+)
+def test_a_number_that_no_training_can_have_is_refused_before_any_work(tmp_path, option, value):
+    with pytest.raises(OptionError, match=f"{option} is {value}; "):
+        training.train(tmp_path / "run", "cgc", 1, [*row_options("cgc"), option, value], "/nowhere", 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("master", ["nocolon", ":29500", "here:", "here:x", "here:99999"])
+def test_a_master_without_host_or_port_is_refused(master):
+    with pytest.raises(OptionError, match=f"--master is {master}; HOST:PORT was wanted"):
+        launcher(1, nodes=2, master=master)
+
+
+def test_every_row_s_own_numbers_are_within_the_limits():
+    for row in TRAINED:
+        training.check_numbers(row_options(row))
