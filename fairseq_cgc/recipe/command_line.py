@@ -122,9 +122,11 @@ def prepare(parser):
 
 
 def prepare_iwslt14(parser):
-    """Prepare IWSLT'14 German-English from its archive. The tokens are those of fairseq's prepare-iwslt14.sh. A second
-    run skips what is done; a download that was cut off goes on.
+    """Prepare IWSLT'14 German-English, or another pair in either direction, from its archive. The tokens are those of
+    fairseq's prepare-iwslt14.sh. A second run skips what is done; a download that was cut off goes on.
     """
+    parser.add_argument("--source-lang", default="de", metavar="LANG", help="of the archive's two; with en, en to de")
+    parser.add_argument("--target-lang", default="en", metavar="LANG", help="the other of them")
     _path(parser, "--archive", "PATH", "a local copy of de-en.tgz; default: download it")
     parser.add_argument("--url", metavar="URL", help="where to download it from, if not where fairseq's recipe does")
     _path(parser, "--out", "DIR", "output folder", Path("data/iwslt14.de-en"))

@@ -12,7 +12,7 @@ import zlib
 from itertools import zip_longest
 from pathlib import Path
 
-from ..errors import CorpusError, UserError
+from ..errors import CorpusError, OptionError, UserError
 from .download import download, downloaded, looks_like_html
 from .files import (
     atomic_folder,
@@ -40,9 +40,6 @@ TEST_SETS = (
     "IWSLT14.TED.tst2011",
     "IWSLT14.TED.tst2012",
 )
-FOLDER = "de-en"  # of the archive
-FILES = {(TRAINING, language): f"{TRAINING}.de-en.{language}" for language in LANGUAGES}
-FILES |= {(stem, language): f"{stem}.de-en.{language}.xml" for stem in TEST_SETS for language in LANGUAGES}
 
 # The largest of the files, a side of the training data, has about 20 MiB, and all of the archive about 60.
 MAX_BYTES = 256 * 2**20
@@ -57,6 +54,12 @@ REMOVED = ("<title>", "</title>", "<description>", "</description>")
 SPACES = "\t\v\f\r \u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2008\u2009\u200a\u2028\u2029\u205f\u3000"
 SEGMENT_START = re.compile(f'<seg id="[0-9]*">[{SPACES}]*')
 SEGMENT_END = "</seg>"
+
+
+def files_of(pair, languages=LANGUAGES):
+    """Dict of (part, language) to the file's name, in the archive's folder of a pair such as ``de-en``."""
+    files = {(TRAINING, language): f"{TRAINING}.{pair}.{language}" for language in languages}
+    return files | {(stem, language): f"{stem}.{pair}.{language}.xml" for stem in TEST_SETS for language in languages}
 
 
 def training_lines(text):
@@ -111,14 +114,16 @@ def _dropped(line):
     return any(tag in line for tag in DROPPED)
 
 
-def read_archive(path):
-    """The twelve files that the recipe reads, out of the ``.tgz`` and into memory.
+def read_archive(path, languages=LANGUAGES):
+    """The files that the recipe reads (of German and English, twelve), out of the ``.tgz`` and into memory.
 
     Nothing is written. An archive that could do harm when unpacked, or that unpacks to far more than the
     real one, is refused.
 
     Args:
-        path: a copy of ``de-en.tgz``
+        path: a copy of ``de-en.tgz``, or of another pair's archive of that layout
+        languages: the pair; the folder may be named after either direction, and of other pairs than German and
+            English there may be fewer test sets
 
     Returns:
         dict of file name, such as ``train.tags.de-en.de``, to its text
@@ -135,30 +140,36 @@ def read_archive(path):
     if not start.startswith(b"\x1f\x8b"):
         found = "is an HTML page" if looks_like_html(start) else f"begins with {start[:8]}" if start else "is empty"
         raise CorpusError(f"{path} {found}, and is no gzip file; get {ARCHIVE} again")
-    content = {}
+    folders = {"-".join(pair): files_of("-".join(pair), languages) for pair in (languages, languages[::-1])}
+    content = {folder: {} for folder in folders}
     try:
         with gzip.open(path) as file:
             unpacked = _Unpacked(path, file)
             for name, size in _members(unpacked):
                 folder, *rest = [part for part in name.split("/") if part not in ("", ".")] or [""]
-                if folder != FOLDER or len(rest) != 1 or rest[0] not in FILES.values():
+                if folder not in folders or len(rest) != 1 or rest[0] not in folders[folder].values():
                     continue
-                if rest[0] in content:
+                if rest[0] in content[folder]:
                     raise CorpusError(f"{path} holds {_shown(name)} twice; get {ARCHIVE} again")
                 if size > MAX_FILE_BYTES:
                     raise CorpusError(
                         f"{_shown(name)} in {path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}; get {ARCHIVE} again"
                     )
-                content[rest[0]] = unpacked.take(size, name)
+                content[folder][rest[0]] = unpacked.take(size, name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorpusError(f"{path} is truncated or damaged ({error}); get {ARCHIVE} again") from None
-    missing = [name for name in FILES.values() if name not in content]
+    folder = max(folders, key=lambda name: len(content[name]))
+    content, files = content[folder], folders[folder]
+    if set(languages) != set(LANGUAGES):
+        there = {stem for (stem, _), name in files.items() if name in content and stem != TRAINING} or {TEST_SETS[0]}
+        files = {(stem, side): name for (stem, side), name in files.items() if stem in there or stem == TRAINING}
+    missing = [name for name in files.values() if name not in content]
     if missing:
         raise CorpusError(
-            f"{path} lacks {len(missing)} of the {len(FILES)} files wanted in its folder {FOLDER}/; get {ARCHIVE} "
+            f"{path} lacks {len(missing)} of the {len(files)} files wanted in its folder {folder}/; get {ARCHIVE} "
             f"again.\nMissing: {', '.join(missing)}"
         )
-    return {name: _decoded(content.pop(name), f"{FOLDER}/{name} in {path}") for name in FILES.values()}
+    return {name: _decoded(content.pop(name), f"{folder}/{name} in {path}") for name in files.values()}
 
 
 class _Unpacked:
@@ -269,14 +280,14 @@ def _shown(text):
     return repr(text if len(text) <= 100 else text[:100] + "...")
 
 
-def write_raw(archive, folder):
-    """Write the archive's sentences to ``folder/{train,test}.{de,en}``.
+def write_raw(archive, folder, languages=LANGUAGES):
+    """Write the archive's sentences to ``folder/{train,test}.{de,en}``, or those of other languages.
 
     ``folder/archive.json`` says what they were made from and how many lines each file gave. The folder
     appears whole or not at all.
 
     Args:
-        archive: a copy of ``de-en.tgz``
+        archive, languages: as for ``read_archive``
         folder: to be made
 
     Returns:
@@ -286,14 +297,17 @@ def write_raw(archive, folder):
         CorpusError: as ``read_archive``; a side without sentences; sides of different length (saying
             where they part)
     """
-    texts = read_archive(archive)
+    texts = read_archive(archive, languages)
+    pair = next(iter(texts)).split(".")[-2]  # train.tags.de-en.de
+    files = files_of(pair, languages)
+    test_sets = [stem for stem in TEST_SETS if files[stem, languages[0]] in texts]
     sentences, lines = {}, {}
-    for stem in (TRAINING, *TEST_SETS):
-        names = [FILES[stem, language] for language in LANGUAGES]
+    for stem in (TRAINING, *test_sets):
+        names = [files[stem, language] for language in languages]
         sides = [(training_lines if stem == TRAINING else segments)(texts[name]) for name in names]
         for name, side in zip(names, sides):
             if not any(line.strip() for line in side):
-                raise CorpusError(f"{FOLDER}/{name} in {archive} holds no sentences; get {ARCHIVE} again")
+                raise CorpusError(f"{pair}/{name} in {archive} holds no sentences; get {ARCHIVE} again")
         if len(sides[0]) != len(sides[1]):
             parting = (_talk_parting if stem == TRAINING else _segment_parting)(names, [texts[name] for name in names])
             raise CorpusError(
@@ -301,7 +315,7 @@ def write_raw(archive, folder):
                 f"{ARCHIVE} again.\nThey part where {parting}"
             )
         sentences[stem] = sides
-        lines["train" if stem == TRAINING else stem] = dict(zip(LANGUAGES, map(len, sides)))
+        lines["train" if stem == TRAINING else stem] = dict(zip(languages, map(len, sides)))
     record = {
         "name": Path(archive).name,
         "bytes": Path(archive).stat().st_size,
@@ -309,9 +323,9 @@ def write_raw(archive, folder):
         "lines": lines,
     }
     with atomic_folder(folder, "corpus") as partial:
-        for side, language in enumerate(LANGUAGES):
+        for side, language in enumerate(languages):
             write_lines(partial / f"train.{language}", sentences[TRAINING][side])
-            write_lines(partial / f"test.{language}", [line for stem in TEST_SETS for line in sentences[stem][side]])
+            write_lines(partial / f"test.{language}", [line for stem in test_sets for line in sentences[stem][side]])
         write_json(partial / RECORD, record)
     return record
 
@@ -366,23 +380,29 @@ def _attribute(tag, name):
 
 def main(args):
     """``fairseq-cgc prepare-iwslt14``."""
-    settings = settings_of(args, *LANGUAGES)
+    languages = (args.source_lang, args.target_lang)
+    known = set(languages) == set(LANGUAGES)
+    if not (known or args.archive or args.url):
+        raise OptionError(
+            f"no address is known for the archive of {' and '.join(languages)}; give a copy of it with --archive, or --url"
+        )
+    settings = settings_of(args, *languages)
     settings.check()
     out, archive = writable_folder(args.out, 500 * 2**20, "--out"), args.archive
     original = out / "orig"
     if archive is not None and not archive.is_file():
         raise CorpusError(f"the archive {archive} does not exist or is not a file; --archive wants a copy of {ARCHIVE}")
     with locked(out / ".lock", f"the preparation {out}"):
-        made = _sentences(archive, args.url or URL, original)
+        made = _sentences(archive, args.url or URL, original, languages)
     print(f"archive: {made['bytes']:,} bytes, SHA-256 {made['sha256']}")
     print(f"[prepare] {original} -> {out}", flush=True)
     raw = {split: original / split for split in ("train", "test")}
     result = prepare(raw, out, settings, args.workers)
-    print(*summary(result, EXPECTED_PAIRS), sep="\n")
+    print(*summary(result, EXPECTED_PAIRS if known else None), sep="\n")
     print(f"[prepared] -> {out} (binarised data: {out / 'bin'})")
 
 
-def _sentences(archive, url, folder):
+def _sentences(archive, url, folder, languages):
     """Make ``orig/``, unless it is there, from the user's archive or one that is downloaded beside it."""
     record = folder / RECORD
     if record.exists():
@@ -400,11 +420,11 @@ def _sentences(archive, url, folder):
         download(url, mine)
     print(f"[read] {mine} -> {folder}", flush=True)
     try:
-        return write_raw(mine, folder)
+        return write_raw(mine, folder, languages)
     except CorpusError as error:
         if archive is not None or not downloaded(mine):
             raise
         print(f"{error}\n[download] {url} -> {mine}, again", flush=True)
         mine.unlink()
         download(url, mine)
-        return write_raw(mine, folder)
+        return write_raw(mine, folder, languages)

@@ -496,3 +496,23 @@ def test_a_folder_that_could_not_be_finished_does_not_appear(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         write_raw(archive, tmp_path / "raw")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
+
+
+def test_the_other_direction_comes_from_the_same_archive(tmp_path):
+    archive = write_archive(tmp_path / "a.tgz")
+    write_raw(archive, tmp_path / "de-en")
+    write_raw(archive, tmp_path / "en-de", ("en", "de"))
+    for name in ("train.de", "train.en", "test.de", "test.en"):
+        assert (tmp_path / "en-de" / name).read_bytes() == (tmp_path / "de-en" / name).read_bytes()
+
+
+def test_another_pair_of_the_archive_s_layout_may_have_fewer_test_sets(tmp_path):
+    names = [name for name in members() if "TEDX" not in name and "tst2012" not in name]
+    french = {re.sub(r"\.de(\.xml)?$", r".fr\1", name.replace("de-en", "en-fr")): members()[name] for name in names}
+    archive = write_archive(tmp_path / "a.tgz", {**dict.fromkeys(members()), **french})
+    made = write_raw(archive, tmp_path / "raw", ("fr", "en"))
+    assert len(made["lines"]) == 1 + 3 and read_lines(tmp_path / "raw" / "train.fr")
+    with pytest.raises(CorpusError, match="lacks 12 of the 12 files wanted in its folder de-en/"):
+        write_raw(archive, tmp_path / "other")
+    with pytest.raises(CorpusError, match="lacks 4 of the 4 files wanted in its folder it-en/"):
+        write_raw(archive, tmp_path / "other", ("it", "en"))
