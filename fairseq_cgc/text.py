@@ -126,18 +126,22 @@ def hub_options(folder):
             record = json.load(file)
         settings, subwords = record["settings"], SUBWORD_MODELS[record["settings"]["bpe"]]
         source, target, lowercased = settings["source_lang"], settings["target_lang"], settings["lowercase"]
-        recorded = record.get("sha256", {}).get(subwords.name)
+        recorded = {subwords.name: None, **record.get("sha256", {})}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged or not ours ({type(error).__name__}: {error}); put back a copy, or make the folder anew"
         ) from None
     model = os.path.abspath(os.path.join(folder, subwords.hub_name))
-    found = _sha256_of(model)
-    if found is None or recorded not in (None, found):
-        raise UserError(
-            f"{model} is {'damaged or another file' if found else 'missing'}: its SHA-256 is {str(found)[:12]}, and "
-            f"{PREPARATION} recorded {str(recorded)[:12]}; put it back, or make the folder anew"
-        )
+    for name, digest in recorded.items():
+        file = model if name == subwords.name else os.path.join(folder, name)
+        if name.endswith((".bin", ".idx")):  # which a model folder has not
+            continue
+        found = _sha256_of(file)
+        if found is None or digest not in (None, found):
+            raise UserError(
+                f"{file} is {'damaged or another file' if found else 'missing'}: its SHA-256 is {str(found)[:12]}, and "
+                f"{PREPARATION} recorded {str(digest)[:12]}; put it back, or make the folder anew"
+            )
     return {
         "source_lang": source,
         "target_lang": target,

@@ -94,10 +94,12 @@ def read_pairs(path):
                     raise CorpusError(f"{info.filename} in {path} claims {info.file_size:,} bytes: too many")
                 component, language = match.groups()
                 texts[component][language] = dict(_strings(json.loads(wheel.read(info))))
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise CorpusError(f"the archive {path} is truncated or no zip archive ({error}); get {WHEEL} again") from None
     except ValueError as error:
         raise CorpusError(f"a translation file in {path} is not valid JSON ({error}); get {WHEEL} again") from None
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # encrypted, of another method, or deep
+        raise CorpusError(
+            f"the archive {path} is truncated or no zip archive that can be read ({error}); get {WHEEL} again"
+        ) from None
     pairs = set()
     for component in texts.values():
         german, english = component.get("de", {}), component.get("en", {})
@@ -118,6 +120,7 @@ def _strings(value, key=()):
         for name, part in value.items():
             yield from _strings(part, key + (name,))
     elif isinstance(value, str):
+        value.encode("utf-8")  # a ValueError for half a surrogate pair
         yield key, value
 
 

@@ -336,7 +336,13 @@ def learn_subwords(files, model, settings):
 
     lines = [line for file in files for line in read_lines(file)]
     with atomic_write(model) as partial, open(partial, "w", encoding="utf-8") as out:
-        learn_bpe(lines, out, settings.bpe_size, num_workers=1)
+        try:
+            learn_bpe(lines, out, settings.bpe_size, num_workers=1)
+        except (ValueError, IndexError):
+            raise CorpusError(
+                f"no subwords can be learned from {' and '.join(map(str, files))}: they have no word of two characters or "
+                "more"
+            ) from None
 
 
 def _learn_sentencepiece(files, model, settings):

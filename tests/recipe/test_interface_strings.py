@@ -104,3 +104,11 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
 
 def test_the_stand_in_has_enough_pairs():
     assert len(components()) == 4
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', "[" * 100000])
+def test_half_a_surrogate_and_deep_nesting_are_named(tmp_path, text):
+    name = "homeassistant/components/x/translations/de.json"
+    wheel = write_wheel(tmp_path / "wheel.whl", {name: text})
+    with pytest.raises(CorpusError):
+        interface_strings.read_pairs(wheel)

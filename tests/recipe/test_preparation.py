@@ -317,3 +317,10 @@ def test_the_binarised_data_is_fairseq_preprocess_s(raw, tmp_path):
     (tmp_path / "theirs" / "preprocess.log").unlink()
     for file in (tmp_path / "theirs").iterdir():
         assert (tmp_path / "data" / "bin" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_corpus_of_one_character_words_is_named(raw, tmp_path):
+    for language in ("de", "en"):
+        raw["train"].with_suffix(f".{language}").write_text("a b\nb a\n")
+    with pytest.raises(CorpusError, match="no subwords can be learned from .*: they have no word of two characters"):
+        prepare(raw, tmp_path / "data", SETTINGS, workers=1)
