@@ -405,6 +405,7 @@ def test_invalid_utf_8_is_named_by_file_line_and_column(tmp_path):
 def test_the_raw_folder_holds_the_sentences_in_the_recipes_order(tmp_path):
     write_raw(write_archive(tmp_path / "a.tgz"), tmp_path / "raw")
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == [
+        ".fairseq-cgc",
         "archive.json",
         "test.de",
         "test.en",
