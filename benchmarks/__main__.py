@@ -1,4 +1,4 @@
-"""Measure the gated convolution: ``python -m benchmarks {operators,bandwidth,growth,training,generation,report}``.
+"""Measure the gated convolution: ``python -m benchmarks {operators,paths,bandwidth,growth,training,generation,report}``.
 
 Each command prints a table and, with --out, writes what it measured as JSON; ``growth`` also plots.
 """
@@ -8,15 +8,21 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from fairseq_cgc.convolutions import gated_kernel
 from fairseq_cgc.errors import UserError, check_at_least
-from fairseq_cgc.ops import gated_lightconv
+from fairseq_cgc.ops.context_gate import choose_gate, context_gate
+from fairseq_cgc.ops.context_gated_lightconv import context_gated_lightconv
+from fairseq_cgc.ops.lightconv import choose, lightconv
+from fairseq_cgc.ops.padding import head_means
 from fairseq_cgc.recipe.files import atomic_write, read_json
 
 from . import contenders as c
@@ -43,6 +49,11 @@ def main(arguments=None):
         sub.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
         sub.add_argument("--seed", type=int, default=1)
         sub.add_argument("--out", metavar="FILE.json", help="write the measurements here")
+        sub.add_argument(
+            "--busy",
+            action="store_true",
+            help="beside one process that keeps a core busy, as on a shared machine: started and ended here",
+        )
         return sub
 
     sub = command("operators", operators, "one layer's convolution, forward and backward, gate included", 15)
@@ -52,6 +63,13 @@ def main(arguments=None):
     sub.add_argument(
         "--weight-dropout", type=float, default=0.1, help="DropConnect (default: the recipe's %(default)s)"
     )
+
+    sub = command(
+        "paths", paths, "every implementation of gate and convolution, where it is chosen and what it buys", 7
+    )
+    sub.add_argument("--tokens", type=int, default=4000, help="tokens a batch (default: %(default)s)")
+    sub.add_argument("--lengths", type=int, nargs="+", default=OPERATOR_LENGTHS, metavar="T")
+    sub.add_argument("--kernels", type=int, nargs="+", default=KERNELS, metavar="K")
 
     sub = command("bandwidth", bandwidth, "the convolution's forward against a copy of its input", 15)
     sub.add_argument("--tokens", type=int, default=16000, help="tokens a batch (default: %(default)s)")
@@ -98,7 +116,10 @@ def main(arguments=None):
         if args.threads:
             torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
-        result = args.function(args)
+        with busy() if args.busy else nullcontext():
+            result = args.function(args)
+        if args.busy:
+            result["title"] += "; one core kept busy by another process"
         lines = table(result["rows"])
         print(f"\n{result['title']}\n\n" + "\n".join(lines))
         if args.out:
@@ -178,6 +199,87 @@ def operators(args):
     return {"title": title, "rows": rows}
 
 
+@contextmanager
+def busy():
+    """One process that computes without end, for as long as this context lasts."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def paths(args):
+    """Each pair of implementations as the fused layer, and their composition, which is the simplest way."""
+    step = 0.0
+    if args.device == "cpu" or args.dtype == "float32":  # what a layer's time is a share of
+        [sample] = c.batches(args.tokens, 1, args.seed)
+        model = training_step(c.model("CGC", c.Task()), args)
+        step = compare({"step": partial(model, sample)}, 3, args.device, "training step")["step"]["median"]
+    convolutions = ["triton", "bands"] if args.device == "cuda" else ["depthwise", "bands"]
+    gates = ["triton", "torch"] if args.device == "cuda" else ["torch"]
+    rows = []
+    for T in args.lengths:
+        x = torch.randn(T, max(1, args.tokens // T), 512, device=args.device, dtype=getattr(torch, args.dtype))
+        grad = torch.randn_like(x)
+        x.requires_grad_()
+        for K in args.kernels:
+            conv = c.layers(K)["CGC"].to(args.device)
+            functions = {"composition of bands and torch": composition(conv, x, grad)}
+            for gate in gates:
+                for convolution in convolutions:
+                    if convolution != "depthwise" or T >= 2 * K:  # below, it may take seconds
+                        functions[f"fused, {convolution} and {gate}"] = fused(conv, x, grad, gate, convolution)
+            results = compare(functions, args.repeats, args.device, f"T {T}, K {K}")
+            parameters = *conv.gate.tensors(), conv.weight.squeeze(1)
+            chosen = f"fused, {choose(x, K, K // 2)} and "
+            chosen += choose_gate(head_means(x.detach(), 4), parameters, conv.gate.options)
+            base = results["composition of bands and torch"]
+            row = {"T x B": f"{T} x {x.size(1)}", "K": K, "chosen": chosen}
+            row |= {"composition, ms": round(base["median"], 2)}
+            row |= {name: ratio(result) for name, result in results.items() if name in functions and result is not base}
+            if step:
+                saved = 7 * (base["median"] - results[chosen]["median"])
+                row["7 layers save, share of a step"] = f"{100 * saved / step:.1f} %"
+            rows.append({**row, "measured": results})
+    columns = dict.fromkeys(name for row in rows for name in row)
+    rows = [{name: row.get(name, "") for name in columns} for row in rows]
+    title = (
+        f"One layer of 512 channels and 4 heads, forward and backward, {args.dtype}, DropConnect 0.1, by its "
+        f"implementations: time as a ratio to the composition lightconv(x, gate(x)) of the simplest ones, median [quartiles] "
+        f"of {args.repeats} repeats" + (f"; a training step of the paper's model takes {step:.0f} ms" if step else "")
+    )
+    return {"title": title, "rows": rows}
+
+
+def fused(conv, x, grad, gate, convolution):
+    parameters = list(conv.parameters())
+
+    def run():
+        own = *conv.gate.tensors(), conv.weight.squeeze(1), conv.gate.options
+        how = {"padding_l": conv.padding_l, "dropout": 0.1, "gate": gate, "convolution": convolution}
+        context_gated_lightconv(x, None, *own, **how).backward(grad)
+        for tensor in (x, *parameters):
+            tensor.grad = None
+
+    return run
+
+
+def composition(conv, x, grad):
+    parameters = list(conv.parameters())
+
+    def run():
+        own = *conv.gate.tensors(), None, conv.gate.options
+        gate = context_gate(head_means(x, conv.num_heads), None, *own, implementation="torch")
+        kernels = gated_kernel(gate, conv.weight.squeeze(1))
+        lightconv(x, kernels, conv.padding_l, 0.1, implementation="bands").backward(grad)
+        for tensor in (x, *parameters):
+            tensor.grad = None
+
+    return run
+
+
 def layer_runs(T, B, K, args):
     dtype = getattr(torch, args.dtype)
     x = torch.randn(T, B, 512, device=args.device, dtype=dtype, requires_grad=True)
@@ -194,7 +296,7 @@ def bandwidth(args):
         functions = {"copy": partial(y.copy_, x)}
         for K in args.kernels:
             kernel = torch.randn(x.size(1), 4, K, device=args.device)
-            functions[f"K {K}"] = partial(gated_lightconv, x, kernel, K // 2)
+            functions[f"K {K}"] = partial(lightconv, x, kernel, K // 2)
         with torch.no_grad():
             results = compare(functions, args.repeats, args.device, f"T {T}")
         copied = 2 * x.numel() * x.element_size() / results["copy"]["median"] / 1e6  # read and written
@@ -325,9 +427,9 @@ def generation(args):
 
     task = c.Task()
     theirs = c.model("LightConv", task)
-    # With this gate and start, our model is LightConv.
-    ours = c.model("CGC", task, cgc_gate_activation="one-plus-tanh", cgc_zero_init=True)
-    ours.load_state_dict(theirs.state_dict(), strict=False)
+    # Without a gate, our model is LightConv.
+    ours = c.model("CGC", task, cgc_gate="none")
+    ours.load_state_dict(theirs.state_dict())
     gated = c.model("CGC", task, cgc_decoder="source")
     samples = c.batches(args.max_tokens, args.batches, args.seed)
     generators = {}

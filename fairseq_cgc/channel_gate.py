@@ -3,19 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from .ops.context_pool import accumulation_dtype
+from .ops.common import accumulation_dtype
 
 
 class GatedChannelTransformation(nn.Module):
     """Scale each channel by a gate computed from all channels' norms over the sentence (Yang et al., CVPR 2020).
 
-    s_c = alpha_c * sqrt(sum_t x_tc^2 + eps); s'_c = sqrt(C) * s_c / sqrt(sum_c s_c^2 + eps);
-    x_tc * (1 + tanh(gamma_c * s'_c + beta_c)). It starts as the identity. Sums are taken in float32,
-    since those of squares overflow float16. ``ops.naive.naive_channel_transformation`` is the reference.
+    s_c = alpha_c * sqrt(sum_t x_tc^2 + eps); s'_c = s_c / sqrt(mean_c s_c^2 + eps);
+    x_tc * (1 + tanh(gamma_c * s'_c + beta_c)). It starts as the identity. The mean over channels is the
+    authors' code's; their paper has sqrt(C) / sqrt(sum_c s_c^2 + eps), which differs where activations are
+    small. Sums are taken in float32, since those of squares overflow float16.
+    ``ops.naive.naive_channel_transformation`` is the reference.
 
     Args:
         channels: C
-        eps: the paper's epsilon, for which it gives no value; 1e-5
+        eps: the paper's epsilon, for which it gives no value; the code's 1e-5
 
     Attributes:
         alpha: C, from 1
@@ -29,23 +31,20 @@ class GatedChannelTransformation(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
         self.eps = eps
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """
         Args:
-            x: T x B x C
-            padding_mask: B x T, true at padding, where x is taken as zero; ``None``: it is zero there, if anywhere
+            x: T x B x C, zero at padding
 
         Returns:
             T x B x C, in x's dtype; zero at padding
         """
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(2), 0.0)
         precise = accumulation_dtype(x)
         alpha, gamma, beta = (parameter.to(precise) for parameter in (self.alpha, self.gamma, self.beta))
         norm = torch.linalg.vector_norm(x, dim=0, dtype=precise)  # B x C
         strength = alpha * (norm.square() + self.eps).sqrt()
-        total = (strength.square().sum(1, keepdim=True) + self.eps).sqrt()
-        gate = 1 + torch.tanh(gamma * strength * (x.size(2) ** 0.5 / total) + beta)
+        size = (strength.square().mean(1, keepdim=True) + self.eps).sqrt()
+        gate = 1 + torch.tanh(gamma * strength / size + beta)
         return x * gate.to(x.dtype)
 
     def extra_repr(self):

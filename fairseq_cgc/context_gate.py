@@ -1,14 +1,14 @@
-"""The gate: a convolution kernel's modulation, computed from the whole sentence."""
+"""The gate: a convolution kernel's modulation, computed from the whole sentence. And its controls."""
 
 import torch
 from torch import Tensor, nn
 
 from .errors import OptionError
-from .ops import Padding, gate, gated_layer, head_means, pool_slots
+from .ops.common import accumulation_dtype
+from .ops.context_gate import ACTIVATIONS, NORMS, GateOptions, context_gate
+from .ops.padding import POOLS, Padding, head_means
 
-NORMS = ("latent", "heads-latent")
-POOLS = ("average", "max")
-ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
+GATES = ("context", "constant", "learned", "none")
 POOL_FACTOR = 3
 AS_KERNEL = "K"  # a latent size: that of the kernel
 
@@ -18,9 +18,41 @@ def check_choice(name, value, choices):
         raise OptionError(f"{name} is '{value}'; choose from {', '.join(choices)}")
 
 
-def activate(logits: Tensor, activation: str) -> Tensor:
-    """The gates of these logits, by one of ``ACTIVATIONS``."""
-    return torch.sigmoid(logits) if activation == "sigmoid" else 1 + torch.tanh(logits)
+class GateLinear(nn.Module):
+    """A matrix of the gate's, which ``ops.context_gate`` multiplies with. Too small to be worth quantizing, as ``nn.Linear`` is.
+
+    Args:
+        in_features, out_features: its sizes
+
+    Attributes:
+        weight: out_features x in_features
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+
+    def extra_repr(self):
+        return "out_features={}, in_features={}".format(*self.weight.shape)
+
+
+class GateNorm(nn.Module):
+    """The affine pair of the gate's LayerNorm, which ``ops.context_gate`` computes.
+
+    Args:
+        shape: d or H x d
+
+    Attributes:
+        weight, bias: of that shape
+    """
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape))
+
+    def extra_repr(self):
+        return ", ".join(map(str, self.weight.shape))
 
 
 class ContextGate(nn.Module):
@@ -31,11 +63,17 @@ class ContextGate(nn.Module):
     them to one value a tap; an activation makes them the gate. Neither layer has a bias, and both
     start from Xavier uniform.
 
+    Each sentence is pooled over its own tokens, wherever its padding is. Pooling the padded tensor, as the
+    paper may have done, would make a sentence's translation depend on what else is in its batch; it is left
+    out on purpose.
+
     Args:
         num_heads: H
-        kernel_size: K
-        norm: what the LayerNorm normalises over, and so the shape of its affine pair: ``latent``
-            (d, the default) or ``heads-latent`` (H x d)
+        kernel_size: K, at least 2: the paper replaces only convolutions larger than 1 (section 4.1)
+        norm: what the LayerNorm normalises over, and the shape of its affine pair: ``latent`` (over d, affine
+            d; the default), ``latent-per-head`` (over d, affine H x d, nearest to the authors' image code) or
+            ``heads-latent`` (over H x d, affine H x d). At K = 3, d is 2, of which a LayerNorm over d keeps
+            little more than which of the two is larger: about one bit a head.
         activation: ``sigmoid`` (the paper's) or ``one-plus-tanh`` (GCT's)
         zero_init: start with every gate constant (supplement A.2): at 0.5 with ``sigmoid``, at 1
             with ``one-plus-tanh``. It zeroes ``decode.weight``. The supplement zeroes the last
@@ -53,7 +91,8 @@ class ContextGate(nn.Module):
         decode.weight: K x d
 
     Raises:
-        OptionError: (a ValueError) for a size below 1 or an unknown choice
+        OptionError: (a ValueError) for a size that is too small, an unknown choice, or a latent size of 1 with a
+            LayerNorm over it, which is zero whatever it gets: the gate could never move
     """
 
     def __init__(
@@ -73,144 +112,93 @@ class ContextGate(nn.Module):
             latent_dim = kernel_size // 2 + 1
         elif latent_dim == AS_KERNEL:
             latent_dim = kernel_size
-        for name, value in (
-            ("number of heads", num_heads),
-            ("kernel size", kernel_size),
-            ("latent size", latent_dim),
-            ("pool factor", pool_factor),
+        latent_dim = int(latent_dim)
+        for name, value, least in (
+            ("number of heads", num_heads, 1),
+            ("kernel size", kernel_size, 2),
+            ("latent size", latent_dim, 1),
+            ("pool factor", pool_factor, 1),
         ):
-            if value < 1:
-                raise OptionError(f"the gate's {name} is {value}; it must be at least 1")
+            if value < least:
+                raise OptionError(f"the gate's {name} is {value}; it must be at least {least}")
         check_choice("the gate's norm", norm, NORMS)
         check_choice("the gate's activation", activation, ACTIVATIONS)
         check_choice("the gate's pool", pool, POOLS)
+        if latent_dim == 1 and norm != "heads-latent":
+            raise OptionError(
+                f"the gate's latent size is 1 with norm {norm}: a LayerNorm over one value is always zero, and the gate "
+                "would stay at its start for ever; take a latent size of at least 2, or norm heads-latent"
+            )
         self.num_heads = num_heads
         self.kernel_size = kernel_size
-        self.pool = pool
-        self.shuffle = shuffle
-        self.num_slots = pool_factor * kernel_size
-        self.activation = activation
         self.zero_init = zero_init
-        self.encode = nn.Linear(self.num_slots, latent_dim, bias=False)
-        self.norm = nn.LayerNorm(latent_dim if norm == "latent" else (num_heads, latent_dim))
-        self.decode = nn.Linear(latent_dim, kernel_size, bias=False)
+        self.shuffle = shuffle
+        self.options = GateOptions(norm, activation, pool)
+        self.encode = GateLinear(pool_factor * kernel_size, latent_dim)
+        self.norm = GateNorm(latent_dim) if norm == "latent" else GateNorm(num_heads, latent_dim)
+        self.decode = GateLinear(latent_dim, kernel_size)
         self.reset_parameters()
 
     def reset_parameters(self):
         nn.init.xavier_uniform_(self.encode.weight)
-        self.norm.reset_parameters()
+        nn.init.ones_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
         if self.zero_init:
             nn.init.zeros_(self.decode.weight)
         else:
             nn.init.xavier_uniform_(self.decode.weight)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    @property
+    def shuffles(self) -> bool:
+        """Whether sentences get each other's gates now."""
+        return self.shuffle and not self.training
+
+    def tensors(self):
+        """The parameters, as ``ops.context_gate`` takes them."""
+        return self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
+
+    def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:
         """
         Args:
             x: T x B x C, the convolution's input
             padding_mask: B x T, true at padding; what x holds there is not looked at
 
         Returns:
-            the gate, B x H x K: within (0, 1) with ``sigmoid``, (0, 2) with ``one-plus-tanh``
+            the gate, B x H x K, float32 (float64 for float64 input): within (0, 1) with ``sigmoid``, (0, 2) with
+            ``one-plus-tanh``
+
+        Raises:
+            OptionError: (a ValueError) with ``shuffle``, outside training, for a batch of one sentence
         """
-        return self.of_means(head_means(x, self.num_heads), padding_mask)
-
-    def of_means(self, means: Tensor, padding: Padding | Tensor | None = None) -> Tensor:
-        """The gate from ``head_means(x, H)``.
-
-        Args:
-            means: T x B x H
-            padding: B x T, true at padding, or a ``Padding`` of it
-
-        Returns:
-            B x H x K
-        """
-        if self.fuses(means):
-            return self._shuffled(self._fused(means, padding))
-        context = pool_slots(means, self.num_slots, padding, self.pool)  # the slots that are zero for all left out
-        weight = self.encode.weight
-        encoded, _ = gate.encode_context(context.to(weight.dtype), weight)
-        latent = encoded.view(*context.shape[:2], -1)  # B x H x d
-        logits = self.decode(torch.relu(self.norm(latent)))  # B x H x K
-        return self._shuffled(activate(logits, self.activation))
-
-    def fuses(self, means: Tensor) -> bool:
-        """Whether a GPU computes this gate from such means in one launch (``ops.gate``)."""
-        plain = self.pool == "average" and self.norm.weight.dim() == 1
-        return plain and gate.suits(means, self.num_slots, self.encode.out_features, self.kernel_size)
-
-    def kernels(
-        self, means: Tensor, padding: Padding | Tensor | None, weight: Tensor, weight_softmax: bool, gate_on: str
-    ) -> Tensor | None:
-        """The gated kernels at once, as ``gated_convolution.gated_kernel`` of the gate, only faster, on a GPU.
-
-        Args:
-            means, padding: as for ``of_means``
-            weight: H x K
-            weight_softmax, gate_on: as for ``gated_kernel``
-
-        Returns:
-            B x H x K, or None where there is no faster way
-        """
-        if not self.fuses(means):
-            return None
-        return self._shuffled(self._fused(means, padding, weight, gate_on, weight_softmax))
-
-    def convolve(
-        self,
-        x: Tensor,
-        padding: Padding | Tensor | None,
-        weight: Tensor,
-        weight_softmax: bool,
-        gate_on: str,
-        padding_l: int,
-        dropout: float,
-    ) -> Tensor | None:
-        """x convolved with the gated kernels at once, only faster, on a CPU.
-
-        Args:
-            x: T x B x C, zero at padding
-            padding: as for ``of_means``
-            weight: H x K
-            weight_softmax, gate_on: as for ``gated_kernel``
-            padding_l, dropout: as for ``ops.gated_lightconv``
-
-        Returns:
-            T x B x C, or None where there is no faster way
-        """
-        encode, scale, shift, decode = self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
-        shuffles = self.shuffle and not self.training
-        if shuffles or self.pool != "average" or scale.dim() > 1:
-            return None
-        if not gated_layer.suits(x, encode, scale, shift, decode, weight):
-            return None
-        tensors = x, padding, encode, scale, shift, self.norm.eps, decode, weight
-        return gated_layer.gated_layer(*tensors, padding_l, dropout, self.activation, gate_on, weight_softmax)
-
-    def _fused(self, means, padding, weight=None, gate_on="kernel", weight_softmax=True):
-        norm = self.norm.weight, self.norm.bias, self.norm.eps
-        how = self.activation, gate_on, weight_softmax
-        return gate.gated_kernels(means, padding, self.encode.weight, *norm, self.decode.weight, weight, *how)
-
-    def _shuffled(self, values):
-        return values.roll(1, 0) if self.shuffle and not self.training else values
+        gate = context_gate(
+            head_means(x, self.num_heads), Padding.of(padding_mask), *self.tensors(), None, self.options
+        )
+        if not self.shuffles:
+            return gate
+        if gate.size(0) == 1:
+            raise OptionError(
+                "--cgc-shuffle-context gives a sentence the context of another one in its batch, and this batch has one "
+                "sentence; use batches of two or more (fairseq-generate --batch-size, at a size that leaves no sentence over)"
+            )
+        return gate.roll(1, 0)
 
     def extra_repr(self):
-        text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}"
-        text += f", num_slots={self.num_slots}, pool={self.pool}, activation={self.activation}"
+        text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, num_slots={self.encode.weight.size(1)}"
+        for name, value in zip(("norm", "activation", "pool"), self.options):
+            text += f", {name}={value}"
         return text + (", zero_init=True" if self.zero_init else "")
 
 
 class ConstantGate(nn.Module):
     """The control: the gate without its context, which every sentence, head and tap has alike.
 
-    It stands at what ``ContextGate`` starts from with ``zero_init`` and has no parameters. A gain of
-    the context gate counts as the context's only if this one has been beaten too.
+    It stands at what ``ContextGate`` starts from with ``zero_init`` and has no parameters. Credit the context
+    only if the context gate also beats this one.
 
     Args:
         num_heads: H
         kernel_size: K
-        activation: ``sigmoid``: every gate is 0.5; ``one-plus-tanh``: 1, which is LightConv
+        activation: ``sigmoid``: every gate is 0.5; ``one-plus-tanh``: 1
 
     Raises:
         OptionError: (a ValueError) for an unknown activation
@@ -223,7 +211,7 @@ class ConstantGate(nn.Module):
         self.kernel_size = kernel_size
         self.value = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:
         """
         Args:
             x: T x B x C
@@ -232,9 +220,8 @@ class ConstantGate(nn.Module):
         Returns:
             B x H x K
         """
-        return x.new_full((x.size(1), self.num_heads, self.kernel_size), self.value)
-
-    of_means = forward
+        shape = x.size(1), self.num_heads, self.kernel_size
+        return x.new_full(shape, self.value, dtype=accumulation_dtype(x))
 
     def extra_repr(self):
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, value={self.value}"
@@ -264,7 +251,7 @@ class LearnedGate(nn.Module):
         self.activation = activation
         self.logits = nn.Parameter(torch.zeros(num_heads, kernel_size))
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:
         """
         Args:
             x: T x B x C
@@ -273,9 +260,27 @@ class LearnedGate(nn.Module):
         Returns:
             B x H x K
         """
-        return activate(self.logits, self.activation).expand(x.size(1), -1, -1)
-
-    of_means = forward
+        logits = self.logits.to(accumulation_dtype(x))
+        gate = torch.sigmoid(logits) if self.activation == "sigmoid" else 1 + torch.tanh(logits)
+        return gate.expand(x.size(1), -1, -1)
 
     def extra_repr(self):
         return "num_heads={}, kernel_size={}, activation={}".format(*self.logits.shape, self.activation)
+
+
+def make_gate(kind: str, num_heads: int, kernel_size: int, **options) -> nn.Module | None:
+    """One of ``GATES``; None for ``none``, and for kernels of size 1 (section 4.1).
+
+    Args:
+        **options: ``ContextGate``'s, of which the controls heed ``activation`` alone
+
+    Raises:
+        OptionError: (a ValueError) for sizes or choices that do not fit
+    """
+    check_choice("gate", kind, GATES)
+    if kind == "none" or kernel_size == 1:
+        return None
+    if kind == "context":
+        return ContextGate(num_heads, kernel_size, **options)
+    control = ConstantGate if kind == "constant" else LearnedGate
+    return control(num_heads, kernel_size, options.get("activation", "sigmoid"))

@@ -1,72 +1,100 @@
 """The model: fairseq's LightConv with context-gated encoder convolutions, and its architectures."""
 
-import copy
+import logging
 import os
 from pathlib import Path
 
+import torch.nn.functional as F
 from fairseq.models import lightconv, register_model, register_model_architecture
-from fairseq.models.lightconv import LightConvEncoder, LightConvEncoderLayer, LightConvModel
+from fairseq.models.lightconv import LightConvEncoder, LightConvModel, Linear
+from fairseq.modules import FairseqDropout, LayerNorm
 from torch import Tensor, nn
 
-from .context_gate import ACTIVATIONS, AS_KERNEL, NORMS, POOL_FACTOR, POOLS, ContextGate, LearnedGate
-from .errors import CheckpointError, OptionError, check_at_least
-from .gated_convolution import (
-    GATE_ON,
-    GATES,
-    ContextGatedDynamicConv,
-    ContextGatedLightweightConv,
-    recorded_gates,
-)
+from .channel_gate import GatedChannelTransformation
+from .context_gate import ContextGate, LearnedGate
+from .convolutions import ContextGatedDynamicConv, ContextGatedLightweightConv, RecordedGate
+from .decoder import IncrementalDecoder, reorder_encoder_out
+from .errors import CheckpointError
 from .hub import TranslationHub
-from .incremental import IncrementalDecoder, reorder_encoder_out
-from .ops import Padding
-from .optimizer import check_optimizer, scale_learning_rate
+from .ops.padding import Padding
+from .optimizer import exempt_from_weight_decay, scale_learning_rate
+from .options import add_options, check_optimizer, check_options, fill_in, gate_arguments, gated_layers, without_layers
 from .text import PREPARATION, hub_options
 
-DECODERS = ("none", "source")
+logger = logging.getLogger(__name__)
 
 
-class LightConvCGCEncoderLayer(LightConvEncoderLayer):
+class LightConvCGCEncoderLayer(nn.Module):
     """LightConv's encoder layer with a context-gated convolution, lightweight or dynamic.
 
     Args:
         args: the model's options
         kernel_size: K of this layer
-        shared: a list for the batch's ``Padding``, which layers that share it work out once
         gated: whether the layer has a gate; without, it computes what LightConv's does
     """
 
-    def __init__(self, args, kernel_size=0, shared=None, gated=True):
-        super().__init__(args, kernel_size=kernel_size)
-        self.shared = [] if shared is None else shared
+    def __init__(self, args, kernel_size: int, gated: bool = True):
+        super().__init__()
+        embed_dim, conv_dim = args.encoder_embed_dim, args.encoder_conv_dim
+        self.linear1 = Linear(embed_dim, 2 * conv_dim if args.encoder_glu else conv_dim)
+        self.act = nn.GLU() if args.encoder_glu else None
         dynamic = args.encoder_conv_type == "dynamic"
         self.conv = (ContextGatedDynamicConv if dynamic else ContextGatedLightweightConv)(
-            self.conv_dim,
+            conv_dim,
             kernel_size,
             padding_l=(kernel_size - 1) // 2,
             num_heads=args.encoder_attention_heads,
             weight_softmax=args.weight_softmax,
             weight_dropout=args.weight_dropout,
             gct=args.encoder_gct,
-            **{**_gate_options(args), **({} if gated else UNGATED)},
+            **gate_arguments(args, gated),
         )
+        self.linear2 = Linear(conv_dim, embed_dim)
+        self.input_dropout_module, self.dropout_module, self.relu_dropout_module = (
+            FairseqDropout(p, module_name=type(self).__name__)
+            for p in (args.input_dropout, args.dropout, args.relu_dropout)
+        )
+        self.normalize_before = args.encoder_normalize_before
+        self.fc1 = Linear(embed_dim, args.encoder_ffn_embed_dim)
+        self.fc2 = Linear(args.encoder_ffn_embed_dim, embed_dim)
+        self.layer_norm1, self.layer_norm2 = LayerNorm(embed_dim), LayerNorm(embed_dim)
 
-    def forward(self, x: Tensor, encoder_padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        padding: Padding | Tensor | None = None,
+        record: list[RecordedGate] | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
         """
         Args:
             x: T x B x C
-            encoder_padding_mask: B x T, true at padding
+            padding: B x T, true at padding, or the batch's ``Padding``
+            record, gate: as for the convolution
 
         Returns:
             T x B x C
         """
-        padding = None
-        if encoder_padding_mask is not None:
-            if not self.shared or self.shared[0].mask is not encoder_padding_mask:
-                self.shared[:] = [Padding(encoder_padding_mask)]
-            padding = self.shared[0]
-        with self.conv.zeroed_at(padding):
-            return super().forward(x, encoder_padding_mask)
+        padding = Padding.of(padding)
+        residual = x
+        if self.normalize_before:
+            x = self.layer_norm1(x)
+        x = self.linear1(self.input_dropout_module(x))
+        if self.act is not None:
+            x = self.act(x)
+        if padding is not None:
+            x = padding.zero(x)
+        x = self.conv(x, padding, record, gate)
+        x = residual + self.dropout_module(self.linear2(x))
+        if not self.normalize_before:
+            x = self.layer_norm1(x)
+
+        residual = x
+        if self.normalize_before:
+            x = self.layer_norm2(x)
+        x = self.relu_dropout_module(F.relu(self.fc1(x)))
+        x = residual + self.dropout_module(self.fc2(x))
+        return x if self.normalize_before else self.layer_norm2(x)
 
 
 class LightConvCGCEncoder(LightConvEncoder):
@@ -74,37 +102,47 @@ class LightConvCGCEncoder(LightConvEncoder):
 
     def __init__(self, args, dictionary, embed_tokens):
         # fairseq's encoder names its layer class inside __init__: let it build none.
-        super().__init__(_without_layers(args, "encoder"), dictionary, embed_tokens)
-        self.shared = []
-        gated = _gated_layers(args)
+        super().__init__(without_layers(args), dictionary, embed_tokens)
+        gated = gated_layers(args)
         self.layers = nn.ModuleList(
-            LightConvCGCEncoderLayer(args, kernel_size, self.shared, number in gated)
+            LightConvCGCEncoderLayer(args, kernel_size, number in gated)
             for number, kernel_size in enumerate(args.encoder_kernel_size_list, start=1)
         )
 
-    def forward(self, *args, **kwargs):
-        """As ``LightConvEncoder.forward``."""
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            self.shared.clear()  # a mask that is changed later must not meet what was worked out from it
-
-    def recorded_gates(self, gates=None):
-        """A context within which ``forward`` hands out its layers' gates and kernels.
-
-        ::
-
-            with model.encoder.recorded_gates() as layers:
-                model.encoder(src_tokens, src_lengths)
-            layers[0].gate  # B x H x K
-
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        record: list[RecordedGate] | None = None,
+        gates: list[Tensor | None] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """
         Args:
+            src_tokens: B x T
+            src_lengths: B, handed on
+            record: a list that gets one ``RecordedGate`` a layer
             gates: to use instead: one B x H x K a layer, or None for the layer's own
 
         Returns:
-            a context manager that yields a list of one ``RecordedGate`` a layer, filled by ``forward``
+            encoder_out: [T x B x C]; encoder_padding_mask: [B x T], where there is padding; src_lengths: [B]
         """
-        return recorded_gates([layer.conv for layer in self.layers], gates)
+        x = self.embed_scale * self.embed_tokens(src_tokens)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(src_tokens)
+        x = self.dropout_module(x).transpose(0, 1)
+
+        mask = src_tokens.eq(self.padding_idx)
+        padding = Padding(mask) if mask.any() else None
+        for layer, gate in zip(self.layers, gates or [None] * len(self.layers)):
+            x = layer(x, padding, record, gate)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+
+        output = {} if src_lengths is None else {"src_lengths": [src_lengths]}
+        output["encoder_out"] = [x]
+        if padding is not None:
+            output["encoder_padding_mask"] = [mask]
+        return output
 
     def reorder_encoder_out(self, encoder_out, new_order: Tensor):
         """Rearrange the output of ``forward`` (T x B x C, and its B x T mask) by ``new_order``."""
@@ -117,7 +155,7 @@ class LightConvCGCModel(LightConvModel):
 
     Args:
         encoder (LightConvCGCEncoder): the encoder
-        decoder (fairseq.models.lightconv.LightConvDecoder): LightConv's own decoder
+        decoder (IncrementalDecoder): LightConv's decoder
     """
 
     @classmethod
@@ -130,85 +168,7 @@ class LightConvCGCModel(LightConvModel):
         LightConvModel.add_args(parser)
         # fairseq's default is dynamic; the paper gates LightConv.
         parser.set_defaults(encoder_conv_type="lightweight", decoder_conv_type="lightweight")
-        parser.add_argument(
-            "--cgc-gate",
-            choices=GATES,
-            help="context: computed from the sentence (section 3.2; default); constant: the control, every gate fixed "
-            "at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh), without parameters; learned: the control with "
-            "parameters, one gate a head and tap for all sentences, which starts from constant's",
-        )
-        parser.add_argument(
-            "--cgc-layers",
-            metavar="[N,...]",
-            help="gate these encoder layers alone, by number from 1, or from -1 for the last, e.g. [6,7] or [-2,-1] (default: "
-            "all); the others are LightConv's",
-        )
-        parser.add_argument(
-            "--cgc-shuffle-context",
-            action="store_true",
-            help="at evaluation, gate each sentence by the context of the one before it in its batch: the control that "
-            "tells use from presence. For a trained model: fairseq-generate --model-overrides "
-            "\"{'cgc_shuffle_context': True}\"",
-        )
-        parser.add_argument(
-            "--cgc-pool",
-            choices=POOLS,
-            help="what a time slot holds of the tokens of a long sentence: their average (section 4.4; default) or max",
-        )
-        parser.add_argument(
-            "--cgc-gate-on",
-            choices=GATE_ON,
-            help="what the gate multiplies: the kernel that convolves, softmax(W)*G (Eq. 2; default), "
-            "or the logits, softmax(W*G)",
-        )
-        parser.add_argument(
-            "--cgc-norm",
-            choices=NORMS,
-            help="what the gate's LayerNorm normalises over (section 3.2): the latent values of each "
-            "head (default), or those of all heads together",
-        )
-        parser.add_argument(
-            "--cgc-gate-activation",
-            choices=ACTIVATIONS,
-            help="sigmoid (section 3.2; default) or 1 + tanh (GCT), with which --cgc-zero-init starts "
-            "as LightConv exactly",
-        )
-        parser.add_argument(
-            "--cgc-zero-init",
-            action="store_true",
-            help="start from constant gates (supplement A.2), by zeroing the gate's decoding layer",
-        )
-        parser.add_argument(
-            "--cgc-latent-dim",
-            type=_latent_dim,
-            metavar="{N,K}",
-            help="latent size d of the gate (section 3.2; default: K // 2 + 1 for kernel size K), a number or the letter K",
-        )
-        parser.add_argument(
-            "--cgc-pool-factor",
-            type=int,
-            metavar="N",
-            help="pool the sentence to N * K time slots for kernel size K (section 4.4; default: 3)",
-        )
-        parser.add_argument(
-            "--cgc-lr-scale",
-            type=float,
-            metavar="X",
-            help="learn the gates' parameters at X times the rate of the others (supplement A.2 has 0.1; default: 1); with "
-            "--optimizer cgc_adam, which is adam with parameter groups",
-        )
-        parser.add_argument(
-            "--cgc-decoder",
-            choices=DECODERS,
-            help="none: the paper's, whose decoder is LightConv's (default); source: gate each decoder convolution by a "
-            "summary of the encoder's output, with the options of the encoder's gates",
-        )
-        parser.add_argument(
-            "--encoder-gct",
-            action="store_true",
-            help="a Gated Channel Transformation (Yang et al. 2020) before every encoder convolution, and before its "
-            "context gate; --arch lightconv_gct is LightConv with it alone",
-        )
+        add_options(parser)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
@@ -247,114 +207,44 @@ class LightConvCGCModel(LightConvModel):
     def build_model(cls, args, task):
         """Build a new model instance."""
         _fill_in(args, lightconv.base_architecture, training=False)  # what an older checkpoint's options lack
-        ungated = _without_layers(args, "encoder")
-        model = super().build_model(ungated, task)
-        args.max_source_positions = ungated.max_source_positions
-        encoder = LightConvCGCEncoder(args, model.encoder.dictionary, model.encoder.embed_tokens)
-        gate = _gate_options(args) if args.cgc_decoder == "source" else {}
-        model = cls(encoder, IncrementalDecoder.of(model.decoder, **gate))
+        # fairseq's builds the embeddings, which may be shared or read from files, and two empty stacks.
+        shell = without_layers(args)
+        embeddings = super().build_model(shell, task)
+        args.max_source_positions = shell.max_source_positions
+        args.max_target_positions = shell.max_target_positions
+        args.share_decoder_input_output_embed = shell.share_decoder_input_output_embed
+        encoder = LightConvCGCEncoder(args, embeddings.encoder.dictionary, embeddings.encoder.embed_tokens)
+        decoder = IncrementalDecoder(args, embeddings.decoder.dictionary, embeddings.decoder.embed_tokens)
+        model = cls(encoder, decoder)
         if args.cgc_lr_scale != 1:
-            gates = (module for module in model.modules() if isinstance(module, (ContextGate, LearnedGate)))
-            scale_learning_rate((parameter for module in gates for parameter in module.parameters()), args.cgc_lr_scale)
+            gates = model.modules_of(ContextGate, LearnedGate)
+            scale_learning_rate((parameter for gate in gates for parameter in gate.parameters()), args.cgc_lr_scale)
+        if getattr(args, "optimizer", None) == "cgc_adam":
+            exempt_from_weight_decay(gct.beta for gct in model.modules_of(GatedChannelTransformation))
         return model
 
+    def modules_of(self, *kinds):
+        """The modules of these classes."""
+        return [module for module in self.modules() if isinstance(module, kinds)]
 
-def _latent_dim(text):
-    """A number, or K."""
-    return text if text == AS_KERNEL else int(text)
+    def upgrade_state_dict_named(self, state_dict, name):
+        """Let a LightConv checkpoint be trained on: gates that it has none of at all start as a new model's do.
 
-
-def _gate_options(args):
-    return {
-        "gate": args.cgc_gate,
-        "gate_on": args.cgc_gate_on,
-        "norm": args.cgc_norm,
-        "activation": args.cgc_gate_activation,
-        "zero_init": args.cgc_zero_init,
-        "latent_dim": args.cgc_latent_dim,
-        "pool_factor": args.cgc_pool_factor,
-        "pool": args.cgc_pool,
-        "shuffle": args.cgc_shuffle_context,
-    }
-
-
-UNGATED = {"gate": "constant", "activation": "one-plus-tanh"}  # every gate is 1
-
-
-def _gated_layers(args):
-    """The numbers, from 1, of the encoder layers that are gated; -1 stands for the last.
-
-    Raises:
-        OptionError: not a list of numbers, or no layer has such a number
-    """
-    everyone = range(1, args.encoder_layers + 1)
-    if args.cgc_layers is None:
-        return list(everyone)
-    try:
-        numbers = [int(number) for number in str(args.cgc_layers).strip("[] ").split(",")]
-    except ValueError:
-        numbers = []
-    numbers = [number + args.encoder_layers + 1 if number < 0 else number for number in numbers]
-    if not numbers or any(number not in everyone for number in numbers):
-        raise OptionError(
-            f"--cgc-layers is '{args.cgc_layers}'; it is a list of numbers from 1 to {args.encoder_layers}, the encoder's "
-            f"layers (or from -1, the last), such as [1,{args.encoder_layers}]; for none of them, --cgc-gate constant --cgc-gate-activation one-plus-tanh"
-        )
-    return numbers
-
-
-def _without_layers(args, side):
-    """A copy of the options that builds an encoder (or decoder) with no layers."""
-    args = copy.copy(args)
-    setattr(args, f"{side}_layers", 0)
-    setattr(args, f"{side}_kernel_size_list", [])
-    return args
-
-
-def check_options(args):
-    """Refuse options that contradict each other or the gate, before anything is built.
-
-    Raises:
-        OptionError: naming the option, its value and what it should be
-    """
-    for side in ("encoder", "decoder"):
-        layers = getattr(args, f"{side}_layers")
-        sizes = getattr(args, f"{side}_kernel_size_list")
-        if len(sizes) not in (1, layers):
-            raise OptionError(
-                f"--{side}-kernel-size-list has {len(sizes)} kernel sizes, {sizes}, for --{side}-layers {layers}; "
-                "give one a layer, or a single one for all"
-            )
-        if any(size < 1 for size in sizes):
-            raise OptionError(f"--{side}-kernel-size-list is {sizes}; a kernel size is at least 1")
-        channels = getattr(args, f"{side}_conv_dim")
-        heads = getattr(args, f"{side}_attention_heads")
-        if heads < 1 or channels % heads:
-            raise OptionError(
-                f"--{side}-attention-heads {heads} does not divide the {channels} channels of the {side}'s "
-                f"convolutions (--{side}-conv-dim, by default --{side}-embed-dim); choose one that does"
-            )
-    if args.cgc_decoder == "source" and args.decoder_conv_type != "lightweight":
-        raise OptionError(
-            f"--cgc-decoder source gates the one kernel a layer of a lightweight decoder, and --decoder-conv-type is "
-            f"{args.decoder_conv_type}; leave one of the two out"
-        )
-    if args.cgc_decoder == "source" and args.encoder_embed_dim % args.decoder_attention_heads:
-        raise OptionError(
-            f"--cgc-decoder source divides the encoder's {args.encoder_embed_dim} channels (--encoder-embed-dim) among "
-            f"the decoder's {args.decoder_attention_heads} heads (--decoder-attention-heads); choose a number that divides them"
-        )
-    if args.cgc_latent_dim not in (None, AS_KERNEL):
-        check_at_least(1, cgc_latent_dim=args.cgc_latent_dim)
-    check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
-    _gated_layers(args)
-    if args.cgc_lr_scale != 1:
-        if not args.cgc_lr_scale > 0:
-            raise OptionError(f"--cgc-lr-scale is {args.cgc_lr_scale}; it must be above 0")
-        if args.cgc_gate == "constant":
-            raise OptionError(
-                f"--cgc-lr-scale {args.cgc_lr_scale} is for the gates' parameters, and a constant gate has none; leave it out"
-            )
+        Those that a checkpoint has in part are left to ``load_state_dict``, which refuses it.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        own = self.state_dict()
+        for key in state_dict:
+            # fairseq's CUDA layer keeps a kernel as H x K.
+            if key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:
+                state_dict[key] = state_dict[key].unsqueeze(1)
+        for side, what in (("encoder", "gate"), ("encoder", "gct"), ("decoder", "gate")):
+            new = [key for key in own if key.startswith(f"{side}.layers.") and f".conv.{what}." in key]
+            if new and not any(key in state_dict for key in new):
+                logger.warning(
+                    f"the checkpoint has no {what}s in its {side}: {len(new)} parameters start as a new model's do"
+                )
+                state_dict.update((key, own[key]) for key in new)
 
 
 def _fill_in(args, lightconv_architecture, training=True):
@@ -366,19 +256,7 @@ def _fill_in(args, lightconv_architecture, training=True):
     args.encoder_conv_type = getattr(args, "encoder_conv_type", "lightweight")
     args.decoder_conv_type = getattr(args, "decoder_conv_type", "lightweight")
     args.weight_softmax = getattr(args, "weight_softmax", True)
-    args.cgc_gate = getattr(args, "cgc_gate", "context")
-    args.cgc_gate_on = getattr(args, "cgc_gate_on", "kernel")
-    args.cgc_norm = getattr(args, "cgc_norm", "latent")
-    args.cgc_gate_activation = getattr(args, "cgc_gate_activation", "sigmoid")
-    args.cgc_zero_init = getattr(args, "cgc_zero_init", False)
-    args.cgc_latent_dim = getattr(args, "cgc_latent_dim", None)
-    args.cgc_pool_factor = getattr(args, "cgc_pool_factor", POOL_FACTOR)
-    args.cgc_layers = getattr(args, "cgc_layers", None)
-    args.cgc_pool = getattr(args, "cgc_pool", "average")
-    args.cgc_shuffle_context = getattr(args, "cgc_shuffle_context", False)
-    args.encoder_gct = getattr(args, "encoder_gct", False)
-    args.cgc_decoder = getattr(args, "cgc_decoder", "none")
-    args.cgc_lr_scale = getattr(args, "cgc_lr_scale", 1.0)
+    fill_in(args)
     try:
         lightconv_architecture(args)
     except AssertionError:  # a kernel list of the wrong length, which fairseq says without numbers
@@ -398,9 +276,8 @@ def lightconv_cgc(args):
 
 @register_model_architecture("lightconv_cgc", "lightconv_gct")
 def lightconv_gct(args):
-    """The competing gate: ``lightconv_cgc`` with a Gated Channel Transformation instead of the context gate."""
-    args.cgc_gate = getattr(args, "cgc_gate", "constant")
-    args.cgc_gate_activation = getattr(args, "cgc_gate_activation", "one-plus-tanh")  # every gate is 1
+    """The competing gate: LightConv with a Gated Channel Transformation instead of the context gate."""
+    args.cgc_gate = getattr(args, "cgc_gate", "none")
     args.encoder_gct = True
     lightconv_cgc(args)
 

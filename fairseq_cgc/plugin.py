@@ -10,7 +10,7 @@ compat.explain_user_errors()
 
 from .channel_gate import GatedChannelTransformation
 from .context_gate import ContextGate
-from .gated_convolution import ContextGatedDynamicConv, ContextGatedLightweightConv
+from .convolutions import ContextGatedDynamicConv, ContextGatedLightweightConv
 from .lightconv_cgc import (
     LightConvCGCEncoder,
     LightConvCGCEncoderLayer,

@@ -14,6 +14,9 @@ from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
 
+if not torch.cuda.is_available():  # before anything imports Triton, whose own functions are interpreted or not for good
+    os.environ["TRITON_INTERPRET"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = str(ROOT / "fairseq_cgc")
 

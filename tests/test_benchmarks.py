@@ -13,6 +13,7 @@ from benchmarks.measure import compare, peak_memory
 
 SMALL = {
     "operators": ["--tokens", "60", "--lengths", "5", "30", "--kernels", "3", "31"],
+    "paths": ["--tokens", "60", "--lengths", "30", "--kernels", "3", "--busy"],
     "bandwidth": ["--tokens", "60", "--lengths", "30", "--kernels", "3"],
     "growth": ["--lengths", "40", "80", "--sentences", "1"],
     "training": ["--max-tokens", "60", "--batches", "1"],

@@ -60,9 +60,10 @@ def naive_context_gate(
     Args:
         sentence: n x C
         encode_weight: d x num_slots, shared by all heads
-        norm_weight, norm_bias: d (``latent``) or H x d (``heads-latent``)
+        norm_weight, norm_bias: d (``latent``) or H x d (the others)
         decode_weight: K x d, shared by all heads
-        norm: over which values the LayerNorm normalises: ``latent`` (d) or ``heads-latent`` (H x d)
+        norm: over which values the LayerNorm normalises: ``latent`` and ``latent-per-head`` (d) or
+            ``heads-latent`` (H x d)
         activation: ``sigmoid`` or ``one-plus-tanh``
         pool: ``average`` or ``max``
 
@@ -71,7 +72,7 @@ def naive_context_gate(
     """
     context = naive_context_pool(sentence, num_heads, encode_weight.size(1), pool)
     latent = context @ encode_weight.double().T  # H x d
-    dims = (1,) if norm == "latent" else (0, 1)
+    dims = (0, 1) if norm == "heads-latent" else (1,)
     mean = latent.mean(dims, keepdim=True)
     variance = ((latent - mean) ** 2).mean(dims, keepdim=True)
     latent = (latent - mean) / torch.sqrt(variance + norm_eps)
@@ -101,7 +102,7 @@ def naive_gated_kernel(weight, gate, gate_on="kernel", weight_softmax=True):
     return torch.softmax(weight, dim=1) * gate
 
 
-def naive_gated_lightconv(sentence, kernel, padding_l):
+def naive_lightconv(sentence, kernel, padding_l):
     """Convolve one sentence with its own kernel, zeros beyond both ends (LightConv).
 
     Args:
@@ -129,6 +130,8 @@ def naive_gated_lightconv(sentence, kernel, padding_l):
 def naive_channel_transformation(sentence, alpha, gamma, beta, eps=1e-5):
     """Gated Channel Transformation of one sentence (Yang et al., CVPR 2020, section 3.1).
 
+    The paper sums the squares over the channels; its authors' code, followed here, takes their mean.
+
     Args:
         sentence: n x C
         alpha, gamma, beta: C
@@ -141,9 +144,9 @@ def naive_channel_transformation(sentence, alpha, gamma, beta, eps=1e-5):
     strength = torch.zeros(channels, dtype=torch.float64)
     for c in range(channels):
         strength[c] = alpha[c] * math.sqrt(sum(float(sentence[t, c]) ** 2 for t in range(n)) + eps)
-    total = math.sqrt(sum(float(s) ** 2 for s in strength) + eps)
+    size = math.sqrt(sum(float(s) ** 2 for s in strength) / channels + eps)
     output = torch.zeros_like(sentence)
     for c in range(channels):
-        gate = 1 + math.tanh(gamma[c] * (math.sqrt(channels) * strength[c] / total) + beta[c])
+        gate = 1 + math.tanh(gamma[c] * strength[c] / size + beta[c])
         output[:, c] = sentence[:, c] * gate
     return output

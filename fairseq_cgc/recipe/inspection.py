@@ -89,8 +89,9 @@ def _encoded(hub, tokens, gates=None):
     device, pad = next(encoder.parameters()).device, hub.task.source_dictionary.pad()
     batch = collate_tokens(tokens, pad, left_pad=True).to(device)
     real = batch.ne(pad)
-    with encoder.recorded_gates(gates) as record, torch.no_grad():
-        output = encoder(batch, real.sum(1))["encoder_out"][0]
+    record = []
+    with torch.no_grad():
+        output = encoder(batch, real.sum(1), record, gates)["encoder_out"][0]
     return record, output, real
 
 

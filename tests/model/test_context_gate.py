@@ -36,7 +36,7 @@ def test_gate_equals_the_reference(kernel_size, norm, activation, left):
     torch.testing.assert_close(gate(*padded_batch(sentences, left)), expected)
 
 
-@pytest.mark.parametrize("options", [{"pool_factor": 1}, {"pool_factor": 6}, {"latent_dim": 1}, {"latent_dim": 9}])
+@pytest.mark.parametrize("options", [{"pool_factor": 1}, {"pool_factor": 6}, {"latent_dim": 2}, {"latent_dim": 9}])
 def test_pool_factor_and_latent_size_are_options(options):
     gate = randomise(ContextGate(HEADS, 7, **options).double())
     assert gate.encode.weight.shape == (options.get("latent_dim", 4), 7 * options.get("pool_factor", 3))
@@ -45,7 +45,7 @@ def test_pool_factor_and_latent_size_are_options(options):
 
 
 @pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
-@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+@pytest.mark.parametrize("kernel_size", [2, 3, 7])
 def test_max_pooling_equals_the_reference(kernel_size, left):
     gate = randomise(ContextGate(HEADS, kernel_size, pool="max").double())
     lengths = [1, 2, 3 * kernel_size, 3 * kernel_size + 1, 60]
@@ -68,7 +68,8 @@ def test_shuffled_context_is_another_sentence_s_and_only_outside_training():
     x = torch.randn(9, 3, CHANNELS)
     own = gate(x)
     torch.testing.assert_close(gate.eval()(x), own[[2, 0, 1]], rtol=0, atol=0)
-    torch.testing.assert_close(gate(x[:, :1]), own[:1])  # alone in its batch a sentence keeps its own
+    with pytest.raises(OptionError, match="this batch has one sentence"):
+        gate(x[:, :1])
 
 
 @pytest.mark.parametrize("activation, start", [("sigmoid", 0.5), ("one-plus-tanh", 1.0)])
@@ -129,7 +130,30 @@ def test_gradcheck(norm, activation):
     assert torch.autograd.gradcheck(function, (x, *gate.parameters()))
 
 
-@pytest.mark.parametrize("options", [{"latent_dim": 0}, {"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}])
+@pytest.mark.parametrize(
+    "options", [{"latent_dim": 0}, {"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}, {"latent_dim": 1}]
+)
 def test_an_option_that_cannot_be_names_its_value(options):
     with pytest.raises(OptionError, match=str(next(iter(options.values())))):
         ContextGate(HEADS, 3, **options)
+
+
+@pytest.mark.parametrize("norm", ["latent", "latent-per-head"])
+def test_a_gate_that_could_never_move_is_refused_with_the_reason(norm):
+    with pytest.raises(OptionError, match="a LayerNorm over one value is always zero"):
+        ContextGate(HEADS, 7, norm=norm, latent_dim=1)
+    with pytest.raises(OptionError, match="kernel size is 1; it must be at least 2"):
+        ContextGate(HEADS, 1, norm=norm)
+    gate = randomise(ContextGate(HEADS, 7, norm="heads-latent", latent_dim=1))
+    values = gate(torch.randn(9, 3, CHANNELS))
+    assert (values - values[:1]).abs().max() > 1e-3
+
+
+def test_an_affine_pair_per_head_is_each_head_s_own():
+    gate = ContextGate(HEADS, 7, norm="latent-per-head")
+    assert gate.norm.weight.shape == gate.norm.bias.shape == (HEADS, 4)
+    with torch.no_grad():
+        before = gate(x := torch.randn(9, 2, CHANNELS))
+        gate.norm.bias[1] += 0.5
+        changed = (gate(x) - before).abs().amax((0, 2)) > 1e-4
+    assert changed.tolist() == [False, True, False, False]

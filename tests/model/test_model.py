@@ -32,9 +32,10 @@ def count(model):
         ("lightconv_iwslt_de_en", {**LIGHTWEIGHT, "encoder_conv_type": "dynamic"}, 38_447_576),
         ("lightconv_cgc", {}, 38_148_144),
         ("lightconv_cgc", {"cgc_gate": "constant"}, 38_139_436),
+        ("lightconv_cgc", {"cgc_gate": "none"}, 38_139_436),
         ("lightconv_cgc", {"cgc_gate": "learned"}, 38_139_436 + 4 * (3 + 7 + 15 + 4 * 31)),
     ],
-    ids=["transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "cgc-learned"],
+    ids=["transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "cgc-none", "cgc-learned"],
 )
 def test_parameters_of_table_6(arch, options, parameters):
     if arch.startswith("transformer"):
@@ -90,6 +91,8 @@ def encode(model, sentences, left_pad, pad_to=None):
         {},
         {"cgc_gate_on": "logits"},
         {"cgc_norm": "heads-latent"},
+        {"cgc_norm": "latent-per-head"},
+        {"cgc_gate": "none"},
         {"encoder_glu": True},
         {"cgc_gate": "constant"},
         {"cgc_pool": "max"},
@@ -212,6 +215,10 @@ def test_layers_take_no_mask_as_no_padding(length):
         ({"encoder_attention_heads": 3}, "--encoder-attention-heads 3 does not divide the 16 channels"),
         ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),
         ({"cgc_latent_dim": 0}, "--cgc-latent-dim is 0"),
+        ({"cgc_latent_dim": 1}, "--cgc-latent-dim is 1; it must be at least 2"),
+        ({"cgc_latent_dim": "large"}, "--cgc-latent-dim is 'large'; it is a number or the letter K"),
+        ({"cgc_norm": "batch"}, "--cgc-norm is 'batch'; choose from latent, latent-per-head, heads-latent"),
+        ({"cgc_pool_factor": 1000000000}, "--cgc-pool-factor is 1000000000; it must be at most 100"),
         ({"cgc_layers": "[1,4]"}, r"--cgc-layers is '\[1,4\]'; it is a list of numbers from 1 to 3"),
         ({"cgc_layers": "[-4]"}, r"--cgc-layers is '\[-4\]'"),
         ({"cgc_layers": "last"}, "--cgc-layers is 'last'"),
@@ -259,7 +266,6 @@ def test_layers_work_out_once_what_the_padding_means_and_forget_it(monkeypatch):
     monkeypatch.setattr(torch, "argsort", lambda *args, **keywords: calls.append(1) or argsort(*args, **keywords))
     first = model.encoder(source, torch.tensor([5, 8, 9]))["encoder_out"][0]
     assert len(model.encoder.layers) == 3 and len(calls) == 1
-    assert model.encoder.shared == []
     source[0, :4] = 5  # another sentence in the same tensor
     model.encoder(source, torch.tensor([9, 8, 9]))
     source[0, :4] = 1
@@ -271,8 +277,9 @@ def test_a_dynamic_encoder_is_gated_and_takes_the_dynamic_row_s_parameters():
     dynamic = {"encoder_conv_type": "dynamic"}
     theirs = tiny_model("lightconv_iwslt_de_en", task, **{**LIGHTWEIGHT, **dynamic}).eval()
     ours = tiny_model(task=task, cgc_gate_activation="one-plus-tanh", cgc_zero_init=True, **dynamic).eval()
-    missing = ours.load_state_dict(theirs.state_dict(), strict=False)
-    assert not missing.unexpected_keys and all(".conv.gate." in name for name in missing.missing_keys)
+    missing = set(ours.state_dict()) - set(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    assert missing and all(".conv.gate." in name for name in missing)
     assert count(ours) - count(theirs) == sum(p.numel() for n, p in ours.named_parameters() if ".conv.gate." in n)
     source, lengths = torch.randint(4, 40, (3, 9)), torch.tensor([5, 8, 9])
     source[0, :4] = source[1, :1] = 1
@@ -293,3 +300,75 @@ def test_layers_are_gated_by_number(layers, gated):
     source = torch.randint(4, 40, (2, 9)), torch.tensor([9, 9])
     output = [m.encoder(*source)["encoder_out"][0] for m in (model, theirs)]
     torch.testing.assert_close(*output, rtol=0, atol=1e-5)
+
+
+def saved(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "arch, options",
+    [
+        ("lightconv_cgc", {"cgc_gate_activation": "one-plus-tanh", "cgc_zero_init": True}),
+        ("lightconv_cgc", {"cgc_gate": "none"}),
+        ("lightconv_cgc", {"cgc_gate_activation": "one-plus-tanh", "cgc_zero_init": True, "cgc_decoder": "source"}),
+        ("lightconv_cgc", {"cgc_gate": "learned", "cgc_gate_activation": "one-plus-tanh"}),
+        ("lightconv_gct", {}),
+    ],
+    ids=str,
+)
+def test_a_lightconv_checkpoint_is_trained_on_from_its_own_loss(arch, options, caplog):
+    theirs = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT).eval()
+    ours = tiny_model(arch, **options).eval()
+    new = set(ours.state_dict()) - set(theirs.state_dict())
+    start = {name: ours.state_dict()[name].clone() for name in new}
+    ours.load_state_dict(saved(theirs), strict=True)
+    assert all(ours.state_dict()[name].equal(value) for name, value in start.items())
+    lines = [record for record in caplog.records if "start as a new model's do" in record.getMessage()]
+    assert len(lines) == len({(name.split(".")[0], ".gct." in name) for name in new})
+    source, lengths = torch.randint(4, 40, (3, 9)), torch.tensor([5, 8, 9])
+    source[0, :4] = source[1, :1] = 1
+    inputs = source, lengths, torch.randint(4, 30, (3, 6))
+    torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["encoder.layers.0.conv.gate.norm.bias", "encoder.layers.2.conv.gct.beta"])
+def test_a_checkpoint_that_lacks_a_part_of_its_gates_is_refused(part):
+    model = tiny_model(encoder_gct=True)
+    state = saved(model)
+    del state[part]
+    with pytest.raises(RuntimeError, match=f"Missing key.*{part}"):
+        model.load_state_dict(state, strict=True)
+
+
+def test_a_checkpoint_of_fairseq_s_cuda_layer_loads_too():
+    theirs, ours = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT), tiny_model(cgc_gate="none")
+    state = {n: v.squeeze(1) if n.endswith(".conv.weight") else v for n, v in saved(theirs).items()}
+    ours.load_state_dict(state, strict=True)
+    assert ours.state_dict()["encoder.layers.1.conv.weight"].equal(theirs.encoder.layers[1].conv.weight)
+
+
+def test_layers_of_kernel_size_one_have_no_gate():
+    model = tiny_model(encoder_kernel_size_list=[1, 3, 7], decoder_kernel_size_list=[1, 3], cgc_decoder="source")
+    assert [layer.conv.gate is None for layer in model.encoder.layers] == [True, False, False]
+    assert [layer.conv.gate is None for layer in model.decoder.layers] == [True, False]
+
+
+def test_options_are_declared_once_and_follow_from_there():
+    import argparse
+
+    from fairseq_cgc.context_gate import ContextGate
+    from fairseq_cgc.options import OPTIONS, gate_arguments
+
+    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
+    LightConvCGCModel.add_args(parser)
+    assert {option.name for option in OPTIONS} <= {action.dest for action in parser._actions}
+    given = parser.parse_args(["--cgc-norm", "latent-per-head", "--cgc-latent-dim", "K", "--cgc-zero-init"])
+    own = {name: value for name, value in vars(given).items() if name.startswith("cgc_")}
+    assert own == {"cgc_norm": "latent-per-head", "cgc_latent_dim": "K", "cgc_zero_init": True}
+    [gate, *_] = [m for m in tiny_model(**own).modules() if isinstance(m, ContextGate)]
+    assert gate.options.norm == "latent-per-head" and gate.encode.weight.size(0) == 3 and gate.decode.weight.eq(0).all()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--cgc-norm", "batch"])
+    namespace = argparse.Namespace(**{option.name: option.default for option in OPTIONS})
+    assert gate_arguments(namespace, False)["gate"] == "none" and gate_arguments(namespace)["gate"] == "context"

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from fairseq_cgc.context_gate import ContextGate
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.optimizer import scale_learning_rate
+from fairseq_cgc.optimizer import exempt_from_weight_decay, scale_learning_rate
 
 
 def optimizer(name, parameters, weight_decay=0.01):
@@ -68,7 +68,7 @@ def test_the_scale_is_kept_when_resuming_and_other_groups_are_an_error():
     other.load_state_dict(saved.state_dict())
     other.set_lr(0.02)
     assert [group["lr"] for group in other.param_groups] == pytest.approx([0.02, 0.01])
-    with pytest.raises(OptionError, match="groups of 1 and 1 parameters, and --cgc-lr-scale makes groups of 2"):
+    with pytest.raises(OptionError, match="groups of 1 and 1 parameters, and this training makes groups of 2"):
         optimizer("cgc_adam", parameters()).load_state_dict(saved.state_dict())
 
 
@@ -89,8 +89,10 @@ def test_the_model_marks_its_gates_parameters_and_no_others(options):
         ({"optimizer": "adam"}, "--cgc-lr-scale 0.1 needs an optimizer with parameter groups.*--optimizer cgc_adam"),
         ({"fp16": True}, "--fp16-no-flatten-grads"),
         ({"ddp_backend": "fully_sharded"}, "--not-fsdp-flatten-parameters"),
-        ({"cgc_gate": "constant"}, "a constant gate has none"),
-        ({"cgc_lr_scale": 0.0}, "--cgc-lr-scale is 0.0; it must be above 0"),
+        ({"cgc_gate": "constant"}, "--cgc-gate constant has none"),
+        ({"cgc_gate": "none"}, "--cgc-gate none has none"),
+        ({"cgc_lr_scale": 0.0}, "--cgc-lr-scale is 0.0; it must be a number above 0"),
+        ({"cgc_lr_scale": float("inf")}, "--cgc-lr-scale is inf"),
         ({"cgc_lr_scale": float("nan")}, "--cgc-lr-scale is nan"),
     ],
 )
@@ -115,3 +117,19 @@ def test_the_latent_size_can_be_the_kernel_s():
 def test_a_checkpoint_is_used_with_any_precision():
     args = argparse.Namespace(arch="lightconv_cgc", **TINY, cgc_lr_scale=0.1, optimizer="adam", fp16=True)
     ARCH_MODEL_REGISTRY["lightconv_cgc"].build_model(args, Task())  # as fairseq-validate --fp16 has it
+
+
+def test_gct_s_beta_is_not_decayed_also_when_resumed():
+    model = tiny_model("lightconv_gct", optimizer="cgc_adam")
+    one = optimizer("cgc_adam", list(model.parameters()), weight_decay=0.1)
+    decayed = {id(p): group["weight_decay"] for group in one.param_groups for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if decayed[id(p)] == 0}
+    assert names == {name for name, _ in model.named_parameters() if name.endswith("gct.beta")} and names
+    one.load_state_dict(one.state_dict(), {"weight_decay": 0.3})
+    assert sorted(group["weight_decay"] for group in one.param_groups) == [0, 0.1]
+    weights = parameters()
+    exempt_from_weight_decay([weights[1]])
+    descend([optimizer("cgc_adam", weights, 0.1)], weights, [(0.01,)] * 3)
+    apart = parameters()
+    descend([optimizer("adam", apart[:1], 0.1), optimizer("adam", apart[1:], 0)], apart, [(0.01, 0.01)] * 3)
+    assert all(map(torch.equal, weights, apart))

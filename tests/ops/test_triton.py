@@ -8,25 +8,19 @@ import warnings
 import pytest
 import torch
 from conftest import ROOT, run
-from test_gated_lightconv import check, relative
+from test_lightconv import check, relative
 from torch._subclasses import FakeTensorMode
 
 from fairseq_cgc import ContextGate, ContextGatedLightweightConv
-from fairseq_cgc.gated_convolution import gated_kernel
-from fairseq_cgc.ops import Padding, context_gated_lightconv, gated_layer, gated_lightconv
-from fairseq_cgc.ops import gate as gate_ops
-from fairseq_cgc.ops.gated_lightconv import choose_path, has_triton
-from fairseq_cgc.ops.naive import naive_gated_lightconv
+from fairseq_cgc.ops.context_gate import GateOptions, choose_gate, context_gate
+from fairseq_cgc.ops.context_gated_lightconv import context_gated_lightconv
+from fairseq_cgc.ops.lightconv import choose, has_triton, lightconv
+from fairseq_cgc.ops.naive import naive_lightconv
+from fairseq_cgc.ops.padding import Padding, head_means
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no wheel here")
-
-
-@pytest.fixture(autouse=True)
-def _interpret(monkeypatch):
-    if DEVICE == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when the kernels are defined: at their first use
 
 
 @needs_triton
@@ -68,10 +62,10 @@ def test_a_kernel_that_depends_on_the_input_gets_both_gradients(dtype):
     def kernel_of(means):
         return torch.einsum("tbh,tk->bhk", means, mix.to(means.dtype)).tanh()
 
-    y = context_gated_lightconv(x, kernel_of, 3, 7, 3, path="triton")
+    y = lightconv(x, kernel_of(head_means(x, 3)), 3, implementation="triton")
     precise = x.double()
     kernel = kernel_of(precise.view(40, 2, 3, 2).mean(3))
-    expected = torch.stack([naive_gated_lightconv(precise[:, b], kernel[b], 3) for b in range(2)], dim=1)
+    expected = torch.stack([naive_lightconv(precise[:, b], kernel[b], 3) for b in range(2)], dim=1)
     assert relative(y, expected) < TOLERANCE[dtype]
     grad = torch.randn(40, 2, 6, device=DEVICE).to(dtype)
     exact = torch.autograd.grad(expected, [x, mix], grad.double())
@@ -103,37 +97,40 @@ def outputs_and_gradients(gate, means, weight, kernels):
     return [output, *(torch.zeros(()) if gradient is None else gradient for gradient in gradients)]
 
 
+GATES = [
+    (3, 5, {}, ("kernel", True)),
+    (3, 9, {}, ("kernel", True)),  # as many tokens as slots
+    (3, 10, {"activation": "one-plus-tanh"}, ("kernel", True)),
+    (7, 1, {}, ("logits", True)),
+    (7, 20, {"latent_dim": 7}, ("kernel", False)),
+    (7, 70, {"activation": "one-plus-tanh"}, ("logits", True)),
+    (15, 100, {"pool_factor": 6}, ("logits", False)),
+    (31, 200, {}, ("kernel", True)),
+    (31, 90, {"pool_factor": 1}, None),  # the gate alone
+]
+
+
+def kernels_by(implementation, mask, how):
+    """From a gate, means and weight to what an implementation makes of them."""
+
+    def kernels(gate, means, weight):
+        options = gate.options if how is None else gate.options._replace(gate_on=how[0], weight_softmax=how[1])
+        own = *gate.tensors(), None if how is None else weight, options
+        return context_gate(means, Padding.of(mask), *own, implementation)
+
+    return kernels
+
+
 @needs_triton
 @pytest.mark.parametrize("padded", [False, True], ids=["no-padding", "padding"])
-@pytest.mark.parametrize(
-    "K, T, options, how",
-    [
-        (1, 5, {}, ("kernel", True)),
-        (3, 9, {}, ("kernel", True)),  # as many tokens as slots
-        (3, 10, {"activation": "one-plus-tanh"}, ("kernel", True)),
-        (7, 1, {}, ("logits", True)),
-        (7, 20, {"latent_dim": 7}, ("kernel", False)),
-        (7, 70, {"activation": "one-plus-tanh"}, ("logits", True)),
-        (15, 100, {"pool_factor": 6}, ("logits", False)),
-        (31, 200, {}, ("kernel", True)),
-        (31, 90, {"pool_factor": 1}, None),  # the gate alone
-    ],
-)
-def test_the_fused_gate_equals_pytorch_s_operations(monkeypatch, K, T, options, how, padded):
+@pytest.mark.parametrize("K, T, options, how", GATES)
+def test_triton_s_gate_equals_pytorch_s(K, T, options, how, padded):
     """As near to float64 as float32's operations are, to the last gradient."""
     gate, means, weight, mask = gate_cases(K, T, options, padded)
-
-    def fused(gate, means, weight):
-        return gate._fused(means, mask) if how is None else gate._fused(means, mask, weight, *how)
-
-    def plain(gate, means, weight):
-        values = gate.of_means(means, mask)
-        return values if how is None else gated_kernel(values, weight, *reversed(how))
-
-    monkeypatch.setattr(gate_ops, "suits", lambda *sizes: False)
-    exact = outputs_and_gradients(copy.deepcopy(gate).double(), means.double(), weight.double(), plain)
-    theirs = outputs_and_gradients(gate, means, weight, plain)
-    ours = outputs_and_gradients(gate, means, weight, fused)
+    precise = copy.deepcopy(gate).double()
+    exact = outputs_and_gradients(precise, means.double(), weight.double(), kernels_by("torch", mask, how))
+    theirs = outputs_and_gradients(gate, means, weight, kernels_by("torch", mask, how))
+    ours = outputs_and_gradients(gate, means, weight, kernels_by("triton", mask, how))
     for own, other, reference in zip(ours, theirs, exact):
         assert own.shape == other.shape and own.dtype == other.dtype
         size = reference.abs().max().clamp_min(1e-3)  # gradients that cancel are noise in both
@@ -142,68 +139,60 @@ def test_the_fused_gate_equals_pytorch_s_operations(monkeypatch, K, T, options, 
 
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_the_fused_gate_takes_parameters_in_half_precision(dtype):
+def test_triton_s_gate_takes_parameters_in_half_precision(dtype):
     gate, means, weight, mask = gate_cases(7, 30, {}, True, dtype)
-    precise = copy.deepcopy(gate).float()
-
-    def kernels(gate, means, weight):
-        return gate._fused(means, mask, weight)
-
+    kernels = kernels_by("triton", mask, ("kernel", True))
     ours = outputs_and_gradients(gate, means, weight, kernels)
-    exact = outputs_and_gradients(precise, means, weight.float(), kernels)
+    exact = outputs_and_gradients(copy.deepcopy(gate).float(), means, weight.float(), kernels)
     assert ours[0].dtype == torch.float32 and [part.dtype for part in ours[2:]] == [dtype] * 5
     for own, reference in zip(ours, exact):
         assert relative(own.float(), reference) < TOLERANCE[dtype]
 
 
 @needs_triton
-@pytest.mark.parametrize(
-    "options", [{}, {"gate_on": "logits"}, {"shuffle": True}, {"norm": "heads-latent"}, {"pool": "max"}]
-)
-def test_a_layer_is_the_same_with_and_without_the_fused_gate(monkeypatch, options):
-    """Where the fused gate computes it; where not, it is not asked."""
-    conv = ContextGatedLightweightConv(8, 7, 3, num_heads=2, weight_softmax=True, **options).to(DEVICE).eval()
-    x = torch.randn(20, 3, 8, device=DEVICE, requires_grad=True)
+@pytest.mark.parametrize("gate_on", ["kernel", "logits"])
+def test_a_layer_is_the_same_on_triton(gate_on):
+    conv = ContextGatedLightweightConv(8, 7, 3, num_heads=2, gate_on=gate_on).to(DEVICE)
     mask = torch.zeros(3, 20, dtype=torch.bool, device=DEVICE)
     mask[1, :9] = True
-    asked = []
+    x = torch.randn(20, 3, 8, device=DEVICE).masked_fill(mask.t().unsqueeze(2), 0.0).requires_grad_()
+    options = conv.gate.options._replace(gate_on=gate_on)
+    tensors = *conv.gate.tensors(), conv.weight.squeeze(1), options
 
-    def suits(*sizes):
-        asked.append(sizes[1:])
-        return True
-
-    def gradients():
-        y = conv(x, mask)
+    def gradients(gate, convolution):
+        y = context_gated_lightconv(x, Padding(mask), *tensors, padding_l=3, gate=gate, convolution=convolution)
         return y, *torch.autograd.grad(y.square().mean(), [x, *conv.parameters()])
 
-    monkeypatch.setattr(gate_ops, "suits", lambda *sizes: False)
-    monkeypatch.setattr(gated_layer, "suits", lambda *tensors: False)
-    expected = gradients()
-    monkeypatch.setattr(gate_ops, "suits", suits)
-    for value, reference in zip(gradients(), expected):
+    for value, reference in zip(gradients("triton", "triton"), gradients("torch", "bands")):
         torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-6)
-    assert set(asked) == (set() if options.keys() & {"norm", "pool"} else {(21, 4, 7)})
 
 
 @needs_triton
-def test_the_fused_gate_is_for_gpus_float32_and_sizes_that_fit():
+def test_triton_s_gate_is_for_gpus_float32_the_default_norm_and_sizes_that_fit():
+    def chosen(means, slots=93, latent=16, K=31, **options):
+        parameters = [means.new_empty(shape) for shape in ((latent, slots), (latent,), (latent,), (K, latent), (4, K))]
+        return choose_gate(means, parameters, GateOptions(**options))
+
     with FakeTensorMode():
         means = torch.empty(60, 4, 8, device="cuda")
-        assert gate_ops.suits(means, 93, 16, 31) and gate_ops.suits(means, 186, 31, 31)
-        assert not gate_ops.suits(means.double(), 93, 16, 31)
-        assert not gate_ops.suits(means, 600, 101, 200)
-        assert not gate_ops.suits(torch.empty(60, 4, 8), 93, 16, 31)
+        assert chosen(means) == chosen(means, 186, 31) == chosen(means, activation="one-plus-tanh") == "triton"
+        others = [chosen(means.double()), chosen(means, 600, 101, 200), chosen(means, norm="heads-latent")]
+        others += [chosen(means, pool="max"), chosen(torch.empty(60, 4, 8))]
+        assert set(others) == {"torch"}
 
 
 @needs_triton
-def test_the_fused_gate_s_operations_are_known_to_torch_compile():
+def test_triton_s_gate_is_known_to_torch_compile():
+    from fairseq_cgc.ops.context_gate import triton
+
     gate, means, weight, mask = gate_cases(7, 20, {}, True)
-    rank, lengths = Padding(mask).ranks()
-    parameters = [gate.encode.weight, gate.norm.weight, gate.norm.bias, gate.decode.weight, weight]
-    arguments = [means, rank, lengths, *(p.detach() for p in parameters), 1e-5, 1, True, True]
+    parameters = [parameter.detach() for parameter in (*gate.tensors(), weight)]
+    arguments = triton._arguments(means, Padding(mask), parameters, gate.options)
     tests = ["test_schema", "test_faketensor"]
-    torch.library.opcheck(gate_ops._forward, arguments, test_utils=tests)
-    torch.library.opcheck(gate_ops._backward, [torch.randn(3, 2, 7, device=DEVICE), *arguments], test_utils=tests)
+    torch.library.opcheck(triton._forward.registered, arguments, test_utils=tests)
+    torch.library.opcheck(
+        triton._backward.registered, [torch.randn(3, 2, 7, device=DEVICE), *arguments], test_utils=tests
+    )
 
 
 COMPILE = """
@@ -211,8 +200,8 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from fairseq_cgc.ops import triton_gate as gates
-from fairseq_cgc.ops import triton_lightconv as kernels
+from fairseq_cgc.ops.context_gate import triton as gates
+from fairseq_cgc.ops.lightconv import triton as kernels
 
 def build(kernel, types, constants):
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
@@ -224,18 +213,18 @@ def build(kernel, types, constants):
 for dtype, band, per_token in (("fp32", False, True), ("bf16", True, True), ("bf16", True, False), ("fp16", False, False)):
     sizes = {"INTERPRETED": False, "BLOCK_T": kernels.BLOCK_T, "BLOCK_S": 64, "PER_TOKEN": per_token}
     types = {"x": "*" + dtype, "y": "*" + dtype, "grad": "*" + dtype, "kernel": "*fp32", "spread": "*fp32", "sums": "*fp32"}
-    built = build(kernels._convolve, types, {**sizes, "BLOCK_R": 128, "HAS_SPREAD": True, "BAND": band})
+    built = build(kernels._forward, types, {**sizes, "BLOCK_R": 128, "HAS_SPREAD": True, "BAND": band})
     assert ("mma" in built.asm["ptx"]) == band and built.metadata.shared < 48 * 1024
-    built = build(kernels._kernel_gradient, types, {**sizes, "BLOCK_R": 64})
+    built = build(kernels._backward, types, {**sizes, "BLOCK_R": 64})
     assert ("mma" in built.asm["ptx"]) == (dtype != "fp32") and built.metadata.shared <= 48 * 1024
 # An argument of 1 is a constant to the compiler.
-build(kernels._convolve, types, {**sizes, "N": 1, "BLOCK_R": 16, "HAS_SPREAD": False, "BAND": False})
+build(kernels._forward, types, {**sizes, "N": 1, "BLOCK_R": 16, "HAS_SPREAD": False, "BAND": False})
 sizes = {"HAS_PADDING": True, "SOFTMAX": True, "BLOCK_T": gates.BLOCK_T, "BLOCK_S": 128, "BLOCK_D": 16, "BLOCK_K": 32}
 for kernel in (gates._gate, gates._gate_backward):
     for dtype, what, sigmoid in (("fp32", 1, True), ("bf16", 2, False), ("fp16", 0, True)):
         types = {name: "*fp32" for name in kernel.arg_names if name.islower()}
         types |= {name: "*" + dtype for name in ("encode", "scale", "shift", "decode", "weight")}
-        types |= {"rank": "*i32", "lengths": "*i32", "eps": "fp32"}
+        types |= {"places": "*i32", "lengths": "*i32", "eps": "fp32"}
         built = build(kernel, types, {**sizes, "WHAT": what, "SIGMOID": sigmoid})
         assert built.metadata.shared < 48 * 1024
 print("built")
@@ -258,7 +247,7 @@ def test_every_element_is_written_and_nothing_beyond():
     x, kernel = store[5:45], torch.randn(2, 3, 7, device=DEVICE)
     torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
     try:
-        y = gated_lightconv(x, kernel, 3, path="triton")
+        y = lightconv(x, kernel, 3, implementation="triton")
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.isfinite(y).all()
@@ -268,20 +257,20 @@ def test_every_element_is_written_and_nothing_beyond():
 def test_what_it_does_not_compute_is_refused_by_name():
     x, kernel = torch.randn(9, 1, 2, device=DEVICE), torch.randn(1, 1, 3, device=DEVICE)
     with pytest.raises(ValueError, match="no torch.float64 and no kernel size above 97; it is asked for torch.float64"):
-        gated_lightconv(x.double(), kernel, 1, path="triton")
+        lightconv(x.double(), kernel, 1, implementation="triton")
     wide = torch.randn(1, 1, 99, device=DEVICE)
     with pytest.raises(ValueError, match="torch.float32 and 99"):
-        gated_lightconv(torch.randn(200, 1, 2, device=DEVICE), wide, 49, path="triton")
-    with pytest.raises(ValueError, match="path is 'fast'; choose from bands, depthwise, triton"):
-        gated_lightconv(x, kernel, 1, path="fast")
+        lightconv(torch.randn(200, 1, 2, device=DEVICE), wide, 49, implementation="triton")
+    with pytest.raises(ValueError, match="implementation is 'fast'; choose from triton, depthwise, bands"):
+        lightconv(x, kernel, 1, implementation="fast")
 
 
 @needs_triton
 def test_a_gpu_gets_triton_and_what_that_cannot_do_the_bands():
     with FakeTensorMode():
         x = torch.empty(60, 4, 8, device="cuda")
-        assert choose_path(x, 31, 15) == choose_path(x.half(), 3, 1) == "triton"
-        assert choose_path(x.double(), 31, 15) == choose_path(x, 200, 100) == "bands"
+        assert choose(x, 31, 15) == choose(x.half(), 3, 1) == "triton"
+        assert choose(x.double(), 31, 15) == choose(x, 200, 100) == "bands"
 
 
 def test_without_triton_a_gpu_gets_the_bands_and_one_warning(monkeypatch):
@@ -291,7 +280,7 @@ def test_without_triton_a_gpu_gets_the_bands_and_one_warning(monkeypatch):
         with FakeTensorMode():
             x = torch.empty(60, 4, 8, device="cuda")
             with pytest.warns(UserWarning, match="Triton is not installed.*pip install triton") as caught:
-                assert choose_path(x, 3, 1) == choose_path(x, 3, 1) == "bands"
+                assert choose(x, 3, 1) == choose(x, 3, 1) == "bands"
     finally:
         has_triton.cache_clear()
     assert len(caught) == 1
@@ -302,4 +291,4 @@ def test_a_cpu_never_asks_for_triton(monkeypatch):
     has_triton.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choose_path(torch.empty(60, 4, 8, dtype=torch.float16), 31, 15) == "bands"
+        assert choose(torch.empty(60, 4, 8, dtype=torch.float16), 31, 15) == "bands"

@@ -1,29 +1,16 @@
-"""Pool a padded batch to one context map a sentence, whatever the padding."""
-
-from contextlib import nullcontext
+"""Pool a padded batch to one context map a sentence, whatever the padding (section 4.4)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kept import kept
+from .common import accumulation_dtype, cached, product
 
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """What sums over x are taken in: float32, or float64 for float64 input."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def without_autocast(x: Tensor):
-    """A context in which x's device computes in the precision that it is given."""
-    device = x.device.type
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()  # costs a tenth
+POOLS = ("average", "max")
 
 
 def head_means(x: Tensor, num_heads: int) -> Tensor:
-    """Each head's mean over its channels (section 4.4).
+    """Each head's mean over its channels.
 
     Args:
         x: T x B x C; float16 and bfloat16 are accumulated in float32
@@ -33,13 +20,14 @@ def head_means(x: Tensor, num_heads: int) -> Tensor:
         T x B x H, float32 (float64 for float64 input)
     """
     T, B, C = x.shape
-    width = C // num_heads
     # As one matrix: over more dimensions torch sums slower.
-    return x.reshape(-1, width).mean(1, dtype=accumulation_dtype(x)).view(T, B, num_heads)
+    return x.reshape(T * B * num_heads, C // num_heads).mean(1, dtype=accumulation_dtype(x)).view(T, B, num_heads)
 
 
 class Padding:
     """Where a batch has padding, and what pooling works out from that, once for all layers.
+
+    It belongs to one batch in one thread: the encoder makes it and hands it down as an argument.
 
     Args:
         mask: B x T, true at padding
@@ -47,10 +35,16 @@ class Padding:
 
     def __init__(self, mask: Tensor):
         self.mask = mask
-        self._order = None
-        self._slots = {}
-        self._ranks = None
-        self._tokens = {}
+        self._cache = {}
+
+    @classmethod
+    def of(cls, mask: "Padding | Tensor | None") -> "Padding | None":
+        """The ``Padding`` of a mask; ``None`` if there is none."""
+        return mask if mask is None or isinstance(mask, Padding) else cls(mask)
+
+    def zero(self, x: Tensor) -> Tensor:
+        """x (T x B x C), zero at padding."""
+        return x.masked_fill(self.mask.t().unsqueeze(2), 0.0)
 
     def ranks(self):
         """Each token's place in its sentence.
@@ -59,13 +53,14 @@ class Padding:
             place: B x T, int32, -1 at padding
             length: B, int32
         """
-        if self._ranks is None:
+        if "ranks" not in self._cache:
             place = torch.cumsum(~self.mask, 1, dtype=torch.int32)
-            self._ranks = (place - 1).masked_fill_(self.mask, -1), place[:, -1].contiguous()
-        return self._ranks
+            length = (~self.mask).sum(1, dtype=torch.int32)
+            self._cache["ranks"] = (place - 1).masked_fill_(self.mask, -1), length
+        return self._cache["ranks"]
 
     def slots(self, num_slots: int):
-        """Which tokens each sentence's time slots are the mean of: those from each slot's first to before its last.
+        """Which tokens each sentence's time slots hold: those from each slot's first to before its last.
 
         A slot reads the same number of tokens in every sentence, decided by T alone so that no device
         synchronisation is needed; some of them do not belong to it.
@@ -74,24 +69,24 @@ class Padding:
             num_slots: 3K in the paper
 
         Returns:
-            rows: (B * slots * reads), rows of the T * B heads, where slots = min(T, num_slots)
+            rows: B x slots x reads, rows of the T * B heads, where slots = min(T, num_slots)
             outside: B x slots x reads, true where the token read does not belong to the slot
             count: B x slots, tokens of each slot, at least 1
         """
         B, T = self.mask.shape
         num_slots = min(num_slots, T)  # further ones are empty
-        if num_slots not in self._slots:
-            if self._order is None:  # places of the first, second ... real token in each row, then the padding's
-                self._order = torch.argsort(self.mask.byte(), dim=1, stable=True)
+        if ("slots", num_slots) not in self._cache:
+            if "order" not in self._cache:  # places of the first, second ... real token in each row, then the padding's
+                self._cache["order"] = torch.argsort(self.mask.byte(), dim=1, stable=True)
             lengths = T - self.mask.sum(1, keepdim=True)  # B x 1
             first, last = _windows(lengths, num_slots)
             reads = 1 if T == num_slots else -(-T // num_slots) + 1
             token = first.unsqueeze(2) + torch.arange(reads, device=lengths.device)
             outside = token >= last.unsqueeze(2)
-            place = self._order.gather(1, token.clamp(max=T - 1).flatten(1))
+            place = self._cache["order"].gather(1, token.clamp(max=max(T - 1, 0)).flatten(1))
             rows = place * B + torch.arange(B, device=place.device).unsqueeze(1)
-            self._slots[num_slots] = rows.flatten(), outside, (last - first).clamp(min=1)
-        return self._slots[num_slots]
+            self._cache["slots", num_slots] = rows.view_as(outside), outside, (last - first).clamp(min=1)
+        return self._cache["slots", num_slots]
 
     def tokens(self, num_slots: int, dtype: torch.dtype):
         """Which slots each token is in: one, or two where a long sentence's slots overlap.
@@ -108,7 +103,7 @@ class Padding:
             or one of each, where no sentence can be longer than ``num_slots``
         """
         B, T = self.mask.shape
-        if (num_slots, dtype) not in self._tokens:
+        if ("tokens", num_slots, dtype) not in self._cache:
             place, length = self.ranks()
             place, length = place.t(), length.unsqueeze(0)  # T x B, 1 x B
             *_, count = self.slots(num_slots)
@@ -123,12 +118,12 @@ class Padding:
                 rows.append((slot * B + torch.arange(B, device=slot.device)).flatten())
                 shares.append(share.reshape(T * B, 1))
             ends = 1 if T <= num_slots else 2
-            self._tokens[num_slots, dtype] = rows[:ends], shares[:ends]
-        return self._tokens[num_slots, dtype]
+            self._cache["tokens", num_slots, dtype] = rows[:ends], shares[:ends]
+        return self._cache["tokens", num_slots, dtype]
 
 
-def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None = None, pool: str = "average") -> Tensor:
-    """Pool each sentence's own tokens to time slots (section 4.4).
+def pool_slots(heads: Tensor, num_slots: int, padding: Padding | None = None, pool: str = "average"):
+    """Pool each sentence's own tokens to time slots.
 
     Token t of a sentence of n <= ``num_slots`` tokens fills slot t and the other slots are zero;
     of a longer sentence, slot i is the mean of tokens floor(i * n / num_slots) ...
@@ -139,81 +134,66 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | Tensor | None =
     Args:
         heads: T x B x H
         num_slots: 3K in the paper
-        padding: B x T, true at padding, or a ``Padding`` of it; ``None``: no padding
+        padding: ``None``: no padding
         pool: ``average``, or ``max``: of a long sentence, the largest of each slot's tokens instead of their mean
 
     Returns:
-        B x H x min(T, num_slots): the further slots are zero for every sentence
+        slots x B x H with slots = min(T, num_slots): the further ones are zero for every sentence;
+        and what ``pool_slots_backward`` needs to know of the maxima
     """
     T, B, H = heads.shape
     if padding is None and T <= num_slots:
-        return heads.permute(1, 2, 0)
+        return heads, None
     if padding is None and pool == "max":
-        padding = torch.zeros(B, T, dtype=torch.bool, device=heads.device)
+        padding = Padding(torch.zeros(B, T, dtype=torch.bool, device=heads.device))
     if padding is None:  # every sentence has the same slots: one product does it
         inside, count = _slots(heads, T, num_slots)
-        with without_autocast(heads):
-            sums = torch.mm(inside, heads.reshape(T, B * H))
-        return (sums / count).view(num_slots, B, H).permute(1, 2, 0)
+        return (product(inside, heads.reshape(T, B * H)) / count).view(num_slots, B, H), None
 
-    padding = padding if isinstance(padding, Padding) else Padding(padding)
     rows, outside, count = padding.slots(num_slots)
-    pooled = heads.reshape(T * B, H).index_select(0, rows).view(*outside.shape, H)
-    outside = outside.unsqueeze(3)
+    rows, outside, count = rows.transpose(0, 1), outside.transpose(0, 1).unsqueeze(3), count.t().unsqueeze(2)
+    tokens = heads.reshape(T * B, H).index_select(0, rows.flatten()).view(*rows.shape, H)
     if T <= num_slots:  # each slot reads one token: there is nothing to pool
-        pooled = pooled.masked_fill(outside, 0.0).squeeze(2)
-    elif pool == "max":
-        pooled = pooled.masked_fill(outside, -torch.inf).amax(2).masked_fill(outside.all(2), 0.0)
-    else:
-        pooled = pooled.masked_fill(outside, 0.0).sum(2) / count.unsqueeze(2)
-    return pooled.transpose(1, 2)
+        return tokens.masked_fill(outside, 0.0).squeeze(2), None
+    if pool == "average":
+        return tokens.masked_fill(outside, 0.0).sum(2) / count, None
+    largest, place = tokens.masked_fill(outside, -torch.inf).max(2)
+    empty = outside.all(2).expand_as(largest)
+    winner = rows.unsqueeze(3).expand(*rows.shape, H).gather(2, place.unsqueeze(2)).squeeze(2)
+    return largest.masked_fill(empty, 0.0), (winner, empty)
 
 
-def pool_slots_backward(grad: Tensor, T: int, num_slots: int, padding: Padding | None = None) -> Tensor:
-    """The gradient of ``pool_slots`` with ``average``.
+def pool_slots_backward(grad: Tensor, T: int, num_slots: int, padding: Padding | None, maxima=None) -> Tensor:
+    """The gradient of ``pool_slots``.
 
     Args:
-        grad: of its result, but slots x B x H
+        grad: slots x B x H
         T: of its input
         num_slots, padding: as for ``pool_slots``
+        maxima: its second result
 
     Returns:
         T x B x H
     """
     slots, B, H = grad.shape
+    if maxima is not None:
+        winner, empty = (part.reshape(slots * B, H) for part in maxima)
+        total = grad.new_zeros(T * B, H)
+        return total.scatter_add_(0, winner, grad.reshape(slots * B, H).masked_fill(empty, 0.0)).view(T, B, H)
     if padding is None and T <= num_slots:
         return grad
-    grad = grad.reshape(slots, B * H)
     if padding is None:
         inside, count = _slots(grad, T, num_slots)
-        return torch.mm(inside.t(), grad / count).view(T, B, H)
-    grad = grad.view(slots * B, H)
+        return product(inside.t(), grad.reshape(slots, B * H) / count).view(T, B, H)
+    grad = grad.reshape(slots * B, H)
     parts = [grad.index_select(0, rows).mul_(share) for rows, share in zip(*padding.tokens(num_slots, grad.dtype))]
     return (parts[0] if len(parts) == 1 else parts[0].add_(parts[1])).view(T, B, H)
 
 
-@kept
-def _slots(T, num_slots, dtype, device):
-    """Of an unpadded sentence: which tokens are in each slot, num_slots x T, and how many, num_slots x 1."""
-    first, last = _windows(torch.full((1, 1), T, device=device), num_slots)
-    token = torch.arange(T, device=device)
-    inside = (token >= first.t()) & (token < last.t())
-    return inside.to(dtype), (last - first).t().to(dtype)
-
-
-def _windows(lengths, num_slots):
-    """The tokens of each slot, from the first to before the last, B x num_slots, for lengths of B x 1."""
-    slot = torch.arange(num_slots, device=lengths.device)
-    long = lengths > num_slots
-    first = torch.where(long, slot * lengths // num_slots, slot)
-    last = torch.where(long, ((slot + 1) * lengths + num_slots - 1) // num_slots, torch.minimum(slot + 1, lengths))
-    return first, last
-
-
 def context_pool(
-    x: Tensor, num_heads: int, num_slots: int, padding_mask: Tensor | None = None, pool: str = "average"
+    x: Tensor, num_heads: int, num_slots: int, padding_mask: Padding | Tensor | None = None, pool: str = "average"
 ) -> Tensor:
-    """Each sentence's context map: head means pooled to time slots (section 4.4).
+    """Each sentence's context map: head means pooled to time slots.
 
     ``naive.naive_context_pool`` is the reference.
 
@@ -227,5 +207,26 @@ def context_pool(
     Returns:
         B x H x num_slots, float32 (float64 for float64 input)
     """
-    pooled = pool_slots(head_means(x, num_heads), num_slots, padding_mask, pool)
+    pooled, _ = pool_slots(head_means(x, num_heads), num_slots, Padding.of(padding_mask), pool)
+    pooled = pooled.permute(1, 2, 0)
     return F.pad(pooled, (0, num_slots - pooled.size(2)))
+
+
+@cached
+def _slots(T, num_slots, dtype, device):
+    """Of an unpadded sentence: which tokens are in each slot, num_slots x T, and how many, num_slots x 1."""
+    first, last = _windows(torch.full((1, 1), T, device=device), num_slots)
+    token = torch.arange(T, device=device)
+    inside = (token >= first.t()) & (token < last.t())
+    return inside.to(dtype), (last - first).t().to(dtype)
+
+
+def _windows(lengths, num_slots):
+    """The tokens of each slot, from the first to before the last, B x num_slots, for lengths of B x 1."""
+    slot = torch.arange(num_slots, device=lengths.device)
+    long = lengths > num_slots
+    first = torch.where(long, slot * lengths // max(num_slots, 1), slot)
+    last = torch.where(
+        long, ((slot + 1) * lengths + num_slots - 1) // max(num_slots, 1), torch.minimum(slot + 1, lengths)
+    )
+    return first, last

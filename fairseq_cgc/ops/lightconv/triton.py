@@ -22,13 +22,13 @@ LONGEST = 128  # positions that a block of outputs may read
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def suits(x: Tensor, kernel_size: int) -> bool:
-    """Whether this path computes x's dtype and a kernel of this size."""
+def supports(x: Tensor, kernel_size: int, padding_l: int = 0, per_token: bool = False) -> bool:
+    """Any dtype but float64, and kernels that a block of outputs can hold."""
     return x.dtype != torch.float64 and BLOCK_T + kernel_size - 1 <= LONGEST
 
 
-def convolve(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = None) -> Tensor:
-    """As ``bands.convolve``."""
+def forward(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = None) -> Tensor:
+    """As ``bands.forward``."""
     T, B, C = x.shape
     H, K = kernel.shape[-2:]
     R = C // H
@@ -39,7 +39,7 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = 
     block_r = _block_r(R)
     grid = (B * H, triton.cdiv(T, BLOCK_T), triton.cdiv(R, block_r))
     with torch.cuda.device_of(x):
-        _convolve[grid](
+        _forward[grid](
             *(x, kernel, kernel if spread is None else spread, y),
             *(T, B * H, R, K, padding_l),
             PER_TOKEN=kernel.dim() == 4,
@@ -53,10 +53,10 @@ def convolve(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = 
     return y
 
 
-def kernel_gradient(
+def backward(
     grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool = False
 ) -> Tensor:
-    """As ``bands.kernel_gradient``. Adds in an order of its own making: the same numbers every time."""
+    """As ``bands.backward``. Adds in an order of its own making: the same numbers every time."""
     T, B, C = x.shape
     H, K, R = num_heads, kernel_size, C // num_heads
     _check(x, K)
@@ -64,7 +64,7 @@ def kernel_gradient(
     programs = triton.cdiv(T, BLOCK_T * blocks)
     sums = torch.empty(*((T, B, H) if per_token else (B, H, programs)), K, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        _kernel_gradient[(B * H, programs)](
+        _backward[(B * H, programs)](
             *(grad, x, sums, T, B * H, R, K, padding_l, blocks),
             PER_TOKEN=per_token,
             INTERPRETED=INTERPRETED,
@@ -76,13 +76,13 @@ def kernel_gradient(
 
 
 def _check(x, K):
-    if not suits(x, K):
+    if not supports(x, K):
         raise ValueError(
-            f"the triton path has no {x.dtype} and no kernel size above {LONGEST - BLOCK_T + 1}; it is asked for "
-            f"{x.dtype} and {K}. Let the path be chosen, or take bands"
+            f"triton has no {x.dtype} and no kernel size above {LONGEST - BLOCK_T + 1}; it is asked for "
+            f"{x.dtype} and {K}. Let it be chosen, or take bands"
         )
     if not x.is_cuda and not INTERPRETED:
-        raise ValueError("the triton path needs a GPU, or TRITON_INTERPRET=1 in the environment; x is on the CPU")
+        raise ValueError("triton needs a GPU, or TRITON_INTERPRET=1 in the environment; x is on the CPU")
 
 
 def _block_r(R):
@@ -93,7 +93,7 @@ def _block_r(R):
 
 
 @triton.jit
-def _convolve(
+def _forward(
     x,
     kernel,
     spread,
@@ -148,7 +148,7 @@ def _convolve(
 
 
 @triton.jit
-def _kernel_gradient(
+def _backward(
     grad,
     x,
     sums,

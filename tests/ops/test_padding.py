@@ -3,9 +3,8 @@ import torch
 from conftest import padded_batch
 from torch.nn.functional import adaptive_avg_pool1d
 
-from fairseq_cgc.ops import Padding, context_pool, pool_slots
-from fairseq_cgc.ops.context_pool import pool_slots_backward
 from fairseq_cgc.ops.naive import naive_context_pool
+from fairseq_cgc.ops.padding import Padding, context_pool, pool_slots, pool_slots_backward
 
 HEADS, CHANNELS = 4, 12
 
@@ -20,9 +19,10 @@ def test_pool_equals_the_reference_for_lengths_around_the_number_of_slots(slots,
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pool", ["average", "max"])
 @pytest.mark.parametrize("left", [True, False, None], ids=["left-padded", "right-padded", "unpadded"])
 @pytest.mark.parametrize("slots, longest", [(1, 1), (1, 5), (9, 5), (9, 9), (9, 10), (9, 17), (9, 40), (21, 200)])
-def test_the_gradient_of_the_average_is_that_of_autograd(slots, longest, left):
+def test_the_gradient_is_that_of_autograd(slots, longest, left, pool):
     lengths = {1, 2, max(1, slots - 1), slots, slots + 1, 2 * slots, 2 * slots + 3, longest}
     sentences = [torch.randn(n, HEADS, dtype=torch.float64) for n in lengths if n <= longest]
     heads, mask = padded_batch(sentences, left)
@@ -32,11 +32,10 @@ def test_the_gradient_of_the_average_is_that_of_autograd(slots, longest, left):
         mask[0] = True
         mask[-1, longest // 2] = True
     heads.requires_grad_()
-    pooled = pool_slots(heads, slots, mask)
+    pooled, maxima = pool_slots(heads, slots, Padding.of(mask), pool)
     grad = torch.randn_like(pooled)
     [expected] = torch.autograd.grad(pooled, heads, grad)
-    padding = None if mask is None else Padding(mask)
-    done = pool_slots_backward(grad.permute(2, 0, 1), heads.size(0), slots, padding)
+    done = pool_slots_backward(grad, heads.size(0), slots, Padding.of(mask), maxima)
     torch.testing.assert_close(done, expected, rtol=0, atol=1e-12)
 
 

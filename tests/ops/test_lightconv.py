@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.measure import peak_memory
-from fairseq_cgc.ops import context_gated_lightconv, depthwise, gated_lightconv
-from fairseq_cgc.ops.bands import BLOCK
-from fairseq_cgc.ops.gated_lightconv import choose_path
-from fairseq_cgc.ops.naive import naive_gated_lightconv
+from fairseq_cgc.ops.lightconv import choose, lightconv
+from fairseq_cgc.ops.lightconv.bands import BLOCK
+from fairseq_cgc.ops.naive import naive_lightconv
+from fairseq_cgc.ops.padding import head_means
 
 LENGTHS = [1, 2, 3, 9, 30, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 1, 150, 400]
 KERNELS = [(1, 0), (3, 1), (4, 1), (4, 2), (7, 0), (7, 6), (31, 15), (31, 30), (80, 40)]
@@ -38,10 +38,10 @@ def check(
     grad = torch.randn(T, B, H * R).to(device, dtype)
     if strided:
         grad = grad.transpose(0, 1).contiguous().transpose(0, 1)
-    y = gated_lightconv(x, kernel, padding_l, path=path)
+    y = lightconv(x, kernel, padding_l, implementation=path)
     assert y.dtype == dtype and y.shape == x.shape
     own = kernel.unbind(1 if per_token else 0)
-    expected = torch.stack([naive_gated_lightconv(x[:, b], own[b], padding_l) for b in range(B)], dim=1)
+    expected = torch.stack([naive_lightconv(x[:, b], own[b], padding_l) for b in range(B)], dim=1)
     assert relative(y, expected) < tolerance
     gradients = torch.autograd.grad(y, [x, kernel], grad)
     exact = torch.autograd.grad(expected, [x, kernel], grad.double())
@@ -69,9 +69,9 @@ def test_depthwise_equals_the_reference(T, K):
 
 def test_depthwise_refuses_a_kernel_that_is_not_centred():
     with pytest.raises(ValueError, match="as many taps before as behind, not 0 of 3"):
-        gated_lightconv(torch.randn(9, 1, 2), torch.randn(1, 1, 3), 0, path="depthwise")
+        lightconv(torch.randn(9, 1, 2), torch.randn(1, 1, 3), 0, implementation="depthwise")
     with pytest.raises(ValueError, match="one kernel a sentence, not one a token; take bands"):
-        gated_lightconv(torch.randn(9, 1, 2), torch.randn(9, 1, 1, 3), 1, path="depthwise")
+        lightconv(torch.randn(9, 1, 2), torch.randn(9, 1, 1, 3), 1, implementation="depthwise")
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,6 @@ def test_random_shapes_that_are_chosen_a_path_equal_the_reference(T, B, R, half)
     check(T, B, 2, R, 2 * half + 1, half, dtype=torch.float32, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 2, 7), (70, 5, 2, 7)])
-def test_many_tiles_equal_one(shape, monkeypatch):
-    x, kernel = torch.randn(70, 5, 8).double(), torch.randn(shape).double()
-    whole = gated_lightconv(x, kernel, 3)
-    monkeypatch.setattr("fairseq_cgc.ops.bands.TILE", 1)
-    torch.testing.assert_close(gated_lightconv(x, kernel, 3), whole, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("T, K, padding_l", [(10, 7, 3), (70, 3, 1), (5, 31, 15), (70, 31, 0)])
 def test_a_kernel_that_depends_on_the_input_gets_both_gradients(T, K, padding_l):
     x = torch.randn(T, 2, 6, dtype=torch.float64, requires_grad=True)
@@ -121,10 +113,10 @@ def test_a_kernel_that_depends_on_the_input_gets_both_gradients(T, K, padding_l)
         return torch.einsum("tbh,tk->bhk", means, mix).tanh()
 
     def function(x, mix):
-        return context_gated_lightconv(x, lambda means: torch.einsum("tbh,tk->bhk", means, mix).tanh(), 3, K, padding_l)
+        return lightconv(x, torch.einsum("tbh,tk->bhk", head_means(x, 3), mix).tanh(), padding_l)
 
     kernel = kernel_of(x.view(T, 2, 3, 2).mean(3))
-    expected = torch.stack([naive_gated_lightconv(x[:, b], kernel[b], padding_l) for b in range(2)], dim=1)
+    expected = torch.stack([naive_lightconv(x[:, b], kernel[b], padding_l) for b in range(2)], dim=1)
     torch.testing.assert_close(function(x, mix), expected)
     grad = torch.randn_like(x)
     torch.testing.assert_close(
@@ -137,17 +129,17 @@ def test_a_kernel_that_depends_on_the_input_gets_both_gradients(T, K, padding_l)
 def test_only_the_gradient_that_is_wanted_is_needed(wanted):
     x, kernel = torch.randn(20, 2, 4), torch.randn(2, 2, 3)
     {"x": x, "kernel": kernel}[wanted].requires_grad_()
-    gated_lightconv(x, kernel, 1).sum().backward()
+    lightconv(x, kernel, 1).sum().backward()
     assert (x.grad is None) == (wanted == "kernel") and (kernel.grad is None) == (wanted == "x")
     with torch.no_grad():
-        assert not gated_lightconv(x, kernel, 1).requires_grad
+        assert not lightconv(x, kernel, 1).requires_grad
 
 
 def test_backward_leaves_the_gradient_it_got_alone():
     x, kernel = torch.randn(20, 2, 4, requires_grad=True), torch.randn(2, 2, 3, requires_grad=True)
     grad = torch.randn(20, 2, 4)
     before = grad.clone()
-    y = context_gated_lightconv(x, lambda means: kernel + means.mean(0).unsqueeze(2), 2, 3, 1)
+    y = lightconv(x, kernel + head_means(x, 2).mean(0).unsqueeze(2), 1)
     first = torch.autograd.grad(y, [x, kernel], grad, retain_graph=True)
     torch.testing.assert_close(grad, before, rtol=0, atol=0)
     torch.testing.assert_close(torch.autograd.grad(y, [x, kernel], grad), first, rtol=0, atol=0)
@@ -156,7 +148,7 @@ def test_backward_leaves_the_gradient_it_got_alone():
 def test_dropconnect_drops_taps_and_scales_the_others():
     x = torch.zeros(7, 500, 2)
     x[3] = 1.0  # the output over time is the kernel, last tap first
-    y = gated_lightconv(x, torch.ones(500, 1, 7), 3, dropout=0.3)
+    y = lightconv(x, torch.ones(500, 1, 7), 3, dropout=0.3)
     assert (y[..., 0] == y[..., 1]).all()
     torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / 0.7))
     assert 0.27 < (y == 0).float().mean() < 0.33
@@ -168,7 +160,7 @@ def test_torch_compile_takes_it_whole(path, T):
     x, kernel = torch.randn(T, 2, 8, requires_grad=True), torch.randn(2, 2, 7, requires_grad=True)
 
     def function(x, kernel):
-        return context_gated_lightconv(x, lambda means: kernel * means.mean(0).unsqueeze(2), 2, 7, 3, path=path) * 2
+        return lightconv(x, kernel * head_means(x, 2).mean(0).unsqueeze(2), 3, implementation=path) * 2
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     grad = torch.randn(T, 2, 8)
@@ -180,7 +172,7 @@ def test_only_where_something_compiles_is_it_an_operation_of_torch_s():
     x, kernel = torch.randn(9, 2, 8, requires_grad=True), torch.randn(2, 2, 7, requires_grad=True)
 
     def function():
-        return gated_lightconv(x, kernel, 3).sum()
+        return lightconv(x, kernel, 3).sum()
 
     def operations(called):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -189,7 +181,7 @@ def test_only_where_something_compiles_is_it_an_operation_of_torch_s():
 
     compiled = torch.compile(function, backend="aot_eager")
     compiled().backward()
-    assert operations(compiled) == {"fairseq_cgc::lightconv", "fairseq_cgc::lightconv_kernel_gradient"}
+    assert operations(compiled) == {"fairseq_cgc::lightconv", "fairseq_cgc::lightconv_backward"}
     assert operations(function) == set()
 
 
@@ -198,9 +190,8 @@ def test_activation_checkpointing_changes_nothing(reentrant):
     x, kernel = torch.randn(90, 2, 8, requires_grad=True), torch.randn(2, 2, 7, requires_grad=True)
 
     def function(x, kernel):
-        return context_gated_lightconv(
-            x, lambda means: kernel * means.mean(0).unsqueeze(2), 2, 7, 3, dropout=0.5
-        )  # the draws come back too
+        kernel = kernel * head_means(x, 2).mean(0).unsqueeze(2)
+        return lightconv(x, kernel, 3, dropout=0.5)  # the draws come back too
 
     torch.manual_seed(3)
     expected = torch.autograd.grad(function(x, kernel).square().sum(), [x, kernel])
@@ -214,7 +205,7 @@ def test_deterministic_mode_is_no_hindrance_and_results_repeat():
     x, kernel = torch.randn(90, 2, 8, requires_grad=True), torch.randn(2, 2, 7, requires_grad=True)
     torch.use_deterministic_algorithms(True)
     try:
-        results = [torch.autograd.grad(gated_lightconv(x, kernel, 3).square().sum(), [x, kernel]) for _ in range(2)]
+        results = [torch.autograd.grad(lightconv(x, kernel, 3).square().sum(), [x, kernel]) for _ in range(2)]
     finally:
         torch.use_deterministic_algorithms(False)
     torch.testing.assert_close(*results, rtol=0, atol=0)
@@ -224,8 +215,8 @@ def test_deterministic_mode_is_no_hindrance_and_results_repeat():
 def test_autocast_keeps_the_input_s_dtype(dtype):
     x, kernel = torch.randn(90, 2, 8).to(dtype).requires_grad_(), torch.randn(2, 2, 7, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = gated_lightconv(x, kernel, 3)
-    torch.testing.assert_close(y, gated_lightconv(x, kernel, 3), rtol=0, atol=0)
+        y = lightconv(x, kernel, 3)
+    torch.testing.assert_close(y, lightconv(x, kernel, 3), rtol=0, atol=0)
     y.sum().backward()
     assert x.grad.dtype == dtype and kernel.grad.dtype == torch.float32
 
@@ -241,15 +232,15 @@ def test_autocast_keeps_the_input_s_dtype(dtype):
 )
 def test_sizes_that_do_not_fit_are_named(channels, shape, padding_l, words):
     with pytest.raises(ValueError, match=words):
-        gated_lightconv(torch.randn(9, 1, channels), torch.randn(shape), padding_l)
+        lightconv(torch.randn(9, 1, channels), torch.randn(shape), padding_l)
 
 
 def test_only_sizes_that_onednn_is_fast_at_are_given_to_it():
-    chosen = {(T, K): choose_path(torch.empty(T, 4, 8), K, K // 2) for T in (10, 60, 2000) for K in (3, 4, 7, 31)}
-    assert {chosen[key] for key in chosen if key[1] == 4 or key[0] == 10} == {"bands"}
-    fast = {chosen[key] for key in ((60, 3), (60, 7), (2000, 31))}
-    assert fast == ({"depthwise"} if depthwise.suits(torch.empty(60, 4, 8), 7, 3) else {"bands"})
-    assert choose_path(torch.empty(60, 4, 8, dtype=torch.float64), 3, 1) == "bands"
+    sizes = [(T, K) for T in (10, 60, 240, 2000) for K in (3, 4, 7, 31)]
+    chosen = {(T, K) for T, K in sizes if choose(torch.empty(T, 4, 8), K, K // 2) == "depthwise"}
+    assert chosen == {(10, 3), (60, 3), (60, 7), (240, 3), (240, 7), (2000, 3), (2000, 7), (2000, 31)}
+    assert choose(torch.empty(60, 4, 8, dtype=torch.float64), 3, 1) == "bands"
+    assert choose(torch.empty(60, 4, 8), 3, 2) == choose(torch.empty(60, 4, 8), 3, 1, True) == "bands"
 
 
 @pytest.mark.parametrize("path", ["bands", "depthwise"])
@@ -260,7 +251,7 @@ def test_memory_is_linear_in_length(path):
     kernel = torch.rand(B, H, K, requires_grad=True)
 
     def function():
-        gated_lightconv(x, kernel, K // 2, path=path).sum().backward()
+        lightconv(x, kernel, K // 2, implementation=path).sum().backward()
 
     def quadratic():
         (torch.ones(T, T, requires_grad=True) @ x.flatten(1)).sum().backward()

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fairseq_cgc.ops import context_pool, gated_lightconv
-from fairseq_cgc.ops.kept import kept
+from fairseq_cgc.ops.common import cached
+from fairseq_cgc.ops.lightconv import lightconv
+from fairseq_cgc.ops.padding import context_pool
 
 
 def counted():
     made = []
 
-    @kept
+    @cached
     def make(size, dtype, device):
         made.append((size, dtype, device))
         return torch.eye(size, dtype=dtype, device=device)
@@ -27,7 +28,7 @@ def test_a_matrix_is_made_once_for_its_sizes_and_dtype():
     assert [(size, dtype) for size, dtype, _ in made] == [(3, torch.float32), (3, torch.float64)]
 
 
-def test_what_is_not_on_the_cpu_or_not_real_is_not_kept():
+def test_what_is_not_on_the_cpu_or_not_real_is_not_cached():
     make, _ = counted()
     real = make(torch.zeros(2), 3)
     elsewhere = torch.zeros(2, device="meta")
@@ -41,9 +42,9 @@ def test_what_is_not_on_the_cpu_or_not_real_is_not_kept():
 def test_inference_first_leaves_nothing_that_training_stumbles_on(T):
     x, kernel = torch.randn(T, 2, 8), torch.randn(2, 2, 5)
     with torch.inference_mode():
-        expected = gated_lightconv(x, kernel, 2), context_pool(x, 2, 11)
+        expected = lightconv(x, kernel, 2), context_pool(x, 2, 11)
     x.requires_grad_()
     kernel.requires_grad_()
-    done = gated_lightconv(x, kernel, 2), context_pool(x, 2, 11)
+    done = lightconv(x, kernel, 2), context_pool(x, 2, 11)
     torch.testing.assert_close(done, expected)
     torch.autograd.grad(sum(part.sum() for part in done), [x, kernel])

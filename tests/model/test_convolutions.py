@@ -9,9 +9,9 @@ from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv
 from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.gated_convolution import GATE_ON, recorded_gates
-from fairseq_cgc.ops import Padding, gated_layer
-from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_gated_lightconv
+from fairseq_cgc.ops.context_gate import GATE_ON
+from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_lightconv
+from fairseq_cgc.ops.padding import Padding
 
 HEADS, CHANNELS = 4, 24
 
@@ -25,7 +25,7 @@ def reference(conv, sentence, norm="latent", activation="sigmoid", gate_on="kern
         kernel = torch.stack([naive_gated_kernel(own, values, gate_on, conv.weight_softmax) for own in tokens])
     else:
         kernel = naive_gated_kernel(conv.weight.squeeze(1), values, gate_on, conv.weight_softmax)
-    return naive_gated_lightconv(sentence, kernel, conv.padding_l)
+    return naive_lightconv(sentence, kernel, conv.padding_l)
 
 
 KINDS = [ContextGatedLightweightConv, ContextGatedDynamicConv]
@@ -159,7 +159,8 @@ def test_a_model_in_half_precision_throughout_is_close_to_float32(kind, dtype):
         ({"num_heads": 5}, "24 convolution channels do not divide into 5 heads"),
         ({"num_heads": 0}, "0 heads"),
         ({"gate_on": "input"}, "gate_on is 'input'; choose from kernel, logits"),
-        ({"gate": "none"}, "gate is 'none'; choose from context, constant"),
+        ({"gate": "all"}, "gate is 'all'; choose from context, constant, learned, none"),
+        ({"latent_dim": 1}, "latent size is 1 with norm latent: a LayerNorm over one value is always zero"),
         ({"gate": "constant", "activation": "relu"}, "activation is 'relu'"),
         ({"padding_l": 7}, "padding_l is 7"),
     ],
@@ -170,36 +171,46 @@ def test_an_option_that_cannot_be_names_its_value(kind, options, words):
         kind(CHANNELS, 7, **{"num_heads": HEADS, **options})
 
 
-def as_one(conv, x, *mask):
+def fused(conv, x, *mask):
     """Whether the convolution runs as one node of autograd."""
     return type(conv(x, *mask).grad_fn).__name__ == "_LayerBackward"
 
 
-@pytest.mark.parametrize("activation, gate_on", itertools.product(ACTIVATIONS, GATE_ON))
-@pytest.mark.parametrize("weight_softmax", [True, False])
+def composed(conv, x, *mask):
+    """The convolution as ``lightconv(x, gate(x))``."""
+    return conv(x, *mask, record=[])
+
+
+@pytest.mark.parametrize("norm, activation, gate_on", itertools.product(NORMS, ACTIVATIONS, GATE_ON))
 @pytest.mark.parametrize("padded", [True, False])
-@pytest.mark.parametrize("K, n", [(1, 4), (7, 3), (7, 21), (7, 40), (31, 10)])
-def test_the_one_node_is_what_autograd_makes_of_many(monkeypatch, K, n, padded, activation, gate_on, weight_softmax):
-    conv = make(K, padding_l=K // 2, activation=activation, gate_on=gate_on, weight_softmax=weight_softmax).double()
+@pytest.mark.parametrize(
+    "K, n, options",
+    [
+        (2, 4, {"weight_softmax": False}),
+        (7, 3, {}),
+        (7, 21, {"weight_softmax": False}),
+        (7, 40, {"pool": "max"}),
+        (31, 10, {"pool": "max"}),
+    ],
+    ids=str,
+)
+def test_the_fused_layer_is_the_composition(K, n, options, padded, norm, activation, gate_on):
+    conv = make(K, padding_l=K // 2, norm=norm, activation=activation, gate_on=gate_on, **options).double()
     x = torch.randn(n, 3, CHANNELS, dtype=torch.float64, requires_grad=True)
     mask = torch.zeros(3, n, dtype=torch.bool)
     mask[1, : n // 2] = True
     arguments = (x, mask) if padded else (x,)
     grad = torch.randn_like(x)
-
-    def everything():
-        y = conv(*arguments)
-        return y, *torch.autograd.grad(y, [x, *conv.parameters()], grad)
-
-    assert as_one(conv, *arguments)
-    done = everything()
-    monkeypatch.setattr(gated_layer, "suits", lambda *tensors: False)
-    assert not as_one(conv, *arguments)
-    for one, other in zip(done, everything()):
-        torch.testing.assert_close(one, other)
+    assert fused(conv, *arguments) and type(composed(conv, *arguments).grad_fn).__name__ == "_LightConvBackward"
+    one, other = (
+        (y, *torch.autograd.grad(y, [x, *conv.parameters()], grad))
+        for y in (conv(*arguments), composed(conv, *arguments))
+    )
+    for value, expected in zip(one, other):
+        torch.testing.assert_close(value, expected)
 
 
-def test_the_one_node_s_gradients_with_dropconnect_are_those_of_its_draws():
+def test_gradients_with_dropconnect_are_those_of_its_draws():
     conv = make(5, padding_l=2, weight_softmax=True, weight_dropout=0.4).double().train()
     x = torch.randn(9, 2, CHANNELS, dtype=torch.float64, requires_grad=True)
 
@@ -207,7 +218,6 @@ def test_the_one_node_s_gradients_with_dropconnect_are_those_of_its_draws():
         torch.manual_seed(1)
         return conv(x)
 
-    assert as_one(conv, x)
     assert torch.autograd.gradcheck(function, (x, *conv.parameters()))
     dropped = make(5, padding_l=2, weight_dropout=1.0).train()
     y = dropped(x.float())
@@ -216,43 +226,125 @@ def test_the_one_node_s_gradients_with_dropconnect_are_those_of_its_draws():
     assert not x.grad.any()
 
 
-def test_a_mask_for_all_layers_or_one_of_its_own_is_the_same_to_the_one_node():
-    conv, x = make(7), torch.randn(9, 2, CHANNELS, requires_grad=True)
+def test_a_padding_of_zeroed_input_is_as_good_as_a_mask():
+    conv, x = make(7), torch.randn(9, 2, CHANNELS)
     mask = torch.zeros(2, 9, dtype=torch.bool)
     mask[0, 6:] = True
-    zeroed = x.detach().masked_fill(mask.t().unsqueeze(2), 0.0).requires_grad_()
-    with conv.zeroed_at(Padding(mask)):
-        y = conv(zeroed)
-    assert type(y.grad_fn).__name__ == "_LayerBackward"
-    torch.testing.assert_close(y, conv(x, mask))
+    torch.testing.assert_close(conv(Padding(mask).zero(x), Padding(mask)), conv(x, mask), rtol=0, atol=0)
 
 
-def test_what_looks_inside_or_mixes_precisions_gets_pytorch_s_operations():
+def test_every_context_gate_is_fused_unless_somebody_looks_inside():
     x = torch.randn(9, 2, CHANNELS)
-    assert as_one(make(7), x) and as_one(make(7), x.bfloat16())
-    conv = make(7)
-    conv.gate.half()
-    assert conv.gate.convolve(x, None, conv.weight.squeeze(1), True, "kernel", 3, 0.0) is None
+    assert fused(make(7), x) and fused(make(7), x.bfloat16())
+    for options in ({"norm": "heads-latent"}, {"norm": "latent-per-head"}, {"pool": "max"}):
+        assert fused(make(7, **options), x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not as_one(make(7), x)
-    for options in ({"norm": "heads-latent"}, {"pool": "max"}, {"gate": "constant"}):
-        assert not as_one(make(7, **options), x)
-    with recorded_gates([conv := make(7)]):
-        assert not as_one(conv, x)
-    assert as_one(make(7, shuffle=True).train(), x) and not as_one(make(7, shuffle=True).eval(), x)
+        assert fused(make(7), x)
+    assert not fused(make(7, gate="constant"), x)
+    assert fused(make(7, shuffle=True).train(), x) and not fused(make(7, shuffle=True).eval(), x)
 
 
-@pytest.mark.parametrize("gate_on", ["kernel", "logits"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["alone", "beside another"])
+@pytest.mark.parametrize("record", [None, []])
+def test_a_second_derivative_is_an_error(kind, way, record):
+    """Of a loss that is linear in the output, too, which torch's own decorator lets pass as zero."""
+    conv, x = make(3, kind).double(), torch.randn(5, 1, CHANNELS, dtype=torch.float64, requires_grad=True)
+    loss = conv(x, None, record).sum() + (x.pow(3).sum() if way == "beside another" else 0)
+    [grad] = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(grad.square().sum(), x)
+
+
+def test_a_kernel_of_size_one_is_not_gated():
+    conv = make(1, gate="context")
+    assert conv.gate is None
+    torch.testing.assert_close(conv(x := torch.randn(4, 2, CHANNELS)), x)  # a softmax over one tap
+
+
+def test_gate_none_is_lightconv_and_draws_dropconnect_once_a_sentence():
+    torch.manual_seed(2)
+    ours = ContextGatedLightweightConv(CHANNELS, 7, 3, HEADS, weight_dropout=0.5, gate="none")
+    theirs = LightweightConv1dTBC(CHANNELS, 7, 3, HEADS, weight_dropout=0.5, weight_softmax=True)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(20, 3, CHANNELS)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=0, atol=1e-6)
+    ones = torch.ones(20, 500, CHANNELS)
+    noise = {conv: conv.train()(ones)[8:10, :, 0].detach() for conv in (ours, theirs)}
+    assert torch.corrcoef(noise[ours])[0, 1] > 0.999 and abs(torch.corrcoef(noise[theirs])[0, 1]) < 0.2
+
+
+def test_batch_first_is_the_same_with_two_dimensions_swapped():
+    conv, x = make(7), torch.randn(9, 2, CHANNELS)
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[0, 6:] = True
+    expected = conv(x, mask)
+    conv.batch_first = True
+    torch.testing.assert_close(conv(x.transpose(0, 1), mask).transpose(0, 1), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(0, 2, CHANNELS), (5, 0, CHANNELS), (0, 0, CHANNELS)])
+def test_empty_batches_give_empty_tensors(kind, shape):
+    conv, x = make(7, kind), torch.empty(shape, requires_grad=True)
+    y = conv(x, torch.zeros(shape[1], shape[0], dtype=torch.bool))
+    assert y.shape == shape
+    y.sum().backward()
+    assert conv.gate(x).shape == (shape[1], HEADS, 7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(9, CHANNELS), (9, 2, 68), (9, 2, CHANNELS, 1)])
+def test_an_input_of_another_shape_is_named_with_the_one_wanted(kind, shape):
+    with pytest.raises(ValueError) as error:
+        make(7, kind)(torch.randn(shape))
+    assert f"the input is {shape}, wanted T x B x C with C = 24" in str(error.value)
+    with pytest.raises(ValueError, match=r"the padding mask is \(9, 2\), wanted B x T: \(2, 9\)"):
+        make(7, kind)(torch.randn(9, 2, CHANNELS), torch.zeros(9, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_bfloat16_are_as_near_as_its_precision(kind):
+    conv, x = make(15, kind), torch.randn(40, 4, CHANNELS)
+    exact, half = conv.bfloat16(), None
+    precise = kind(CHANNELS, 15, num_heads=HEADS).double()
+    precise.load_state_dict({name: value.double() for name, value in exact.state_dict().items()})
+    grad = torch.randn_like(x).bfloat16()
+    half, full = x.bfloat16().requires_grad_(), x.bfloat16().double().requires_grad_()
+    exact(half).backward(grad)
+    precise(full).backward(grad.double())
+    pairs = [(half.grad, full.grad)] + [(p.grad, q.grad) for p, q in zip(exact.parameters(), precise.parameters())]
+    for own, reference in pairs:
+        if reference is not None:
+            assert (own.double() - reference).norm() < 0.012 * reference.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_export_takes_the_layer(kind):
+    conv, x = make(7, kind).eval(), torch.randn(30, 2, CHANNELS)
+    mask = torch.zeros(2, 30, dtype=torch.bool)
+    mask[0, 20:] = True
+    exported = torch.export.export(conv, (x, mask)).module()
+    torch.testing.assert_close(exported(x, mask), conv(x, mask))
+
+
+@pytest.mark.parametrize("gate_on", GATE_ON)
 def test_shuffled_kernels_are_the_neighbour_s_when_evaluating_alone(gate_on):
-    conv, x = make(7, shuffle=True, gate_on=gate_on), torch.randn(9, 3, CHANNELS)
-    record = []
+    conv, x, records = make(7, shuffle=True, gate_on=gate_on), torch.randn(9, 3, CHANNELS), []
     for training in (True, False):
-        with recorded_gates([conv.train(training)]) as gates:
-            conv(x)
-        record.append(gates[0].kernel)
-    assert torch.equal(record[1], record[0].roll(1, 0)) and not torch.equal(*record)
+        conv.train(training)(x, None, records)
+    assert torch.equal(records[1].kernel, records[0].kernel.roll(1, 0))
+    assert not torch.equal(records[0].kernel, records[1].kernel)
+    with pytest.raises(OptionError, match="this batch has one sentence; use batches of two or more"):
+        conv(x[:, :1])
 
 
-def test_an_input_of_other_channels_is_named():
-    with pytest.raises(ValueError, match="10 channels do not divide into 4 heads"):
-        make(7)(torch.randn(9, 2, 10))
+def test_a_record_has_the_gate_and_both_kernels_and_another_gate_can_be_given():
+    conv, x, record = make(7), torch.randn(9, 3, CHANNELS), []
+    y = conv(x, None, record)
+    torch.testing.assert_close(y, conv(x))
+    torch.testing.assert_close(record[0].gate, conv.gate(x))
+    torch.testing.assert_close(record[0].kernel, record[0].ungated * record[0].gate)
+    ones = torch.ones(3, HEADS, 7)
+    conv(x, None, record, ones)
+    torch.testing.assert_close(record[1].kernel, record[0].ungated)

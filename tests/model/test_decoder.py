@@ -3,15 +3,16 @@ import torch
 from conftest import LIGHTWEIGHT, Task, build_model, tiny_model
 from fairseq.sequence_generator import SequenceGenerator
 
+from fairseq_cgc.decoder import COPIES, Source, SourceGatedLightweightConv
 from fairseq_cgc.errors import OptionError
-from fairseq_cgc.incremental import COPIES
-from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_gated_lightconv
+from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_lightconv
 
 LENGTHS = [3, 9, 5, 7]
 
 
 def models(**options):
     """LightConv of fairseq's and of ours, with the same parameters."""
+    torch.manual_seed(2)  # one that lets sentences end at steps of their own below
     task = Task()
     theirs = tiny_model("lightconv_iwslt_de_en", task, **{**LIGHTWEIGHT, **options}).eval()
     ours = tiny_model(task=task, cgc_gate="constant", cgc_gate_activation="one-plus-tanh", **options).eval()
@@ -146,6 +147,30 @@ def test_a_buffer_in_fairseq_s_format_is_continued_in_fairseq_s_way():
     torch.testing.assert_close(outputs[1], outputs[0])
 
 
+@pytest.mark.parametrize("gated", [False, True], ids=["ungated", "gated"])
+@pytest.mark.parametrize("K", [1, 3, 7])
+def test_several_new_tokens_at_once_are_as_many_steps(gated, K):
+    model = source_gated(decoder_kernel_size_list=[K, 3]) if gated else models(decoder_kernel_size_list=[K, 3])[2]
+    conv, x = model.decoder.layers[0].conv, torch.randn(9, 2, 16).double()
+    source = (Source({"encoder_out": [torch.randn(5, 2, 16).double()]}),) * gated
+    state = {}
+    parts = [conv(part, state, *source) for part in x.split([2, 1, 6])]
+    expected = conv(x, None, *source)
+    torch.testing.assert_close(torch.cat(parts), expected, rtol=0, atol=1e-6)
+
+
+def test_where_fairseq_builds_its_cuda_layer_ours_is_built(monkeypatch):
+    class Cuda(torch.nn.Module):
+        def __init__(self, *args, **keywords):
+            raise AssertionError("built")
+
+    for module in ("fairseq.models.lightconv", "fairseq.modules", "fairseq.modules.lightweight_convolution"):
+        monkeypatch.setattr(f"{module}.LightweightConv", Cuda)
+    model = tiny_model(cgc_decoder="source")
+    assert all(isinstance(layer.conv, SourceGatedLightweightConv) for layer in model.decoder.layers)
+    assert any(".gate." in name for name, _ in model.decoder.named_parameters())
+
+
 def test_a_dynamic_decoder_is_fairseq_s():
     task = Task()
     ours = tiny_model(task=task, decoder_conv_type="dynamic").eval()
@@ -166,7 +191,7 @@ def test_a_decoder_gated_by_the_source_is_what_the_reference_says():
     for b, n in enumerate(lengths):
         values = naive_context_gate(encoder_out["encoder_out"][0][-n:, b], *weights, conv.num_heads)
         kernel = naive_gated_kernel(conv.weight.squeeze(1), values)
-        expected = naive_gated_lightconv(x[:, b], kernel, conv.kernel_size - 1)
+        expected = naive_lightconv(x[:, b], kernel, conv.kernel_size - 1)
         torch.testing.assert_close(y[:, b], expected, rtol=1e-6, atol=1e-6)  # softmax and means are in float32
 
 

@@ -13,55 +13,114 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common import operation
+
 BLOCK_T = 16
 LARGEST = 1 << 14  # elements of a weight matrix that a program holds at once
 GATE, KERNEL, LOGITS = range(3)  # what comes out: the gate, softmax(W) * G, softmax(W * G)
 
 
-def suits(means: Tensor, num_slots: int, latent_dim: int, kernel_size: int) -> bool:
-    """Whether these kernels compute a gate of this dtype and these sizes."""
-    slots, latents, taps = map(_block, (num_slots, latent_dim, kernel_size))
-    return means.dtype == torch.float32 and max(slots * latents, latents * taps, slots * BLOCK_T) <= LARGEST
+def supports(means, parameters, options) -> bool:
+    """float32, the default norm, averages, and sizes that a program can hold."""
+    encode, *_, decode, _ = parameters
+    slots, latents, taps = map(_block, (encode.size(1), encode.size(0), decode.size(0)))
+    return (
+        means.dtype == torch.float32
+        and (options.norm, options.pool) == ("latent", "average")
+        and max(slots * latents, latents * taps, slots * BLOCK_T) <= LARGEST
+    )
 
 
-def forward(means, rank, lengths, encode, scale, shift, decode, weight, eps, what, softmax, sigmoid) -> Tensor:
-    """As ``gate.gated_kernels`` without gradients; B x H x K, float32."""
-    T, B, H = means.shape
-    output = torch.empty(B, H, decode.size(0), dtype=torch.float32, device=means.device)
-    _launch(_gate, means, rank, lengths, encode, scale, shift, decode, weight, [output], eps, what, softmax, sigmoid)
+def forward(means, padding, parameters, options):
+    """As ``context_gate``; nothing is kept for the backward."""
+    return _forward(*_arguments(means, padding, parameters, options)), ()
+
+
+def backward(grad, saved, means, padding, parameters, options):
+    """The gradients of ``forward``."""
+    arguments = _arguments(means, padding, parameters, options)
+    grad_means, grad_encode, grad_norm, grad_decode, grad_weight = _backward(grad, *arguments)
+    return grad_means, grad_encode, *grad_norm, grad_decode, None if parameters[-1] is None else grad_weight
+
+
+def _arguments(means, padding, parameters, options):
+    """What torch.compile can hand to one operation: tensors and numbers."""
+    place, length = (None, None) if padding is None else padding.ranks()
+    what = GATE
+    if parameters[-1] is not None:
+        what = LOGITS if options.gate_on == "logits" and options.weight_softmax else KERNEL
+    parameters = (None if part is None else part.contiguous() for part in parameters)
+    flags = options.weight_softmax, options.activation == "sigmoid"
+    return means.contiguous(), place, length, *parameters, options.eps, what, *flags
+
+
+def _fake_forward(means, place, length, encode, scale, shift, decode, weight, eps, what, softmax, sigmoid):
+    return means.new_empty(means.size(1), means.size(2), decode.size(0))
+
+
+@operation("gate", _fake_forward)
+def _forward(
+    means: Tensor,
+    place: Tensor | None,
+    length: Tensor | None,
+    encode: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    decode: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    what: int,
+    softmax: bool,
+    sigmoid: bool,
+) -> Tensor:
+    output = means.new_empty(means.size(1), means.size(2), decode.size(0))
+    tensors = means, place, length, encode, scale, shift, decode, weight
+    _launch(_gate, *tensors, [output], eps, what, softmax, sigmoid)
     return output
 
 
-def backward(grad, means, rank, lengths, encode, scale, shift, decode, weight, eps, what, softmax, sigmoid):
-    """The gradients, float32, of means (T x B x H), encode, scale and shift (2 x d), decode and weight."""
+def _fake_backward(grad, means, place, length, encode, scale, shift, decode, weight, eps, what, softmax, sigmoid):
+    shapes = means.shape, encode.shape, (2, scale.size(0)), decode.shape, (means.size(2), decode.size(0))
+    return tuple(means.new_empty(shape) for shape in shapes)
+
+
+@operation("gate_backward", _fake_backward)
+def _backward(
+    grad: Tensor,
+    means: Tensor,
+    place: Tensor | None,
+    length: Tensor | None,
+    encode: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    decode: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    what: int,
+    softmax: bool,
+    sigmoid: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, H = means.shape
     (D, S), K = encode.shape, decode.size(0)
-    new = means.new_empty
-    grad_means, grad_weight = new(T, B, H), new(B, H, K)
-    context, grad_latent, latent, grad_logits, affine = (
-        new(B * H, S),
-        new(B * H, D),
-        new(B * H, D),
-        new(B * H, K),
-        new(B * H, 2, D),
-    )
+    grad_means, grad_weight = means.new_empty(T, B, H), means.new_empty(B, H, K)
+    sizes = (S,), (D,), (D,), (K,), (2, D)
+    context, grad_latent, latent, grad_logits, affine = (means.new_empty(B * H, *size) for size in sizes)
     memory = [grad.contiguous(), grad_means, context, grad_latent, latent, grad_logits, affine, grad_weight]
-    _launch(
-        _gate_backward, means, rank, lengths, encode, scale, shift, decode, weight, memory, eps, what, softmax, sigmoid
-    )
+    tensors = means, place, length, encode, scale, shift, decode, weight
+    _launch(_gate_backward, *tensors, memory, eps, what, softmax, sigmoid)
     return grad_means, grad_latent.t() @ context, affine.sum(0), grad_logits.t() @ latent, grad_weight.sum(0)
 
 
-def _launch(function, means, rank, lengths, encode, scale, shift, decode, weight, memory, eps, what, softmax, sigmoid):
+def _launch(function, means, place, length, encode, scale, shift, decode, weight, memory, eps, what, softmax, sigmoid):
     T, B, H = means.shape
     (D, S), K = encode.shape, decode.size(0)
     with torch.cuda.device_of(means):
         function[(B * H,)](
-            *(means, means if rank is None else rank, means if lengths is None else lengths),
+            *(means, means if place is None else place, means if length is None else length),
             *(encode, scale, shift, decode, means if weight is None else weight),
             *memory,
             *(T, B * H, H, S, D, K, eps),
-            HAS_PADDING=rank is not None,
+            HAS_PADDING=place is not None,
             WHAT=what,
             SOFTMAX=softmax,
             SIGMOID=sigmoid,
@@ -94,19 +153,19 @@ def _windows(lengths, n, T, H, S, HAS_PADDING: tl.constexpr, BLOCK_S: tl.constex
 
 
 @triton.jit
-def _inside(rank, n, start, first, last, T, H, HAS_PADDING: tl.constexpr, BLOCK_T: tl.constexpr):
+def _inside(places, n, start, first, last, T, H, HAS_PADDING: tl.constexpr, BLOCK_T: tl.constexpr):
     """BLOCK_T x BLOCK_S: which slots the tokens from start on belong to; padding to none."""
     t = start + tl.arange(0, BLOCK_T)
     place = tl.where(t < T, t, -1)
     if HAS_PADDING:
-        place = tl.load(rank + (n // H) * T + t, mask=t < T, other=-1)
+        place = tl.load(places + (n // H) * T + t, mask=t < T, other=-1)
     return (place[:, None] >= first[None, :]) & (place[:, None] < last[None, :])
 
 
 @triton.jit
 def _latents(
     means,
-    rank,
+    places,
     lengths,
     encode,
     scale,
@@ -130,7 +189,7 @@ def _latents(
     for start in range(0, T, BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
         value = tl.load(means + t.to(tl.int64) * N + n, mask=t < T, other=0.0)
-        inside = _inside(rank, n, start, first, last, T, H, HAS_PADDING, BLOCK_T)
+        inside = _inside(places, n, start, first, last, T, H, HAS_PADDING, BLOCK_T)
         total += tl.sum(tl.where(inside, value[:, None], 0.0), axis=0)
     count = tl.maximum(last - first, 1).to(tl.float32)
     context = total / count
@@ -162,7 +221,7 @@ def _softmax(values, k, K):
 @triton.jit
 def _gate(
     means,
-    rank,
+    places,
     lengths,
     encode,
     scale,
@@ -189,7 +248,7 @@ def _gate(
     n = tl.program_id(0)
     d, k = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
     _, _, _, normal, _, multiply, add = _latents(
-        means, rank, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D
+        means, places, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D
     )
     latent = tl.maximum(normal * multiply + add, 0.0)
     matrix = tl.load(decode + k[:, None] * D + d[None, :], mask=(k < K)[:, None] & (d < D)[None, :], other=0.0)
@@ -208,7 +267,7 @@ def _gate(
 @triton.jit
 def _gate_backward(
     means,
-    rank,
+    places,
     lengths,
     encode,
     scale,
@@ -242,51 +301,51 @@ def _gate_backward(
     n = tl.program_id(0)
     s, d, k = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
     context, count, encoder, normal, inverse, multiply, add = _latents(
-        means, rank, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D
+        means, places, lengths, encode, scale, shift, n, T, N, H, S, D, eps, HAS_PADDING, BLOCK_T, BLOCK_S, BLOCK_D
     )
     latent = tl.maximum(normal * multiply + add, 0.0)
     decoder = tl.load(decode + k[:, None] * D + d[None, :], mask=(k < K)[:, None] & (d < D)[None, :], other=0.0)
     decoder = decoder.to(tl.float32)
     gate = _activate(tl.sum(decoder * latent[None, :], axis=1), SIGMOID)
 
-    of_gate = tl.load(grad + n * K + k, mask=k < K, other=0.0)
-    of_weight = tl.zeros((BLOCK_K,), dtype=tl.float32)
+    d_gate = tl.load(grad + n * K + k, mask=k < K, other=0.0)
+    d_weight = tl.zeros((BLOCK_K,), dtype=tl.float32)
     if WHAT != 0:
         own = tl.load(weight + (n % H) * K + k, mask=k < K, other=0.0).to(tl.float32)
         if WHAT == 2:
             share = _softmax(own * gate, k, K)
-            of_product = share * (of_gate - tl.sum(of_gate * share, axis=0))
-            of_weight = of_product * gate
-            of_gate = of_product * own
+            d_product = share * (d_gate - tl.sum(d_gate * share, axis=0))
+            d_weight = d_product * gate
+            d_gate = d_product * own
         else:
-            of_weight = of_gate * gate
+            d_weight = d_gate * gate
             if SOFTMAX:
                 share = _softmax(own, k, K)
-                of_gate = of_gate * share
-                of_weight = share * (of_weight - tl.sum(of_weight * share, axis=0))
+                d_gate = d_gate * share
+                d_weight = share * (d_weight - tl.sum(d_weight * share, axis=0))
             else:
-                of_gate = of_gate * own
+                d_gate = d_gate * own
     if SIGMOID:
-        of_logits = of_gate * gate * (1.0 - gate)
+        d_logits = d_gate * gate * (1.0 - gate)
     else:
-        of_logits = of_gate * gate * (2.0 - gate)
-    of_logits = tl.where(k < K, of_logits, 0.0)
-    of_sum = tl.where(latent > 0.0, tl.sum(decoder * of_logits[:, None], axis=0), 0.0)
-    of_normal = of_sum * multiply
-    centred = of_normal - tl.sum(of_normal, axis=0) / D - normal * tl.sum(of_normal * normal, axis=0) / D
-    of_latent = tl.where(d < D, inverse * centred, 0.0)
-    of_slot = tl.sum(encoder * of_latent[:, None], axis=0) / count
+        d_logits = d_gate * gate * (2.0 - gate)
+    d_logits = tl.where(k < K, d_logits, 0.0)
+    d_hidden = tl.where(latent > 0.0, tl.sum(decoder * d_logits[:, None], axis=0), 0.0)
+    d_normal = d_hidden * multiply
+    centred = d_normal - tl.sum(d_normal, axis=0) / D - normal * tl.sum(d_normal * normal, axis=0) / D
+    d_latent = tl.where(d < D, inverse * centred, 0.0)
+    d_slot = tl.sum(encoder * d_latent[:, None], axis=0) / count
 
     first, last = _windows(lengths, n, T, H, S, HAS_PADDING, BLOCK_S)
     for start in range(0, T, BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
-        inside = _inside(rank, n, start, first, last, T, H, HAS_PADDING, BLOCK_T)
-        of_token = tl.sum(tl.where(inside, of_slot[None, :], 0.0), axis=1)
-        tl.store(grad_means + t.to(tl.int64) * N + n, of_token, mask=t < T)
+        inside = _inside(places, n, start, first, last, T, H, HAS_PADDING, BLOCK_T)
+        d_token = tl.sum(tl.where(inside, d_slot[None, :], 0.0), axis=1)
+        tl.store(grad_means + t.to(tl.int64) * N + n, d_token, mask=t < T)
     tl.store(contexts + n * S + s, context, mask=s < S)
-    tl.store(grad_latents + n * D + d, of_latent, mask=d < D)
+    tl.store(grad_latents + n * D + d, d_latent, mask=d < D)
     tl.store(latents + n * D + d, latent, mask=d < D)
-    tl.store(grad_logits + n * K + k, of_logits, mask=k < K)
-    tl.store(affine + n * 2 * D + d, of_sum * normal, mask=d < D)
-    tl.store(affine + n * 2 * D + D + d, of_sum, mask=d < D)
-    tl.store(grad_weights + n * K + k, of_weight, mask=k < K)
+    tl.store(grad_logits + n * K + k, d_logits, mask=k < K)
+    tl.store(affine + n * 2 * D + d, d_hidden * normal, mask=d < D)
+    tl.store(affine + n * 2 * D + D + d, d_hidden, mask=d < D)
+    tl.store(grad_weights + n * K + k, d_weight, mask=k < K)

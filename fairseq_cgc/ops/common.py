@@ -1,0 +1,151 @@
+"""What the operations share: precision of sums, matrices that depend on sizes alone, and derivatives of second order."""
+
+import functools
+import math
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """What sums over x are taken in: float32, or float64 for float64 input."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(x: Tensor):
+    """A context in which x's device computes in the precision that it is given."""
+    device = x.device.type
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()  # costs a tenth
+
+
+SMALL = 1 << 15  # elements up to which torch's elementwise operations stay in one thread
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """The matrix product, in as few parallel regions as may be.
+
+    On a CPU whose other cores are busy each region waits for a tick of the scheduler. ``mm`` enters two of
+    them however small the matrices, ``addmm`` one, and elementwise operations none if they are small.
+    """
+    if left.device.type == "cpu" and left.numel() * right.size(1) < SMALL:
+        return (left.unsqueeze(2) * right).sum(1)
+    return torch.addmm(left.new_zeros(()), left, right)
+
+
+def is_real(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers, and is no stand-in by which torch traces what is done to it."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+
+
+def operation(name: str, fake: Callable) -> Callable:
+    """Make a function one operation for torch.compile and torch.export, which else follow its loops and launches.
+
+    Args:
+        name: of the operation
+        fake: from the arguments to new tensors of the result's shapes and dtypes
+
+    Returns:
+        a decorator. On real tensors the function is called as it is: torch's way to an operation takes 25 us on a CPU and
+        up to 100 us on a GPU's host, which waits for nothing else.
+    """
+
+    def register(function):
+        registered = torch.library.custom_op(f"fairseq_cgc::{name}", function, mutates_args=())
+        registered.register_fake(fake)
+
+        @functools.wraps(function)
+        def call(*args):
+            return (function if is_real(args[0]) else registered)(*args)
+
+        call.registered = registered
+        return call
+
+    return register
+
+
+def cached(make: Callable) -> Callable:
+    """Let a function remember what it last made for each of its arguments.
+
+    On a GPU nothing is remembered, since a matrix that was made while a CUDA graph is captured holds nothing
+    outside of it; nor where torch traces, since what it sees then are no real tensors.
+
+    Args:
+        make: from sizes, a dtype and a device to a tensor or more
+
+    Returns:
+        a function ``(like, *sizes)`` that gives ``make(*sizes, like.dtype, like.device)``; its result must not be changed
+    """
+
+    @functools.lru_cache(maxsize=256)
+    def remember(*args):
+        with torch.inference_mode(False):  # else no gradient could ever be taken through it
+            return make(*args)
+
+    @functools.wraps(make)
+    def get(like, *sizes):
+        return (remember if is_real(like) and like.device.type == "cpu" else make)(*sizes, like.dtype, like.device)
+
+    return get
+
+
+_memory = threading.local()
+
+
+def workspace(like: Tensor, *shape: int) -> Tensor:
+    """Memory that holds nothing between calls. On a CPU it is this thread's own, kept for the next call: a large
+    new tensor costs a page fault for each 4 KiB.
+    """
+    if like.device.type != "cpu" or not is_real(like):
+        return like.new_empty(shape)
+    size = math.prod(shape)
+    memory = getattr(_memory, str(like.dtype), None)
+    if memory is None or memory.numel() < size:
+        with torch.inference_mode(False):
+            memory = torch.empty(size, dtype=like.dtype)
+        setattr(_memory, str(like.dtype), memory)
+    return memory[:size].view(shape)
+
+
+class _FirstDerivative(Function):
+    """Gradients as they are, which raise when they are differentiated by what they depend on."""
+
+    @staticmethod
+    def forward(ctx, number, *tensors):
+        return tuple(gradient.view_as(gradient) for gradient in tensors[:number])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "fairseq_cgc's convolutions and gates have no second derivative; take the first without create_graph=True, "
+            "or keep what is differentiated twice out of them"
+        )
+
+
+def once_differentiable(backward: Callable) -> Callable:
+    """For the backward of an autograd function: its gradients raise an error when they are differentiated.
+
+    torch's decorator of this name lets a second derivative be zero, without a word, where the gradient
+    that comes in is constant: the first derivative depends on the input all the same.
+    """
+
+    @functools.wraps(backward)
+    def wrapped(ctx, *grads):
+        with torch.no_grad():
+            gradients = backward(ctx, *grads)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return gradients
+        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        origins = [tensor for tensor in (*ctx.saved_tensors, *grads) if tensor is not None and tensor.requires_grad]
+        marked = _FirstDerivative.apply(len(places), *(gradients[place] for place in places), *origins)
+        gradients = list(gradients)
+        for place, gradient in zip(places, marked):
+            gradients[place] = gradient
+        return tuple(gradients)
+
+    return wrapped

@@ -1,0 +1,235 @@
+"""The model's own options, each said once: its name, default, choices and help; and the checks of all."""
+
+import copy
+import math
+from dataclasses import dataclass, field, fields
+from enum import EnumMeta
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+from .context_gate import AS_KERNEL, GATES, POOL_FACTOR, check_choice
+from .errors import OptionError, check_at_least
+from .ops.context_gate import ACTIVATIONS, GATE_ON, NORMS
+from .ops.padding import POOLS
+
+DECODERS = ("none", "source")
+LARGEST_POOL_FACTOR = 100  # beyond it the gate is larger than the model
+OPTIMIZERS = ("cgc_adam", "composite")  # those with parameter groups
+
+
+def _option(default, help, argument=None):
+    """A field with fairseq's help, and the name of the gated convolutions' argument that it gives, if any."""
+    return field(default=default, metadata={"help": help, "argument": argument})
+
+
+@dataclass  # fairseq makes command-line options of the fields, and reads no other form of Optional
+class ModelOptions(FairseqDataclass):
+    cgc_gate: ChoiceEnum(GATES) = _option(
+        "context",
+        "context: computed from the sentence (section 3.2; default); constant: the control, every gate fixed at 0.5 (at 1 "
+        "with --cgc-gate-activation one-plus-tanh), without parameters; learned: the control with parameters, one gate a "
+        "head and tap for all sentences, which starts from constant's; none: LightConv itself on this plugin's operators, "
+        "the control where DropConnect is on, which is drawn once a sentence here and once a token in fairseq",
+        "gate",
+    )
+    cgc_layers: Optional[str] = _option(
+        None,
+        "gate these encoder layers alone, by number from 1, or from -1 for the last, e.g. [6,7] or [-2,-1] (default: all); "
+        "the others are as with --cgc-gate none",
+    )
+    cgc_shuffle_context: bool = _option(
+        False,
+        "at evaluation, gate each sentence by the context of the one before it in its batch, which has to hold two or more: "
+        "the control that tells use from presence. For a trained model: fairseq-generate --model-overrides "
+        "\"{'cgc_shuffle_context': True}\"",
+        "shuffle",
+    )
+    cgc_pool: ChoiceEnum(POOLS) = _option(
+        "average",
+        "what a time slot holds of the tokens of a long sentence: their average (section 4.4; default) or max",
+        "pool",
+    )
+    cgc_gate_on: ChoiceEnum(GATE_ON) = _option(
+        "kernel",
+        "what the gate multiplies: the kernel that convolves, softmax(W)*G (Eq. 2; default), or the logits, softmax(W*G)",
+        "gate_on",
+    )
+    cgc_norm: ChoiceEnum(NORMS) = _option(
+        "latent",
+        "what the gate's LayerNorm (section 3.2) normalises: the d latent values of each head, with an affine pair of size d "
+        "(latent, default) or H x d (latent-per-head, nearest to the authors' image code), or those of all heads together, "
+        "affine H x d (heads-latent)",
+        "norm",
+    )
+    cgc_gate_activation: ChoiceEnum(ACTIVATIONS) = _option(
+        "sigmoid",
+        "sigmoid (section 3.2; default) or 1 + tanh (GCT), with which --cgc-zero-init starts as LightConv exactly",
+        "activation",
+    )
+    cgc_zero_init: bool = _option(
+        False, "start from constant gates (supplement A.2), by zeroing the gate's decoding layer", "zero_init"
+    )
+    cgc_latent_dim: Optional[str] = _option(
+        None,
+        "latent size d of the gate (section 3.2; default: K // 2 + 1 for kernel size K), a number of at least 2 (1 with "
+        "--cgc-norm heads-latent) or the letter K",
+        "latent_dim",
+    )
+    cgc_pool_factor: int = _option(
+        POOL_FACTOR, "pool the sentence to N * K time slots for kernel size K (section 4.4; default: 3)", "pool_factor"
+    )
+    cgc_lr_scale: float = _option(
+        1.0,
+        "learn the gates' parameters at X times the rate of the others (supplement A.2 has 0.1; default: 1); with "
+        "--optimizer cgc_adam, which is adam with parameter groups",
+    )
+    cgc_decoder: ChoiceEnum(DECODERS) = _option(
+        "none",
+        "none: the paper's, whose decoder is LightConv's (default); source: gate each decoder convolution by a summary of "
+        "the encoder's output, with the options of the encoder's gates",
+    )
+    encoder_gct: bool = _option(
+        False,
+        "a Gated Channel Transformation (Yang et al. 2020) before every encoder convolution, and before its context gate; "
+        "--arch lightconv_gct is LightConv with it alone",
+    )
+
+
+OPTIONS = [option for option in fields(ModelOptions) if not option.name.startswith("_")]
+
+
+def add_options(parser):
+    """Add the options to an argparse parser; those that are not given are left out of its result."""
+    gen_parser_from_dataclass(parser, ModelOptions(), delete_default=True)
+
+
+def fill_in(args):
+    """Set the options that ``args`` lacks."""
+    for option in OPTIONS:
+        if not hasattr(args, option.name):
+            setattr(args, option.name, option.default)
+
+
+def gate_arguments(args, gated=True):
+    """Keyword arguments of a gated convolution.
+
+    Args:
+        gated: whether it is to have a gate
+    """
+    given = {option.metadata["argument"]: getattr(args, option.name) for option in OPTIONS}
+    arguments = {name: value for name, value in given.items() if name is not None}
+    return arguments if gated else {**arguments, "gate": "none"}
+
+
+def without_layers(args):
+    """A copy of the options that builds an encoder and a decoder with no layers."""
+    args = copy.copy(args)
+    args.encoder_layers = args.decoder_layers = 0
+    args.encoder_kernel_size_list = args.decoder_kernel_size_list = []
+    return args
+
+
+def gated_layers(args):
+    """The numbers, from 1, of the encoder layers that are gated; -1 stands for the last.
+
+    Raises:
+        OptionError: not a list of numbers, or no layer has such a number
+    """
+    everyone = range(1, args.encoder_layers + 1)
+    if args.cgc_layers is None:
+        return list(everyone)
+    try:
+        numbers = [int(number) for number in str(args.cgc_layers).strip("[] ").split(",")]
+    except ValueError:
+        numbers = []
+    numbers = [number + args.encoder_layers + 1 if number < 0 else number for number in numbers]
+    if not numbers or any(number not in everyone for number in numbers):
+        raise OptionError(
+            f"--cgc-layers is '{args.cgc_layers}'; it is a list of numbers from 1 to {args.encoder_layers}, the encoder's "
+            f"layers (or from -1, the last), such as [1,{args.encoder_layers}]; for none of them, --cgc-gate none"
+        )
+    return numbers
+
+
+def check_options(args):
+    """Refuse options that contradict each other or the gate, before anything is built.
+
+    Raises:
+        OptionError: naming the option, its value and what it should be
+    """
+    for option in OPTIONS:
+        if isinstance(option.type, EnumMeta):
+            choices = [member.value for member in option.type]
+            check_choice("--" + option.name.replace("_", "-"), str(getattr(args, option.name)), choices)
+    for side in ("encoder", "decoder"):
+        _check_convolutions(args, side)
+    if args.cgc_decoder == "source" and args.decoder_conv_type != "lightweight":
+        raise OptionError(
+            f"--cgc-decoder source gates the one kernel a layer of a lightweight decoder, and --decoder-conv-type is "
+            f"{args.decoder_conv_type}; leave one of the two out"
+        )
+    if args.cgc_decoder == "source" and args.encoder_embed_dim % args.decoder_attention_heads:
+        raise OptionError(
+            f"--cgc-decoder source divides the encoder's {args.encoder_embed_dim} channels (--encoder-embed-dim) among "
+            f"the decoder's {args.decoder_attention_heads} heads (--decoder-attention-heads); choose a number that divides them"
+        )
+    if args.cgc_latent_dim not in (None, AS_KERNEL):
+        try:
+            latent_dim = int(args.cgc_latent_dim)
+        except ValueError:
+            raise OptionError(f"--cgc-latent-dim is '{args.cgc_latent_dim}'; it is a number or the letter K") from None
+        check_at_least(1 if args.cgc_norm == "heads-latent" else 2, cgc_latent_dim=latent_dim)
+    check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
+    if args.cgc_pool_factor > LARGEST_POOL_FACTOR:
+        raise OptionError(f"--cgc-pool-factor is {args.cgc_pool_factor}; it must be at most {LARGEST_POOL_FACTOR}")
+    gated_layers(args)
+    if args.cgc_lr_scale != 1:
+        if not 0 < args.cgc_lr_scale < math.inf:
+            raise OptionError(f"--cgc-lr-scale is {args.cgc_lr_scale}; it must be a number above 0")
+        if args.cgc_gate in ("constant", "none"):
+            raise OptionError(
+                f"--cgc-lr-scale {args.cgc_lr_scale} is for the gates' parameters, and --cgc-gate {args.cgc_gate} has none; "
+                "leave it out"
+            )
+
+
+def _check_convolutions(args, side):
+    layers, sizes = getattr(args, f"{side}_layers"), getattr(args, f"{side}_kernel_size_list")
+    if len(sizes) not in (1, layers):
+        raise OptionError(
+            f"--{side}-kernel-size-list has {len(sizes)} kernel sizes, {sizes}, for --{side}-layers {layers}; "
+            "give one a layer, or a single one for all"
+        )
+    if any(size < 1 for size in sizes):
+        raise OptionError(f"--{side}-kernel-size-list is {sizes}; a kernel size is at least 1")
+    channels, heads = getattr(args, f"{side}_conv_dim"), getattr(args, f"{side}_attention_heads")
+    if heads < 1 or channels % heads:
+        raise OptionError(
+            f"--{side}-attention-heads {heads} does not divide the {channels} channels of the {side}'s "
+            f"convolutions (--{side}-conv-dim, by default --{side}-embed-dim); choose one that does"
+        )
+
+
+def check_optimizer(args):
+    """Refuse a training whose optimizer would not see ``--cgc-lr-scale``.
+
+    Raises:
+        OptionError: naming the option to change
+    """
+    apart = getattr(args, "memory_efficient_fp16", False) or getattr(args, "fp16_no_flatten_grads", False)
+    sharded = getattr(args, "ddp_backend", None) == "fully_sharded"
+    optimizer = getattr(args, "optimizer", None)
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        reason = f"an optimizer with parameter groups, and --optimizer is {optimizer}; take --optimizer cgc_adam, which is adam with them"
+    elif getattr(args, "fp16", False) and not apart:
+        reason = "parameters that are kept apart, and --fp16 joins them in one tensor; add --fp16-no-flatten-grads"
+    elif sharded and not getattr(args, "not_fsdp_flatten_parameters", False):
+        reason = (
+            "parameters that are kept apart, and --ddp-backend fully_sharded joins them in one tensor; add "
+            "--not-fsdp-flatten-parameters"
+        )
+    else:
+        return
+    raise OptionError(f"--cgc-lr-scale {args.cgc_lr_scale} needs {reason}")
