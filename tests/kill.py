@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 from conftest import ROOT, TINY_OPTIONS
-from test_preparation import PAIRS
 
 from fairseq_cgc.recipe.checkpoints import load_checkpoint
 from fairseq_cgc.recipe.files import MARK, is_locked, read_json
@@ -109,9 +108,11 @@ def main(kills=24, seed=1):
     random.seed(seed)
     work = Path(tempfile.mkdtemp(prefix="kill-"))
     try:
-        for split in SPLITS:
-            for side, language in enumerate(("de", "en")):
-                (work / f"{split}.{language}").write_text("".join(pair[side] + "\n" for pair in PAIRS * 400))
+        for split, count in zip(SPLITS, (2400, 20, 20)):
+            lines = [[random.randrange(40) for _ in range(random.randrange(3, 12))] for _ in range(count)]
+            for language in ("de", "en"):
+                text = "".join(" ".join(f"{language}{word}" for word in line) + "\n" for line in lines)
+                (work / f"{split}.{language}").write_text(text)
         prepare(work, kills)
         train(work, kills)
         generate(work, kills)

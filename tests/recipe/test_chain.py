@@ -10,7 +10,7 @@ from archive14 import write_archive
 from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused
 
 from fairseq_cgc import LightConvCGCModel
-from fairseq_cgc.recipe.files import locked, read_json, read_lines
+from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
 
 BPE = {"subword_nmt": 120, "sentencepiece": 150}
 
@@ -185,6 +185,11 @@ def test_checkpoints_alone_need_dictionaries_of_their_size(run_folder, chain, tm
     data = shutil.copytree(chain["data"], tmp_path / "other")
     file = data / "bin" / "dict.de.txt"
     file.write_text(file.read_text() + "zusätzlich 1\n", encoding="utf-8")
+    fails(command("generate", run_folder, "--average", 2, "--data", data, check=False), "is damaged or another file")
+    record = data / "bin" / "prepare.json"
+    made = read_json(record)
+    made["sha256"]["dict.de.txt"] = sha256_of(file)
+    record.write_text(json.dumps(made), encoding="utf-8")
     done = command("generate", run_folder, "--average", 2, "--data", data, check=False)
     fails(done, "the data folder is another than the model's")
 
