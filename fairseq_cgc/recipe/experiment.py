@@ -164,13 +164,24 @@ def _run(args, row, seed, folder, shuffled, processes):
     generate = ["generate", folder, "--average", args.average, "--by", args.by]
     tests = {"test": generate}
     if shuffled and row == CGC:
-        tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, "--model-overrides", SHUFFLE]
+        options = "--model-overrides", SHUFFLE, *company(read_json(folder / RUN, RECORD)["data"]["pairs"]["test"])
+        tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, *options]
     for test, command in tests.items():
         scores = folder / test / SCORES
         if not scores.exists() or read_json(scores, RESULT)["generation"].get("checkpoints") != names:
             processes.run([*COMMAND, *map(str, command)], log)
     if SHUFFLED_TEST in tests:
         _validate_shuffled(folder, args, processes)
+
+
+def company(sentences):
+    """fairseq's options for batches of which none is a single sentence's, which has no other to take a context from.
+
+    Args:
+        sentences: how many there are, at least two
+    """
+    size = next(size for size in (*range(64, 2, -1), 2) if sentences % size != 1)
+    return ["--batch-size", str(size), "--max-tokens", str(size * 4096)]  # more than any sentence has
 
 
 def _validate_shuffled(folder, args, processes):
@@ -192,7 +203,8 @@ def _validate_shuffled(folder, args, processes):
         "--path",
         str(folder / "checkpoints" / "checkpoint_last.pt"),
     ]
-    command += ["--model-overrides", SHUFFLE, "--max-tokens", str(args.batch_tokens), "--log-format", "json"]
+    pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["valid"]
+    command += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
     log.unlink(missing_ok=True)
     of_valid = validation_options(Path(command[3]).parent, command)
     processes.run([*command, *EVERY_SENTENCE, *NO_WORKERS, *of_valid], log)

@@ -17,7 +17,7 @@ from test_table import change_json, make_run, rows
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe import experiment
 from fairseq_cgc.recipe.command_line import parse
-from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, make_table
+from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, make_table
 from fairseq_cgc.recipe.files import is_locked
 from fairseq_cgc.recipe.rows import VARIANTS, row_options
 from fairseq_cgc.recipe.training import LOCK
@@ -59,6 +59,12 @@ def test_rows_are_trained_translated_and_tabled(ablated):
     valid = [event["valid_loss"] for event in log if event["event"] == "valid"]
     assert found["`cgc`"]["validation loss"] == f"{valid[-1]:.3f}"
     assert found["`cgc-shuffled`"]["validation loss"] != f"{valid[-1]:.3f}", "the contexts made no difference"
+
+
+@pytest.mark.parametrize("sentences", [2, 3, 16, 64, 65, 129, 1000, 4033])
+def test_no_sentence_of_the_shuffled_control_is_alone_in_its_batch(sentences):
+    options = company(sentences)
+    assert sentences % int(options[options.index("--batch-size") + 1]) != 1
 
 
 def test_the_shuffled_run_is_the_trained_model_with_other_contexts(ablated):
