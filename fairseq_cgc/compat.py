@@ -3,7 +3,6 @@
 Nothing of fairseq or torch is patched; what cannot be set through their own switches is left alone.
 """
 
-import argparse
 import importlib.util
 import logging
 import os
@@ -69,32 +68,11 @@ def quiet_fairseq():
     warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator")
 
 
-def keep_weights_only_loading():
-    """Make every fairseq command load checkpoints as data.
-
-    * fairseq calls ``torch.load`` without ``weights_only``. torch >= 2.6 then loads safely, older
-      versions run whatever the pickle says, unless an environment variable of torch's tells them.
-    * The variable that does the opposite is taken out: a checkpoint is data, always.
-    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), which the safe
-      loader refuses until it is told that the class is harmless.
-    """
-    import torch
-
-    if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
-        warnings.warn(
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only", stacklevel=2
-        )
-    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":
-        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    torch.serialization.add_safe_globals([argparse.Namespace])
-
-
 def explain_user_errors():
     """Let fairseq's commands end with our one- or two-line errors instead of a traceback.
 
     fairseq's commands let exceptions through to the interpreter, so that a wrong option would be
-    explained under thirty lines of traceback; and torch's text for a checkpoint that is more than
-    data advises to turn the safe loader off. Only in fairseq's own commands: an importing program
+    explained under thirty lines of traceback. Only in fairseq's own commands: an importing program
     keeps its ``sys.excepthook``.
     """
     if "fairseq_cli" not in sys.modules:
@@ -102,24 +80,14 @@ def explain_user_errors():
     previous = sys.excepthook
 
     def hook(kind, error, traceback):
-        text = user_error_text(error)
-        if text is None:
-            previous(kind, error, traceback)
-        else:
+        if isinstance(error, pickle.UnpicklingError):  # of torch's loader, whose words advise to turn it off
+            error = UserError(
+                "a file was refused: it holds more than data, or is damaged; get it anew, from a source you trust"
+            )
+        if isinstance(error, UserError):
             sys.stdout.flush()
-            print(f"error: {text}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
 
     sys.excepthook = hook
-
-
-def user_error_text(error):
-    """The text to show for an error that is the user's to mend; None for any other."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, pickle.UnpicklingError):
-        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
-        return (
-            f"the checkpoint was refused: it holds more than data, or is damaged; nothing of it was run ({reason}).\n"
-            "Expected tensors and options alone, as fairseq saves them; get the file from a source you trust."
-        )
-    return None

@@ -21,6 +21,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be loaded, or that does not fit its neighbours."""
 
 
+class UnsafeCheckpointError(UserError):
+    """A checkpoint that is, or asks for, more than data. It may be whole: nothing mends it, and it is not to be removed."""
+
+
 def check_at_least(least, **options):
     """Raises OptionError, named as on the command line, for the first of these options that is given and below ``least``."""
     check_within(least, float("inf"), **options)

@@ -5,8 +5,12 @@ from . import compat
 
 compat.require_environment()
 compat.quiet_fairseq()
-compat.keep_weights_only_loading()
 compat.explain_user_errors()
+
+from . import safe_loading
+
+safe_loading.keep_weights_only_loading()
+safe_loading.guard_fairseq()
 
 from .channel_gate import GatedChannelTransformation
 from .context_gate import ContextGate

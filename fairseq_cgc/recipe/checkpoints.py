@@ -1,7 +1,6 @@
 """Checkpoints as data: loading, averaging, and a folder that is a model complete in itself."""
 
 import io
-import pickle
 import re
 import shutil
 from pathlib import Path
@@ -9,34 +8,11 @@ from pathlib import Path
 import torch
 from fairseq.data import Dictionary
 
-from ..compat import user_error_text
 from ..errors import CheckpointError, OptionError, check_at_least
+from ..safe_loading import load_checkpoint
 from .files import MARK, atomic_folder, atomic_write
 
 POSITIONS = 1024  # of fairseq's models, unless told otherwise
-
-
-def load_checkpoint(path):
-    """Load a fairseq checkpoint on the CPU with torch's weights-only loader.
-
-    Returns:
-        the checkpoint's dict
-
-    Raises:
-        CheckpointError: missing, truncated, no fairseq checkpoint, or holding more than data
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"the checkpoint {path} does not exist") from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {user_error_text(error)}") from None
-    except Exception as error:  # whatever torch's unpickler stumbles over in a damaged file
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason}); get or make it again") from None
-    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
-        raise CheckpointError(f"{path} is no fairseq checkpoint: it lacks 'model' or the options it was trained with")
-    return state
 
 
 # fairseq's names of checkpoints, and the number in them that orders them.

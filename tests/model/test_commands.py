@@ -253,21 +253,21 @@ class Hostile:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("where", ["beside the weights", "in the options"])
-def test_a_hostile_checkpoint_is_refused_and_does_not_run(data, trained, tmp_path, where):
+@pytest.mark.parametrize("how", ["as code beside the weights", "as an option that fairseq evaluates"])
+def test_fairseq_generate_refuses_a_hostile_checkpoint_and_runs_nothing_of_it(data, trained, tmp_path, how):
     state, trace = load_checkpoint(trained[0]), tmp_path / "code-ran"
-    if where == "in the options":
-        state["cfg"]["model"].dropout = Hostile(trace)
+    if how == "as code beside the weights":
+        state["cfg"]["model"].dropout, words = Hostile(trace), r"more than data \(io.open\), and nothing of it was run"
     else:
-        state["extra_state"] = Hostile(trace)
+        state["cfg"]["model"].arch = state["cfg"]["model"]._name = "fconv"
+        state["cfg"]["model"].encoder_layers = f"[(32, 3)] * (1 + 0 * len([open({str(trace)!r}, 'w')]))"
+        words = "'fconv', which is not among those known to be harmless"
     torch.save(state, tmp_path / "model.pt")
     options = ["--path", tmp_path / "model.pt", "--user-dir", USER_DIR]
-    for switch in ({}, {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}):
-        done = fairseq("generate", data / "bin", *options, check=False, env=switch)
-        assert done.returncode == 1
-        assert "error: the checkpoint was refused: it holds more than data" in done.stderr
-        assert "Traceback" not in done.stderr and "weights_only" not in done.stderr.split("error: ")[-1]
-        assert not trace.exists()
+    done = fairseq("generate", data / "bin", *options, check=False, env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"})
+    assert done.returncode == 1 and not trace.exists()
+    error = done.stderr.split("error: ")[1]
+    assert re.search(words, error) and "weights_only" not in error and "Traceback" not in done.stderr
 
 
 def test_a_small_model_overfits_twenty_pairs(tmp_path):

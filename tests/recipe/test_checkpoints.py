@@ -10,8 +10,10 @@ from fairseq_cgc.recipe.checkpoints import average_checkpoints, find_checkpoints
 def save(path, dtype=torch.float32, **tensors):
     model = {name: torch.as_tensor(value) for name, value in tensors.items()}
     model = {n: v.to(dtype) if v.is_floating_point() else v for n, v in model.items()}
-    options = argparse.Namespace(arch="lightconv_cgc")
-    torch.save({"model": model, "cfg": {"model": options}, "args": None, "last_optimizer_state": {"a": 1}}, path)
+    cfg = {"model": argparse.Namespace(arch="lightconv_cgc"), "task": {"_name": "translation"}}
+    history = [{"num_updates": 1, "lr_scheduler_state": {}}]
+    state = {"model": model, "cfg": cfg, "args": None, "optimizer_history": history, "extra_state": {}}
+    torch.save({**state, "last_optimizer_state": {"a": 1}}, path)
     return path
 
 
@@ -101,7 +103,7 @@ def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):
     torch.save({"weights": torch.ones(1)}, foreign)
     for path, words in (
         (tmp_path / "missing.pt", "does not exist"),
-        (truncated, "truncated or no checkpoint"),
+        (truncated, "truncated, damaged or no checkpoint"),
         (foreign, "no fairseq checkpoint"),
         (text, "text.pt"),
     ):

@@ -1,0 +1,196 @@
+"""A checkpoint is data: what is in one is checked before fairseq sees it, and no option in it is evaluated.
+
+torch's weights-only loader lets nothing but tensors and plain values out of a file. That is not enough: fairseq builds
+what a checkpoint's options name, and evaluates some of them as Python (``encoder_layers`` of ``fconv``,
+``conv_feature_layers`` of wav2vec, ``wer_args`` of the CTC criterion, ...). So there are two guards, both Python's own audit
+hook, which sees fairseq open a file and evaluate a string without a line of fairseq being changed:
+
+* a checkpoint that fairseq is about to open is first loaded and checked here (``load_checkpoint``);
+* of the strings that fairseq evaluates, from wherever they come, only literals get through.
+"""
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from collections import OrderedDict
+from types import CodeType
+
+import torch
+
+from .errors import CheckpointError, UnsafeCheckpointError, UserError
+
+# What fairseq builds by the names in a checkpoint, and of these the ones whose code was read and found to open nothing
+# but dictionaries, data and subword models, to start no process and to fetch nothing. Optimizers and schedulers are not
+# among them: fairseq takes those from the command line alone. A plugin of your own may add its names.
+HARMLESS = {
+    "model": {"lightconv", "lightconv_cgc", "transformer"},  # with all their architectures
+    "task": {"translation"},
+    "criterion": {
+        "adaptive_loss",
+        "cross_entropy",
+        "label_smoothed_cross_entropy",
+        "label_smoothed_cross_entropy_with_alignment",
+        "label_smoothed_cross_entropy_with_rdrop",
+    },
+    "tokenizer": {"moses", "moses_lowercase", "space"},
+    "eval_bleu_detok": {"moses", "moses_lowercase", "space"},
+    "bpe": {"fastbpe", "sentencepiece", "subword_nmt"},
+    "scoring": {"bert_score", "bleu", "chrf", "meteor", "sacrebleu", "wer"},
+    "dataset_impl": {"cached", "lazy", "mmap", "raw"},  # "fasta" hands file names to a shell
+}
+FETCHED = {"bpe_codes", "sentencepiece_model"}  # fairseq downloads them if they are addresses
+MOST_OPTIONS, DEEPEST = 100_000, 20  # far beyond any fairseq configuration, and short of exhausting anything
+
+
+def load_checkpoint(path, mmap=False):
+    """Load a fairseq checkpoint on the CPU, as data.
+
+    Args:
+        mmap: map the tensors from the file, which is to stay as it is, instead of reading them
+
+    Returns:
+        the checkpoint's dict, with ``model`` (name to tensor), ``cfg`` or ``args``, ``optimizer_history`` and
+        ``extra_state``
+
+    Raises:
+        CheckpointError: missing, damaged, or no fairseq checkpoint
+        UnsafeCheckpointError: it holds more than data, or its options name what is not known to be harmless
+    """
+    try:
+        with open(path, "rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells
+        if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise UnsafeCheckpointError(f"{path} is a TorchScript program; a checkpoint that fairseq saved was wanted")
+        if not is_zip and torch.torch_version.TorchVersion(torch.__version__) < "2.6":
+            raise CheckpointError(
+                f"{path} is truncated, no checkpoint, or one of a torch before 1.6, which torch {torch.__version__} does "
+                "not load safely; get or make it again, or use torch 2.6 or later"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint {path} does not exist") from None
+    except IsADirectoryError:
+        raise CheckpointError(
+            f"the checkpoint {path} is a folder; a file was wanted, such as {path}/model.pt"
+        ) from None
+    except PermissionError:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: permission denied") from None
+    except Exception as error:  # whatever torch stumbles over; its words advise to turn the safe loader off
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if name:
+            raise UnsafeCheckpointError(
+                f"the checkpoint {path} was refused: it holds more than data ({name[1]}), and nothing of it was run.\n"
+                "A checkpoint is tensors and options alone; get it anew, from a source you trust"
+            ) from None
+        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint; get or make it again") from None
+    _check_form(path, state)
+    _check_options(path, state)
+    return state
+
+
+def keep_weights_only_loading():
+    """Make every fairseq command load checkpoints as data.
+
+    * fairseq calls ``torch.load`` without ``weights_only``. torch >= 2.6 then loads safely, older
+      versions run whatever the pickle says, unless an environment variable of torch's tells them.
+    * The variable that does the opposite is taken out: a checkpoint is data, always.
+    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), which the safe
+      loader refuses until it is told that the class is harmless.
+    """
+    if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
+        warnings.warn(
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only", stacklevel=2
+        )
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def guard_fairseq():
+    """Check every checkpoint that fairseq opens in this process, and let it evaluate nothing but literals."""
+
+    def hook(event, args):
+        if event not in ("exec", "open"):
+            return
+        caller = sys._getframe().f_back  # None at an interpreter's prompt
+        if caller is None or not caller.f_globals.get("__name__", "").startswith(("fairseq.", "fairseq_cli.")):
+            return
+        if event == "exec" and not _is_literal(args[0]):
+            raise UnsafeCheckpointError(
+                f"an option was refused: fairseq would run it as Python ({caller.f_code.co_name}), and it is no literal but "
+                f"uses {', '.join(args[0].co_names) or 'a function'}; give a number, a list or the like"
+            )
+        if event == "open" and caller.f_code.co_name == "load_checkpoint_to_cpu":
+            load_checkpoint(args[0], mmap=True)
+
+    sys.addaudithook(hook)
+
+
+def _is_literal(code):
+    """Whether evaluated code can do nothing: it names no variable, attribute or module, and holds no function."""
+    return not code.co_names and not any(isinstance(constant, CodeType) for constant in code.co_consts)
+
+
+def _check_form(path, state):
+    """Raises CheckpointError if this is not the dict that fairseq saves."""
+
+    def refuse(found):
+        raise CheckpointError(f"{path} is no fairseq checkpoint: {found}; give one that fairseq-train saved")
+
+    if type(state) is not dict:
+        refuse(f"it holds a {type(state).__name__}, not a dict")
+    for name, kinds in (("model", dict), ("optimizer_history", list), ("extra_state", dict)):
+        if not isinstance(state.get(name), kinds):
+            refuse(f"it lacks '{name}'" if name not in state else f"its '{name}' is a {type(state[name]).__name__}")
+    if not isinstance(state.get("cfg"), dict) and not isinstance(state.get("args"), argparse.Namespace):
+        refuse("it lacks the options it was trained with ('cfg' or 'args')")
+    for name, value in state["model"].items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            refuse(f"its parameter {name!r} is a {type(value).__name__}, not a tensor")
+    last = state["optimizer_history"][-1:]
+    if not last or not isinstance(last[0], dict) or not {"num_updates", "lr_scheduler_state"} <= last[0].keys():
+        refuse("its 'optimizer_history' does not tell of its updates")
+
+
+def _check_options(path, state):
+    """Raises UnsafeCheckpointError for an option that is not plain data, or names what is not known to be harmless."""
+    from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
+    def refuse(found, where=()):
+        option = f"its option {'.'.join(map(str, where))} " if where else ""
+        raise UnsafeCheckpointError(f"the checkpoint {path} was refused: {option}{found}; nothing of it was run")
+
+    named = set()
+    rest = [((), {form: state[form] for form in ("cfg", "args") if state.get(form) is not None})]
+    count = 0
+    while rest:
+        where, value = rest.pop()
+        count += 1
+        if count > MOST_OPTIONS or len(where) > DEEPEST:
+            refuse("is nested deeper, or larger, than any option of fairseq", where[:3])
+        kind = where[-2] if where[-1:] == ("_name",) and len(where) > 1 else where[-1] if where else None
+        kind = "model" if kind == "arch" else kind
+        if type(value) in (dict, OrderedDict, argparse.Namespace):
+            for name, inner in (vars(value) if type(value) is argparse.Namespace else value).items():
+                if type(name) is not str or not re.fullmatch(r"_name|[A-Za-z]\w*", name):
+                    refuse(f"has the name {str(name)[:30]!r}, which no option of fairseq has", where)
+                rest.append(((*where, name), inner))
+        elif type(value) in (list, tuple):
+            rest.extend(((*where, number), inner) for number, inner in enumerate(value))
+        elif type(value) not in (str, int, float, bool, type(None)):
+            refuse(f"is a {type(value).__name__}, not plain data", where)
+        elif kind in HARMLESS and value is not None:
+            known = ARCH_MODEL_NAME_REGISTRY.get(value) if kind == "model" else value
+            if known not in HARMLESS[kind]:
+                refuse(f"is {str(value)[:60]!r}, which is not among those known to be harmless", where)
+            named.add(kind)
+        elif type(value) is str and "${" in value:
+            refuse("refers to other values (${...}), which a saved option does not", where)
+        elif kind in FETCHED and type(value) is str and "://" in value:
+            refuse("is an address on the network; a file was wanted", where)
+    if not {"model", "task"} <= named:
+        refuse("it does not name its architecture and task")
