@@ -110,6 +110,8 @@ def fill_in(args):
     for option in OPTIONS:
         if not hasattr(args, option.name):
             setattr(args, option.name, option.default)
+    if str(args.cgc_latent_dim).isdecimal():
+        args.cgc_latent_dim = int(args.cgc_latent_dim)
 
 
 def gate_arguments(args, gated=True):

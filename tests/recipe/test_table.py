@@ -59,6 +59,11 @@ def write_log(folder, events):
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
+# What fairseq saves beside a model and its options.
+TASK = {"task": {"_name": "translation"}}
+SAVED = {"args": None, "optimizer_history": [{"num_updates": 2000, "lr_scheduler_state": {}}], "extra_state": {}}
+
+
 def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG, name=None, **record):
     """A run folder with all that a finished run has."""
     folder = root / (name or f"{row}-{seed}")
@@ -74,9 +79,9 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
     }
     (folder / "run.json").write_text(json.dumps({**wanted, **record}))
     write_log(folder, log)
-    options = argparse.Namespace(arch="x")
+    options = argparse.Namespace(arch="lightconv_cgc")
     torch.save(
-        {"model": {"weight": torch.zeros(1).expand(parameters)}, "cfg": {"model": options}},
+        {**SAVED, "model": {"weight": torch.zeros(1).expand(parameters)}, "cfg": {"model": options, **TASK}},
         folder / "model" / "model.pt",
     )
     references, hypotheses = translations(SHARE.get(row, 0), seed)
@@ -143,7 +148,7 @@ def checkpoint(folder, arch, options, task):
     """A checkpoint as fairseq saves it, and its model."""
     model, args = build_model(arch, task, **options), argparse.Namespace(arch=arch, **options)
     ARCH_CONFIG_REGISTRY[arch](args)
-    torch.save({"model": model.state_dict(), "cfg": {"model": args}, "args": None}, folder / "model.pt")
+    torch.save({**SAVED, "model": model.state_dict(), "cfg": {"model": args, **TASK}}, folder / "model.pt")
     return folder / "model.pt", model
 
 
