@@ -319,6 +319,10 @@ def test_gradients_in_bfloat16_are_as_near_as_its_precision(kind):
             assert (own.double() - reference).norm() < 0.012 * reference.norm()
 
 
+OLD = torch.torch_version.TorchVersion(torch.__version__) < "2.6"
+
+
+@pytest.mark.skipif(OLD, reason="torch.export before 2.6 follows no object that remembers, as a Padding does")
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_export_takes_the_layer(kind):
     conv, x = make(7, kind).eval(), torch.randn(30, 2, CHANNELS)

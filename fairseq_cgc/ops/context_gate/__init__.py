@@ -1,6 +1,5 @@
 """From head means to the gate, or to the kernels that it has multiplied: the operation and its implementations."""
 
-import importlib
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.autograd import Function
 from ..common import once_differentiable
 from ..lightconv import has_triton
 from ..padding import Padding
+from . import torch as pytorch
 
 NORMS = ("latent", "latent-per-head", "heads-latent")
 ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
@@ -82,9 +82,13 @@ def choose_gate(means: Tensor, parameters: tuple, options: GateOptions) -> str:
 
 def gate_implementation(name: str):
     """The module of that name."""
+    if name == "triton":  # imported when it is first needed: it is not everywhere
+        from . import triton
+
+        return triton
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation is '{name}'; choose from {', '.join(IMPLEMENTATIONS)}")
-    return importlib.import_module(f".{name}", __name__)
+    return pytorch
 
 
 class _ContextGate(Function):

@@ -4,7 +4,6 @@ The operation, its implementations and its gradients.
 """
 
 import functools
-import importlib
 import importlib.util
 import warnings
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..common import accumulation_dtype, once_differentiable, operation, without_autocast
+from . import bands, depthwise
 
 # Each is a module of three functions, free of autograd:
 #   supports(x, kernel_size, padding_l, per_token)  whether it computes this, and is fast at it
@@ -66,7 +66,7 @@ def choose(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = False)
     """The first of ``IMPLEMENTATIONS`` that supports the convolution of x (T x B x C)."""
     for name in IMPLEMENTATIONS:
         # A CPU never asks for Triton, which takes seconds to import and may be missing.
-        if (name != "triton" or (x.is_cuda and has_triton())) and _implementation_of(name).supports(
+        if (name != "triton" or (x.is_cuda and has_triton())) and _module(name).supports(
             x, kernel_size, padding_l, per_token
         ):
             return name
@@ -85,10 +85,14 @@ def has_triton() -> bool:
     return False
 
 
-def _implementation_of(name):
+def _module(name):
+    if name == "triton":  # imported when it is first needed: it is not everywhere
+        from . import triton
+
+        return triton
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation is '{name}'; choose from {', '.join(IMPLEMENTATIONS)}")
-    return importlib.import_module(f".{name}", __name__)
+    return depthwise if name == "depthwise" else bands
 
 
 def reach(x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> tuple[int, int]:
@@ -146,7 +150,7 @@ def gradient_of_input(grad: Tensor, kernel: Tensor, padding_l: int, spread: Tens
 @operation("lightconv", lambda x, *_: torch.empty_like(x))
 def forward(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None, name: str) -> Tensor:
     with without_autocast(x):
-        return _implementation_of(name).forward(x, kernel, padding_l, spread)
+        return _module(name).forward(x, kernel, padding_l, spread)
 
 
 def _fake_gradient(grad, x, num_heads, kernel_size, padding_l, per_token, name):
@@ -159,4 +163,4 @@ def backward(
     grad: Tensor, x: Tensor, num_heads: int, kernel_size: int, padding_l: int, per_token: bool, name: str
 ) -> Tensor:
     with without_autocast(x):
-        return _implementation_of(name).backward(grad, x, num_heads, kernel_size, padding_l, per_token)
+        return _module(name).backward(grad, x, num_heads, kernel_size, padding_l, per_token)
