@@ -132,7 +132,7 @@ def test_generate_validate_and_interactive_need_none_of_the_options_again(data, 
 
 
 def test_a_trained_model_is_given_shuffled_context_by_an_override(data, trained):
-    options = ["--path", trained[0], "--user-dir", USER_DIR, "--beam", 2, "--max-tokens", 2000, *EVERY_SENTENCE]
+    options = ["--path", trained[0], "--user-dir", USER_DIR, "--beam", 2, "--batch-size", 23, *EVERY_SENTENCE]
     scores = []
     for overrides in ({}, {"cgc_shuffle_context": True}):
         done = fairseq("generate", data / "bin", *options, "--model-overrides", overrides)
