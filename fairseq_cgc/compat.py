@@ -80,6 +80,10 @@ def explain_user_errors():
     previous = sys.excepthook
 
     def hook(kind, error, traceback):
+        from .safe_loading import explained
+
+        if not isinstance(error, UserError):
+            error = explained(error) or error
         if isinstance(error, pickle.UnpicklingError):  # of torch's loader, whose words advise to turn it off
             error = UserError(
                 "a file was refused: it holds more than data, or is damaged; get it anew, from a source you trust"

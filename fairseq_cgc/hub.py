@@ -5,6 +5,7 @@ import logging
 import torch
 from fairseq.hub_utils import GeneratorHubInterface
 
+from .errors import CheckpointError
 from .text import is_blank
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,10 @@ class TranslationHub(GeneratorHubInterface):
 
     def __init__(self, cfg, task, models):
         super().__init__(cfg, task, models)
+        if self.max_positions[0] < 2:
+            raise CheckpointError(
+                f"the model takes sentences of up to {self.max_positions[0]} tokens (--max-source-positions)"
+            )
         if self.cfg.dataset.max_tokens:
             self.cfg.dataset.max_tokens = max(self.cfg.dataset.max_tokens, self.max_positions[0])
 

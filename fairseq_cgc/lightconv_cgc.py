@@ -14,11 +14,12 @@ from .channel_gate import GatedChannelTransformation
 from .context_gate import ContextGate, LearnedGate
 from .convolutions import ContextGatedDynamicConv, ContextGatedLightweightConv, RecordedGate
 from .decoder import IncrementalDecoder, reorder_encoder_out
-from .errors import CheckpointError
+from .errors import CheckpointError, UserError
 from .hub import TranslationHub
 from .ops.padding import Padding
 from .optimizer import exempt_from_weight_decay, scale_learning_rate
 from .options import add_options, check_optimizer, check_options, fill_in, gate_arguments, gated_layers, without_layers
+from .safe_loading import explained
 from .text import PREPARATION, hub_options
 
 logger = logging.getLogger(__name__)
@@ -187,12 +188,12 @@ class LightConvCGCModel(LightConvModel):
             TranslationHub: ``.translate("...", beam=6)``
 
         Raises:
-            CheckpointError: the folder or the checkpoint does not exist
+            CheckpointError: the folder or the checkpoint does not exist, or no model can be built of it
         """
         model_name_or_path, data_name_or_path = str(model_name_or_path), str(data_name_or_path)
         for file in checkpoint_file.split(os.pathsep):
             path = Path(model_name_or_path, file)
-            if "://" not in str(model_name_or_path) and not path.exists():
+            if not path.exists():
                 raise CheckpointError(f"the checkpoint {path} does not exist; give its folder and checkpoint_file=")
         data = Path(data_name_or_path)
         if data_name_or_path.startswith("."):
@@ -200,8 +201,14 @@ class LightConvCGCModel(LightConvModel):
         if (data / PREPARATION).exists():
             for option, value in hub_options(data).items():
                 kwargs.setdefault(option, value)
-        hub = super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
-        return TranslationHub(hub.cfg, hub.task, hub.models)
+        try:
+            hub = super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
+            return TranslationHub(hub.cfg, hub.task, hub.models)
+        except UserError:
+            raise
+        except Exception as error:  # whatever fairseq stumbles over in the options
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise explained(error) or CheckpointError(f"{path} cannot be used for translation: {reason}") from error
 
     @classmethod
     def build_model(cls, args, task):

@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections import OrderedDict
 from types import CodeType
@@ -41,6 +42,7 @@ HARMLESS = {
     "dataset_impl": {"cached", "lazy", "mmap", "raw"},  # "fasta" hands file names to a shell
 }
 FETCHED = {"bpe_codes", "sentencepiece_model"}  # fairseq downloads them if they are addresses
+DTYPES = {torch.half, torch.bfloat16, torch.float, torch.double, torch.bool, torch.uint8, torch.int32, torch.int64}
 MOST_OPTIONS, DEEPEST = 100_000, 20  # far beyond any fairseq configuration, and short of exhausting anything
 
 
@@ -59,6 +61,10 @@ def load_checkpoint(path, mmap=False):
         UnsafeCheckpointError: it holds more than data, or its options name what is not known to be harmless
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise CheckpointError(
+                f"the checkpoint {path} is no file; one was wanted, such as a model folder's model.pt"
+            )
         with open(path, "rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells
         if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
@@ -73,10 +79,6 @@ def load_checkpoint(path, mmap=False):
         raise
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint {path} does not exist") from None
-    except IsADirectoryError:
-        raise CheckpointError(
-            f"the checkpoint {path} is a folder; a file was wanted, such as {path}/model.pt"
-        ) from None
     except PermissionError:
         raise CheckpointError(f"the checkpoint {path} cannot be read: permission denied") from None
     except Exception as error:  # whatever torch stumbles over; its words advise to turn the safe loader off
@@ -130,6 +132,36 @@ def guard_fairseq():
     sys.addaudithook(hook)
 
 
+def explained(error):
+    """What a user can mend, where fairseq failed to build a model from a checkpoint.
+
+    Args:
+        error: an exception of fairseq's
+
+    Returns:
+        a CheckpointError of one or two lines, or None for an error that has another cause
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        place = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if place in BUILDING and isinstance(error, Exception) and "filename" in frame.f_locals:
+            cause = error.__context__ if str(error).startswith("Cannot load model parameters") else error
+            lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
+            if lines[0].startswith("Error(s) in loading state_dict"):
+                reason = lines[1] if len(lines[1]) < 300 else f"{lines[1][:300]} ..."
+                reason += f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+                return CheckpointError(f"{frame.f_locals['filename']} does not fit {BUILDING[place]}: {reason}")
+            reason = f"{type(cause).__name__}: {lines[0][:300]}"
+            return CheckpointError(f"{frame.f_locals['filename']} cannot be used for {BUILDING[place]}: {reason}")
+    return None
+
+
+# Where fairseq builds a model from a checkpoint, and what of.
+BUILDING = {
+    ("fairseq.checkpoint_utils", "load_model_ensemble_and_task"): "the model that its options describe",
+    ("fairseq.trainer", "load_checkpoint"): "the model that is being trained",
+}
+
+
 def _is_literal(code):
     """Whether evaluated code can do nothing: it names no variable, attribute or module, and holds no function."""
     return not code.co_names and not any(isinstance(constant, CodeType) for constant in code.co_consts)
@@ -141,16 +173,30 @@ def _check_form(path, state):
     def refuse(found):
         raise CheckpointError(f"{path} is no fairseq checkpoint: {found}; give one that fairseq-train saved")
 
-    if type(state) is not dict:
+    if not isinstance(state, dict):
         refuse(f"it holds a {type(state).__name__}, not a dict")
-    for name, kinds in (("model", dict), ("optimizer_history", list), ("extra_state", dict)):
-        if not isinstance(state.get(name), kinds):
-            refuse(f"it lacks '{name}'" if name not in state else f"its '{name}' is a {type(state[name]).__name__}")
-    if not isinstance(state.get("cfg"), dict) and not isinstance(state.get("args"), argparse.Namespace):
+    for name, kind in (("model", dict), ("optimizer_history", list), ("extra_state", dict)):
+        if name not in state:
+            refuse(f"it lacks '{name}'")
+        if not isinstance(state[name], kind):
+            refuse(f"its '{name}' is a {type(state[name]).__name__}")
+    for name, kind in (("cfg", (dict, type(None))), ("args", (argparse.Namespace, type(None))), ("task_state", dict)):
+        if name in state and not isinstance(state[name], kind):
+            refuse(f"its '{name}' is a {type(state[name]).__name__}")
+    if state.get("cfg") is None and state.get("args") is None:
         refuse("it lacks the options it was trained with ('cfg' or 'args')")
+    if not state["model"]:
+        refuse("it has no parameters")
     for name, value in state["model"].items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             refuse(f"its parameter {name!r} is a {type(value).__name__}, not a tensor")
+        if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in DTYPES:
+            refuse(f"its parameter {name} is {value.layout} of {value.dtype} on {value.device}")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{path}: the parameter {name} holds values that are no numbers (NaN or infinite): its training went astray, or it "
+                "is damaged; take an earlier checkpoint"
+            )
     last = state["optimizer_history"][-1:]
     if not last or not isinstance(last[0], dict) or not {"num_updates", "lr_scheduler_state"} <= last[0].keys():
         refuse("its 'optimizer_history' does not tell of its updates")
@@ -164,22 +210,21 @@ def _check_options(path, state):
         option = f"its option {'.'.join(map(str, where))} " if where else ""
         raise UnsafeCheckpointError(f"the checkpoint {path} was refused: {option}{found}; nothing of it was run")
 
-    named = set()
-    rest = [((), {form: state[form] for form in ("cfg", "args") if state.get(form) is not None})]
-    count = 0
+    forms = {form: state[form] for form in ("cfg", "args") if state.get(form) is not None}
+    named, count, rest = set(), 0, [((), forms)]
     while rest:
         where, value = rest.pop()
         count += 1
         if count > MOST_OPTIONS or len(where) > DEEPEST:
             refuse("is nested deeper, or larger, than any option of fairseq", where[:3])
-        kind = where[-2] if where[-1:] == ("_name",) and len(where) > 1 else where[-1] if where else None
-        kind = "model" if kind == "arch" else kind
-        if type(value) in (dict, OrderedDict, argparse.Namespace):
+        last = where[-1] if where else None
+        kind = where[-2] if last == "_name" and len(where) > 1 else "model" if last == "arch" else last
+        if type(value) in (dict, OrderedDict, argparse.Namespace) and last not in ("_name", "arch"):
             for name, inner in (vars(value) if type(value) is argparse.Namespace else value).items():
                 if type(name) is not str or not re.fullmatch(r"_name|[A-Za-z]\w*", name):
                     refuse(f"has the name {str(name)[:30]!r}, which no option of fairseq has", where)
                 rest.append(((*where, name), inner))
-        elif type(value) in (list, tuple):
+        elif type(value) in (list, tuple) and kind not in HARMLESS:
             rest.extend(((*where, number), inner) for number, inner in enumerate(value))
         elif type(value) not in (str, int, float, bool, type(None)):
             refuse(f"is a {type(value).__name__}, not plain data", where)
@@ -187,10 +232,15 @@ def _check_options(path, state):
             known = ARCH_MODEL_NAME_REGISTRY.get(value) if kind == "model" else value
             if known not in HARMLESS[kind]:
                 refuse(f"is {str(value)[:60]!r}, which is not among those known to be harmless", where)
-            named.add(kind)
+            named.add(where)
         elif type(value) is str and "${" in value:
             refuse("refers to other values (${...}), which a saved option does not", where)
         elif kind in FETCHED and type(value) is str and "://" in value:
             refuse("is an address on the network; a file was wanted", where)
-    if not {"model", "task"} <= named:
-        refuse("it does not name its architecture and task")
+    for group, names in (
+        (("cfg", "model"), ("_name", "arch")),
+        (("cfg", "task"), ("_name", "task")),
+        (("args",), ("arch",)),
+    ):
+        if group[0] in forms and not any((*group, name) in named for name in names):
+            refuse("does not name what it is of", group)

@@ -8,10 +8,12 @@ import torch
 from conftest import TINY, tiny_model
 from fairseq import utils
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu, load_model_ensemble_and_task
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from fairseq_cgc import LightConvCGCModel
-from fairseq_cgc.errors import CheckpointError, UnsafeCheckpointError
-from fairseq_cgc.safe_loading import load_checkpoint
+from fairseq_cgc.errors import CheckpointError, UnsafeCheckpointError, UserError
+from fairseq_cgc.safe_loading import explained, load_checkpoint
 
 SIZES = {"source": 40, "target": 30}
 
@@ -76,6 +78,8 @@ HOSTILE = {
     "fconv-in-a-dict": ("model", {"_name": "fconv", "encoder_layers": "HOSTILE"}),
     "fconv-nested": ("model", {"fconv": {"encoder_layers": "HOSTILE"}}),
     "fconv-self-attention": ("model", {"arch": "fconv_self_att", "pretrained": "HOSTILE"}),
+    "wav2vec2-nested": ("model", {"wav2vec2": {"conv_feature_layers": "HOSTILE", "bpe": "subword_nmt"}}),
+    "list": ("model", {"arch": "lightconv_cgc", "_name": ["wav2vec2"], "conv_feature_layers": "HOSTILE"}),
     "wav2vec2": ("model", {"_name": "wav2vec2", "conv_feature_layers": "HOSTILE"}),
     "hubert": ("model", {"_name": "hubert", "conv_feature_layers": "HOSTILE"}),
     "transformer_lm": ("model", {"_name": "transformer_lm", "character_filters": "HOSTILE"}),
@@ -179,3 +183,84 @@ def test_a_torch_that_would_not_be_safe_is_given_no_file_of_the_old_format(state
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1"))
     with pytest.raises(CheckpointError, match="torch 2.5.1 does not load safely"):
         load_checkpoint(folder / "model.pt")
+
+
+def changed(**values):
+    """A function that replaces entries of a checkpoint; None takes them out."""
+    return lambda state: {k: v for k, v in {**state, **values}.items() if v is not None}
+
+
+def with_parameter(change):
+    """A function that changes a parameter of a checkpoint; to None takes it out."""
+
+    def apply(state):
+        name = "encoder.layers.0.linear1.weight"
+        model = {**state["model"], name: change(state["model"][name])}
+        return {**state, "model": {k: v for k, v in model.items() if v is not None}}
+
+    return apply
+
+
+FOREIGN = {
+    "list": (lambda state: [state], "it holds a list"),
+    "bare-parameters": (lambda state: state["model"], "it lacks 'model'"),
+    "model-is-a-list": (changed(model=[1]), "its 'model' is a list"),
+    "no-parameters": (changed(model={}), "has no parameters"),
+    "no-options": (changed(cfg=None), "lacks the options"),
+    "options-are-a-list": (changed(cfg=[1]), "its 'cfg' is a list"),
+    "no-history": (changed(optimizer_history=None), "lacks 'optimizer_history'"),
+    "empty-history": (changed(optimizer_history=[]), "does not tell of its updates"),
+    "task-state-is-a-list": (changed(task_state=[1]), "its 'task_state' is a list"),
+    "a-parameter-is-text": (with_parameter(lambda value: "x"), "is a str, not a tensor"),
+    "sparse": (with_parameter(lambda value: value.to_sparse()), "is torch.sparse_coo"),
+    "complex": (with_parameter(lambda value: value.to(torch.complex64)), "of torch.complex64"),
+    "without-values": (with_parameter(lambda value: value.to("meta")), "on meta"),
+    "nan": (with_parameter(lambda value: value / 0), "holds values that are no numbers"),
+    "numpy": (with_parameter(lambda value: value.numpy()), "more than data .numpy"),
+    "shape": (
+        with_parameter(lambda value: value[1:]),
+        "does not fit the model that its options describe: size mismatch",
+    ),
+    "missing": (with_parameter(lambda value: None), "does not fit .*: Missing key.*linear1.weight"),
+    "no-generation-options": (lambda state: state, "cannot be used for translation"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_checkpoint_is_named_in_one_error(state, folder, case):
+    change, words = FOREIGN[case]
+    save(change(state), folder)
+    with pytest.raises(UserError, match=words) as error:
+        LightConvCGCModel.from_pretrained(folder)
+    assert str(folder / "model.pt") in str(error.value)
+    assert str(error.value).count("\n") <= 1 and "weights_only" not in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_named_in_one_line(state, folder):
+    whole = (folder / "model.pt", save(state, folder))[0].read_bytes()
+    lengths = [0, 1, 4, 100, 1000, len(whole) // 2, len(whole) - 500, len(whole) - 1]
+    for content in (b"text\n", b"PK\3\4" + bytes(500), *(whole[:length] for length in lengths)):
+        (folder / "model.pt").write_bytes(content)
+        with pytest.raises(CheckpointError) as error:
+            load_checkpoint_to_cpu(str(folder / "model.pt"))
+        assert str(error.value) == f"{folder / 'model.pt'} is truncated, damaged or no checkpoint; get or make it again"
+
+
+def test_a_training_from_another_model_s_checkpoint_is_told_what_does_not_fit(state, folder):
+    config = OmegaConf.create(
+        {"checkpoint": {"load_checkpoint_on_all_dp_ranks": False}, "model": {"_name": "lightconv_cgc"}}
+    )
+    config.distributed_training = {"zero_sharding": "none"}
+    trainer = argparse.Namespace(data_parallel_world_size=1, data_parallel_rank=0, tpu=False, is_fsdp=False, cfg=config)
+    trainer.model = tiny_model("lightconv_cgc", decoder_layers=1, decoder_kernel_size_list=[3])
+    with pytest.raises(Exception, match="Cannot load model parameters") as error:
+        Trainer.load_checkpoint(trainer, save(state, folder))
+    words = str(explained(error.value))
+    assert words.startswith(f"{folder}/model.pt does not fit the model that is being trained: Unexpected key(s)")
+    assert "\n" not in words
+
+
+def test_an_error_that_has_nothing_to_do_with_a_checkpoint_is_not_explained():
+    with pytest.raises(ValueError) as error:
+        int("x")
+    assert explained(error.value) is None

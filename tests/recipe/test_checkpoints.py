@@ -53,7 +53,7 @@ def test_the_last_epochs_are_found_by_number(tmp_path):
 @pytest.mark.parametrize("maximise, wanted", [(True, ["9.999", "27.310"]), (False, ["27.310", "9.999"])])
 def test_the_best_by_another_metric_are_the_highest_or_lowest_as_the_training_had_it(tmp_path, maximise, wanted):
     for number in ("9.999", "27.310"):
-        path = save(tmp_path / f"checkpoint.best_bleu_{number}.pt")
+        path = save(tmp_path / f"checkpoint.best_bleu_{number}.pt", weight=[1.0])
         state = torch.load(path)
         state["cfg"]["checkpoint"] = {"maximize_best_checkpoint_metric": maximise}
         torch.save(state, path)
