@@ -57,15 +57,21 @@ def require_environment():
 
 
 def quiet_fairseq():
-    """Silence remarks that are of no use here.
+    """Import fairseq without its remarks that are of no use here, and leave logging as it was found.
 
     * On import it advises to install tensorboardX, for a speech task.
-    * Its import sets the root logger to DEBUG, and matplotlib tells of every font that it looks at.
+    * Its import sets the root logger to DEBUG, and torch and matplotlib tell of every step. In fairseq's own commands,
+      which have imported it before they import us, logging is theirs.
     * It asks for pinned memory whether or not there is an accelerator, and torch warns.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator")
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    import fairseq  # noqa: F401
+
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 def explain_user_errors():
