@@ -107,7 +107,7 @@ def test_prepare_iwslt14_leaves_an_archive_in_orig_alone(tmp_path):
     archive.parent.mkdir()
     archive.write_bytes(b"archive")
     with pytest.raises(UserError, match="holds de-en.tgz, which is none of our corpus"):
-        iwslt14._sentences(archive, None, tmp_path / "orig")
+        iwslt14._sentences(archive, None, tmp_path / "orig", ("de", "en"))
     assert archive.read_bytes() == b"archive"
 
 
