@@ -33,7 +33,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     On a CPU whose other cores are busy each region waits for a tick of the scheduler. ``mm`` enters two of
     them however small the matrices, ``addmm`` one, and elementwise operations none if they are small.
     """
-    if left.device.type == "cpu" and left.numel() * right.size(1) < SMALL:
+    if left.device.type != "cpu":
+        return left @ right
+    if left.numel() * right.size(1) < SMALL:
         return (left.unsqueeze(2) * right).sum(1)
     return torch.addmm(left.new_zeros(()), left, right)
 
