@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
 from ..errors import MOST_SEED, CheckpointError, OptionError, UserError, check_at_least, check_within
+from ..options import LARGEST_POOL_FACTOR
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint, updates_of
 from .files import (
@@ -74,7 +75,7 @@ RANGES = dict.fromkeys(
     + ["--adam-eps", "--cgc-lr-scale"],
     AMOUNT,
 )
-RANGES |= {"--cgc-pool-factor": (0, 1000)}  # the model has its own least
+RANGES |= {"--cgc-pool-factor": (0, LARGEST_POOL_FACTOR)}  # the model says its own least
 LOCK = ".lock"
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
