@@ -24,6 +24,7 @@ from fairseq_cgc.ops.context_gated_lightconv import context_gated_lightconv
 from fairseq_cgc.ops.lightconv import choose, lightconv
 from fairseq_cgc.ops.padding import head_means
 from fairseq_cgc.recipe.files import atomic_write, read_json
+from fairseq_cgc.recipe.report import render_table
 
 from . import contenders as c
 from .measure import compare, peak_memory, quartiles
@@ -226,11 +227,13 @@ def paths(args):
         x.requires_grad_()
         for K in args.kernels:
             conv = c.layers(K)["CGC"].to(args.device)
-            functions = {"composition of bands and torch": composition(conv, x, grad)}
+            ways = {"composition of bands and torch": composition(conv)}
             for gate in gates:
                 for convolution in convolutions:
                     if convolution != "depthwise" or T >= 2 * K:  # below, it may take seconds
-                        functions[f"fused, {convolution} and {gate}"] = fused(conv, x, grad, gate, convolution)
+                        ways[f"fused, {convolution} and {gate}"] = fused(conv, gate, convolution)
+            own = list(conv.parameters())
+            functions = {name: c.forward_and_backward(way, x, grad, own) for name, way in ways.items()}
             results = compare(functions, args.repeats, args.device, f"T {T}, K {K}")
             parameters = *conv.gate.tensors(), conv.weight.squeeze(1)
             chosen = f"fused, {choose(x, K, K // 2)} and "
@@ -238,7 +241,7 @@ def paths(args):
             base = results["composition of bands and torch"]
             row = {"T x B": f"{T} x {x.size(1)}", "K": K, "chosen": chosen}
             row |= {"composition, ms": round(base["median"], 2)}
-            row |= {name: ratio(result) for name, result in results.items() if name in functions and result is not base}
+            row |= {name: ratio(result) for name, result in results.items() if result is not base}
             if step:
                 saved = 7 * (base["median"] - results[chosen]["median"])
                 row["7 layers save, share of a step"] = f"{100 * saved / step:.1f} %"
@@ -253,39 +256,35 @@ def paths(args):
     return {"title": title, "rows": rows}
 
 
-def fused(conv, x, grad, gate, convolution):
-    parameters = list(conv.parameters())
+def fused(conv, gate, convolution):
+    """From x to the fused layer's output, by these implementations."""
 
-    def run():
+    def call(x):
         own = *conv.gate.tensors(), conv.weight.squeeze(1), conv.gate.options
         how = {"padding_l": conv.padding_l, "dropout": 0.1, "gate": gate, "convolution": convolution}
-        context_gated_lightconv(x, None, *own, **how).backward(grad)
-        for tensor in (x, *parameters):
-            tensor.grad = None
+        return context_gated_lightconv(x, None, *own, **how)
 
-    return run
+    return call
 
 
-def composition(conv, x, grad):
-    parameters = list(conv.parameters())
+def composition(conv):
+    """From x to the same output, by the simplest implementations one after another."""
 
-    def run():
+    def call(x):
         own = *conv.gate.tensors(), None, conv.gate.options
         gate = context_gate(head_means(x, conv.num_heads), None, *own, implementation="torch")
         kernels = gated_kernel(gate, conv.weight.squeeze(1))
-        lightconv(x, kernels, conv.padding_l, 0.1, implementation="bands").backward(grad)
-        for tensor in (x, *parameters):
-            tensor.grad = None
+        return lightconv(x, kernels, conv.padding_l, 0.1, implementation="bands")
 
-    return run
+    return call
 
 
 def layer_runs(T, B, K, args):
     dtype = getattr(torch, args.dtype)
     x = torch.randn(T, B, 512, device=args.device, dtype=dtype, requires_grad=True)
     grad = torch.randn_like(x)
-    modules = c.layers(K, weight_dropout=args.weight_dropout)
-    return {name: c.forward_and_backward(module.to(args.device, dtype), x, grad) for name, module in modules.items()}
+    modules = {name: m.to(args.device, dtype) for name, m in c.layers(K, weight_dropout=args.weight_dropout).items()}
+    return {name: c.forward_and_backward(m, x, grad, m.parameters()) for name, m in modules.items()}
 
 
 def bandwidth(args):
@@ -478,8 +477,7 @@ def ratio(result):
 def table(rows):
     """Rows to the lines of a Markdown table, without what was measured in full."""
     columns = [name for name in rows[0] if name != "measured"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
-    return lines + ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
+    return render_table(columns, [[str(row[column]) for column in columns] for row in rows], "r").splitlines()
 
 
 if __name__ == "__main__":

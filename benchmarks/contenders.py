@@ -57,13 +57,18 @@ def layers(kernel_size, channels=512, heads=4, weight_dropout=0.1):
     }
 
 
-def forward_and_backward(module, x, grad):
-    """A function of no arguments that runs both, and leaves no gradients."""
-    parameters = list(module.parameters())
+def forward_and_backward(call, x, grad, parameters):
+    """A function of no arguments that runs both, and leaves no gradients.
+
+    Args:
+        call: a module, or another function of x
+        parameters: the tensors beside x that get gradients
+    """
+    tensors = [x, *parameters]
 
     def run():
-        module(x).backward(grad)
-        for tensor in (x, *parameters):
+        call(x).backward(grad)
+        for tensor in tensors:
             tensor.grad = None
 
     return run
