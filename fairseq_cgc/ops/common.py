@@ -25,6 +25,7 @@ def without_autocast(x: Tensor):
 
 
 SMALL = 1 << 15  # elements up to which torch's elementwise operations stay in one thread
+FEW = 128  # rows and columns up to which a matrix product of elementwise operations costs next to nothing
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -35,9 +36,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     """
     if left.device.type != "cpu":
         return left @ right
-    if left.numel() * right.size(1) < SMALL:
+    if max(*left.shape, right.size(1)) <= FEW and left.numel() * right.size(1) < SMALL:
         return (left.unsqueeze(2) * right).sum(1)
-    return torch.addmm(left.new_zeros(()), left, right)
+    return torch.addmm(_zero(left), left, right)
 
 
 def is_real(tensor: Tensor) -> bool:
@@ -151,3 +152,8 @@ def once_differentiable(backward: Callable) -> Callable:
         return tuple(gradients)
 
     return wrapped
+
+
+@cached
+def _zero(dtype, device):
+    return torch.zeros((), dtype=dtype, device=device)

@@ -6,11 +6,13 @@ enter a parallel region on a CPU, however small they are, which on a busy machin
 
 import math
 
+import torch
 import torch.nn.functional as F
 
 from ..common import product
 from ..padding import pool_slots, pool_slots_backward
 
+aten = torch.ops.aten
 LOG2_E = math.log2(math.e)
 
 
@@ -30,7 +32,7 @@ def forward(means, padding, parameters, options):
     normal = latent - latent.mean(over, keepdim=True)
     inverse = (normal.square().mean(over, keepdim=True) + options.eps).rsqrt_()
     normal = normal.mul_(inverse)
-    hidden = (normal * scale).add_(shift).relu_()
+    hidden = torch.addcmul(shift, normal, scale).relu_()
     gate = product(hidden.view(B * H, encode.size(0)), decode.t()).view(B, H, decode.size(0))
     gate = gate.sigmoid_() if options.activation == "sigmoid" else gate.tanh_().add_(1)
     share = None
@@ -57,9 +59,11 @@ def backward(grad, saved, means, padding, parameters, options):
         grad_weight, grad_gate = (grad * gate).sum(0), grad * share
         if options.weight_softmax:
             grad_weight = _softmax_backward(grad_weight, share)
-    top = 1 if options.activation == "sigmoid" else 2  # of the gate's range: its derivative is gate * (top - gate)
-    grad_logits = (grad_gate * gate * (top - gate)).view(B * H, K)
-    grad_hidden = product(grad_logits, decode).view(B, H, -1) * (hidden > 0)
+    if options.activation == "sigmoid":
+        grad_logits = aten.sigmoid_backward(grad_gate, gate).view(B * H, K)
+    else:
+        grad_logits = aten.tanh_backward(grad_gate, gate - 1).view(B * H, K)
+    grad_hidden = aten.threshold_backward(product(grad_logits, decode).view(B, H, -1), hidden, 0)
     grad_scale = (grad_hidden * normal).sum_to_size(scale.shape)
     grad_shift = grad_hidden.sum_to_size(shift.shape)
     over, grad_normal = _normalised(options), grad_hidden * scale
