@@ -1,5 +1,5 @@
-"""What the plugin registers with fairseq: the architectures ``lightconv_cgc*`` and ``lightconv_gct``, and the optimizer
-``cgc_adam``; and the package's public names."""
+"""What the plugin registers with fairseq: the architectures ``lightconv_cgc*`` and ``lightconv_gct``, the optimizer
+``cgc_adam`` and the criterion ``label_smoothed_cross_entropy_with_simcut``; and the package's public names."""
 
 from . import compat
 
@@ -20,6 +20,7 @@ from .lightconv_cgc import (
     LightConvCGCEncoderLayer,
     LightConvCGCModel,
 )
+from .simcut import SimCutCriterion
 
 __all__ = [
     "ContextGate",
@@ -29,4 +30,5 @@ __all__ = [
     "LightConvCGCEncoder",
     "LightConvCGCEncoderLayer",
     "LightConvCGCModel",
+    "SimCutCriterion",
 ]

@@ -34,6 +34,7 @@ HARMLESS = {
         "label_smoothed_cross_entropy",
         "label_smoothed_cross_entropy_with_alignment",
         "label_smoothed_cross_entropy_with_rdrop",
+        "label_smoothed_cross_entropy_with_simcut",
     },
     "tokenizer": {"moses", "moses_lowercase", "space"},
     "eval_bleu_detok": {"moses", "moses_lowercase", "space"},

@@ -68,11 +68,11 @@ RANGES = dict.fromkeys(
         "--input-dropout",
         "--weight-dropout",
     ]
-    + ["--label-smoothing", "--encoder-layerdrop", "--decoder-layerdrop"],
+    + ["--label-smoothing", "--encoder-layerdrop", "--decoder-layerdrop", "--simcut-p"],
     SHARE,
 ) | dict.fromkeys(
     ["--lr", "--weight-decay", "--clip-norm", "--warmup-updates", "--warmup-init-lr", "--rdrop-alpha", "--adam-betas"]
-    + ["--adam-eps", "--cgc-lr-scale"],
+    + ["--adam-eps", "--cgc-lr-scale", "--simcut-alpha"],
     AMOUNT,
 )
 RANGES |= {"--cgc-pool-factor": (0, LARGEST_POOL_FACTOR)}  # the model says its own least

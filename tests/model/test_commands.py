@@ -178,6 +178,7 @@ def test_training_goes_on_past_sentences_that_are_empty_or_too_long(data, tmp_pa
         pytest.param(["--fp16"], marks=NEEDS_CUDA),
         ["--left-pad-source"],  # a switch: turns fairseq's padding on the left off
         ["--criterion", "label_smoothed_cross_entropy_with_rdrop", "--rdrop-alpha", "1.0"],
+        ["--criterion", "label_smoothed_cross_entropy_with_simcut"],
     ],
     ids=lambda options: "".join(options),
 )
