@@ -272,7 +272,7 @@ def experiment(parser):
     parser.add_argument(
         "--rows",
         metavar="ROW,...",
-        help=f"of {', '.join(ROWS)}, or all of them but transformer and cgc-rdrop: all; default: the paper's and the "
+        help=f"of {', '.join(ROWS)}, or all of them but transformer and those with a loss of their own: all; default: the paper's and the "
         f"controls, {', '.join(PAPER_AND_CONTROLS)} (with --small no transformer)",
     )
     parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")

@@ -20,6 +20,8 @@ from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, make_table
 from fairseq_cgc.recipe.files import is_locked
 from fairseq_cgc.recipe.rows import VARIANTS, row_options
+from fairseq_cgc.recipe.significance import detectable_difference
+from fairseq_cgc.recipe.table import differences, read_runs
 from fairseq_cgc.recipe.training import LOCK
 
 QUICK = ["--max-update", 45, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
@@ -216,7 +218,12 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
                 make_run(tmp_path / "other", row, seed, score + seed)
                 (tmp_path / "other" / folder.name / "test").rename(folder / "test")
                 (folder / SHUFFLED_TEST / LOSS).write_text('{"valid_loss": 7.5}')
-    found = rows(make_table(tmp_path, tmp_path / "out"))
+    text = make_table(tmp_path, tmp_path / "out")
+    runs = read_runs(tmp_path)
+    over = differences(runs, ["cgc-learned"], "cgc")["cgc-learned"].over_seeds
+    least = detectable_difference(over.seed_noise, 2, over.sentence_error)
+    assert f"{least:.2f} for `cgc-learned`" in text and "for `cgc-shuffled`" not in text, "no noise, nothing to say"
+    found = rows(text)
     assert (
         found["`cgc`"]["difference to CGC"] == "–" and found["`cgc-constant`"]["difference to the constant gate"] == "–"
     )

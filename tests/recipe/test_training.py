@@ -59,6 +59,8 @@ def test_what_decides_how_long_a_run_trains_is_none_of_its_options():
         ("cgc-dynamic", "lightconv_cgc", 38_456_284),
         ("cgc-source", "lightconv_cgc", 38_154_836),
         ("cgc-rdrop", "lightconv_cgc", 38_148_144),
+        ("cgc-simcut", "lightconv_cgc", 38_148_144),
+        ("cgc-none", "lightconv_cgc", 38_139_436),
     ],
 )
 def test_a_row_s_command_builds_the_row_s_model(row, arch, parameters):
@@ -71,7 +73,11 @@ def test_a_row_s_command_builds_the_row_s_model(row, arch, parameters):
     options = {name: vars(args)[name] for name in ("dropout", "attention_dropout", "label_smoothing", "warmup_updates")}
     assert options == {"dropout": 0.3, "attention_dropout": 0.1, "label_smoothing": 0.1, "warmup_updates": 4000}
     assert args.weight_decay == 0.0001 and args.lr == [5e-4] and args.clip_norm == 0 and args.warmup_init_lr == 1e-7
-    assert (args.criterion == "label_smoothed_cross_entropy_with_rdrop") == (row == "cgc-rdrop")
+    own = {
+        "cgc-rdrop": "label_smoothed_cross_entropy_with_rdrop",
+        "cgc-simcut": "label_smoothed_cross_entropy_with_simcut",
+    }
+    assert args.criterion == own.get(row, "label_smoothed_cross_entropy")
     if row != "transformer":
         assert args.weight_dropout == 0.1 and not args.encoder_glu and not args.decoder_glu
         assert args.decoder_conv_type == "lightweight"
@@ -110,7 +116,9 @@ TABLE_6 = {"transformer", "lightconv", "dynamic", "cgc"}
 def test_there_is_no_other_row():
     with pytest.raises(OptionError, match="no row 'lstm'; choose from transformer, lightconv"):
         row_options("lstm")
-    assert set(SYSTEMS) == {*TABLE_6, "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-source", "cgc-rdrop"}
+    assert set(SYSTEMS) == {*TABLE_6, "cgc-constant", "gct", "cgc-gct", "cgc-dynamic", "cgc-source", "cgc-rdrop"} | {
+        "cgc-simcut"
+    }
 
 
 @pytest.mark.parametrize(
