@@ -133,9 +133,9 @@ def hub_options(folder):
         ) from None
     model = os.path.abspath(os.path.join(folder, subwords.hub_name))
     for name, digest in recorded.items():
-        file = model if name == subwords.name else os.path.join(folder, name)
         if name.endswith((".bin", ".idx")):  # which a model folder has not
             continue
+        file = model if name == subwords.name else os.path.join(folder, os.path.basename(name))
         found = _sha256_of(file)
         if found is None or digest not in (None, found):
             raise UserError(
@@ -154,7 +154,7 @@ def hub_options(folder):
 
 def _sha256_of(path):
     try:
-        with open(path, "rb") as file:
+        with open(path if os.path.isfile(path) else "", "rb") as file:  # a device has no end
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -9,7 +9,7 @@ import torch
 from ..errors import CheckpointError
 from ..lightconv_cgc import LightConvCGCModel
 from .checkpoints import KINDS, find_checkpoints
-from .files import read_json
+from .files import read_json, usable_path
 from .rows import PAPER
 from .training import MODEL_FOLDER, RUN
 
@@ -103,6 +103,7 @@ def load_hub(path, data=None):
 
     Raises:
         CheckpointError: there is no model, or its dictionaries are nowhere to be found
+        UserError: a path that fairseq could not tell from others
     """
     place = locate(path)
     file = place.model / MODEL if place.model else place.checkpoint
@@ -111,11 +112,13 @@ def load_hub(path, data=None):
         if file is None:
             raise CheckpointError(f"{place.checkpoints} has neither {BEST} nor {LAST}; name a checkpoint")
         print(f"{path} has no averaged model (fairseq-cgc generate makes it): taking {file}", file=sys.stderr)
+    file = usable_path(file, "the model")
     folder = file.parent if data is None else Path(data)
     if data is None and not list(folder.glob("dict.*.txt")):
         folder = data_of(place) or folder
     folder = folder / "bin" if (folder / "bin").is_dir() else folder
     if not list(folder.glob("dict.*.txt")):
         raise CheckpointError(f"{folder} has no dictionaries (dict.*.txt); give the prepared folder with --data")
-    hub = LightConvCGCModel.from_pretrained(str(file.parent), file.name, str(folder.resolve()))
+    folder = usable_path(folder.resolve(), "the prepared folder")
+    hub = LightConvCGCModel.from_pretrained(str(file.parent), file.name, str(folder))
     return hub.cuda() if torch.cuda.is_available() else hub

@@ -83,6 +83,7 @@ def test_a_tokeniser_travels_to_other_processes():
         (SETTINGS.replace("subword_nmt", "words"), "x", "KeyError: 'words'"),
         (SETTINGS, None, "bpecodes is missing"),
         (SETTINGS, "another", "bpecodes is damaged or another file: its SHA-256 is"),
+        (SETTINGS.replace('"sha256": {', '"sha256": {"/dev/zero": "0", '), "x", "/zero is missing"),
     ],
 )
 def test_a_model_folder_whose_text_handling_is_damaged_is_an_error_of_a_line(tmp_path, record, codes, words):

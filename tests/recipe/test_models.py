@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fairseq_cgc.errors import CheckpointError, OptionError
+from fairseq_cgc.errors import CheckpointError, OptionError, UserError
 from fairseq_cgc.recipe import models, translate
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.models import checkpoints_to_average, data_of, load_hub, locate
@@ -79,6 +79,14 @@ def test_a_checkpoint_elsewhere_wants_the_prepared_folder(run_folder, tmp_path, 
         load_hub(file)
     load_hub(file, tmp_path / "data")
     assert loaded == [(str(file.parent), "best.pt", str(tmp_path / "data" / "bin"))]
+
+
+def test_a_model_in_a_folder_that_fairseq_would_take_for_two_is_refused(tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="the model .* has a ':', which ends a path for fairseq"):
+        load_hub(folder)
 
 
 def test_a_short_run_is_averaged_from_what_it_has_aloud(run_folder, capsys):
