@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from fairseq.models import lightconv, register_model, register_model_architecture
 from fairseq.models.lightconv import LightConvEncoder, LightConvModel, Linear
@@ -203,6 +204,9 @@ class LightConvCGCModel(LightConvModel):
                 kwargs.setdefault(option, value)
         try:
             hub = super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
+            end = torch.full((1, 1), hub.task.target_dictionary.eos())
+            for model in hub.models:  # an option of the wrong type may show in its first use alone
+                model(end, torch.tensor([1]), end)
             return TranslationHub(hub.cfg, hub.task, hub.models)
         except UserError:
             raise

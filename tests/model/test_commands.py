@@ -12,6 +12,7 @@ from conftest import ROOT, TINY_OPTIONS, USER_DIR, fairseq, run
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED
+from fairseq_cgc.errors import CheckpointError
 from fairseq_cgc.recipe.checkpoints import load_checkpoint
 from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
 from fairseq_cgc.recipe.translate import read_hypotheses, translate
@@ -199,6 +200,16 @@ def test_from_pretrained_translates_raw_sentences(data, trained):
     assert "@@" in hub.apply_bpe("unbekannt")
     assert isinstance(hub.translate("Ein Hund sieht ein Haus.", beam=6), str)
     assert hub.models[0].encoder.layers[0].conv.gate_on == "logits"
+
+
+def test_an_option_of_the_wrong_type_is_an_error_before_the_first_sentence(data, trained, tmp_path):
+    """It keeps no model from being built, but each from its use."""
+    state = load_checkpoint(trained[0])
+    state["cfg"]["model"].dropout = "x"
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="model.pt cannot be used for translation: TypeError") as error:
+        LightConvCGCModel.from_pretrained(tmp_path, "model.pt", str(data / "bin"))
+    assert "\n" not in str(error.value)
 
 
 def test_a_raw_sentence_beyond_the_position_limit_is_cut_aloud(data, trained, caplog):
