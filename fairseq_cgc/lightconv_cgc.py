@@ -280,14 +280,16 @@ def _fill_in(args, lightconv_architecture, training=True):
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")
 def lightconv_cgc(args):
-    """The paper's IWSLT'14 De-En model (section 4.4, Table 6): 38,148,144 parameters there."""
+    """The paper's IWSLT'14 De-En model (section 4.4, Table 6): ``lightconv_iwslt_de_en``, both convolution types
+    lightweight, no GLU, dropout 0.3, gated."""
     args.dropout = getattr(args, "dropout", 0.3)  # the recipe's, which fairseq's users give by hand
     _fill_in(args, lightconv.lightconv_iwslt_de_en)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_gct")
 def lightconv_gct(args):
-    """The competing gate: LightConv with a Gated Channel Transformation instead of the context gate."""
+    """LightConv of the same size with the competing gate instead: a Gated Channel Transformation (Yang et al. 2020)
+    before every encoder convolution. It starts as LightConv exactly."""
     args.cgc_gate = getattr(args, "cgc_gate", "none")
     args.encoder_gct = True
     lightconv_cgc(args)
@@ -295,19 +297,23 @@ def lightconv_gct(args):
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de")
 def lightconv_cgc_wmt_en_de(args):
+    """``lightconv_wmt_en_de``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_en_de)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de_big")
 def lightconv_cgc_wmt_en_de_big(args):
+    """``lightconv_wmt_en_de_big``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_en_de_big)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_fr_big")
 def lightconv_cgc_wmt_en_fr_big(args):
+    """``lightconv_wmt_en_fr_big``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_en_fr_big)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_zh_en_big")
 def lightconv_cgc_wmt_zh_en_big(args):
+    """``lightconv_wmt_zh_en_big``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_zh_en_big)

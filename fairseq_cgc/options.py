@@ -28,53 +28,59 @@ def _option(default, help, argument=None):
 class ModelOptions(FairseqDataclass):
     cgc_gate: ChoiceEnum(GATES) = _option(
         "context",
-        "context: computed from the sentence (section 3.2; default); constant: the control, every gate fixed at 0.5 (at 1 "
-        "with --cgc-gate-activation one-plus-tanh), without parameters; learned: the control with parameters, one gate a "
-        "head and tap for all sentences, which starts from constant's; none: LightConv itself on this plugin's operators, "
-        "the control where DropConnect is on, which is drawn once a sentence here and once a token in fairseq",
+        "context (default): computed from the sentence (section 3.2). constant: the control without parameters, every gate "
+        "fixed at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh). learned: the control with parameters, one gate per "
+        "head and tap, the same for all sentences; it starts where constant stands. none: LightConv itself on this plugin's "
+        "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
+        "Credit the context only if the gain also beats constant and learned",
         "gate",
     )
     cgc_layers: Optional[str] = _option(
         None,
-        "gate these encoder layers alone, by number from 1, or from -1 for the last, e.g. [6,7] or [-2,-1] (default: all); "
-        "the others are as with --cgc-gate none",
+        "gate only these encoder layers (default: all), numbered from 1, or from -1 for the last: [6,7] or [-2,-1]. The "
+        "other layers compute what --cgc-gate none does",
     )
     cgc_shuffle_context: bool = _option(
         False,
-        "at evaluation, gate each sentence by the context of the one before it in its batch, which has to hold two or more: "
-        "the control that tells use from presence. For a trained model: fairseq-generate --model-overrides "
+        "at evaluation, gate each sentence by the context of the previous one in its batch, which must hold at least two: "
+        "the control that shows whether the model uses the context. For a trained model: fairseq-generate --model-overrides "
         "\"{'cgc_shuffle_context': True}\"",
         "shuffle",
     )
     cgc_pool: ChoiceEnum(POOLS) = _option(
         "average",
-        "what a time slot holds of the tokens of a long sentence: their average (section 4.4; default) or max",
+        "how a long sentence's tokens are pooled into a time slot: average (section 4.4; default) or max",
         "pool",
     )
     cgc_gate_on: ChoiceEnum(GATE_ON) = _option(
         "kernel",
-        "what the gate multiplies: the kernel that convolves, softmax(W)*G (Eq. 2; default), or the logits, softmax(W*G)",
+        "what the gate multiplies: kernel (default), softmax(W)*G (Eq. 2), or logits, softmax(W*G)",
         "gate_on",
     )
     cgc_norm: ChoiceEnum(NORMS) = _option(
         "latent",
-        "what the gate's LayerNorm (section 3.2) normalises: the d latent values of each head, with an affine pair of size d "
-        "(latent, default) or H x d (latent-per-head, nearest to the authors' image code), or those of all heads together, "
-        "affine H x d (heads-latent)",
+        "what the gate's LayerNorm (section 3.2) normalises. latent (default): each head's d values, with an affine pair of "
+        "size d. latent-per-head: the same, with an affine pair of size H x d; the closest to the authors' image code. "
+        "heads-latent: the H x d values of all heads, affine H x d. At K = 3, d is 2, and a LayerNorm over d keeps about one "
+        "bit per head",
         "norm",
     )
     cgc_gate_activation: ChoiceEnum(ACTIVATIONS) = _option(
         "sigmoid",
-        "sigmoid (section 3.2; default) or 1 + tanh (GCT), with which --cgc-zero-init starts as LightConv exactly",
+        "sigmoid (section 3.2; default) or one-plus-tanh: 1 + tanh, as in GCT",
         "activation",
     )
     cgc_zero_init: bool = _option(
-        False, "start from constant gates (supplement A.2), by zeroing the gate's decoding layer", "zero_init"
+        False,
+        "start every gate from a constant (supplement A.2; default: Xavier uniform). With --cgc-gate-activation one-plus-tanh "
+        "the model then starts as LightConv exactly. This zeroes the gate's decoding layer: zeroing the LayerNorm, as the "
+        "supplement does, would leave the ReLU after it without a gradient",
+        "zero_init",
     )
     cgc_latent_dim: Optional[str] = _option(
         None,
-        "latent size d of the gate (section 3.2; default: K // 2 + 1 for kernel size K), a number of at least 2 (1 with "
-        "--cgc-norm heads-latent) or the letter K",
+        "latent size d of the gate in all layers (section 3.2; default: K // 2 + 1 for kernel size K): a number of at least "
+        "2, since a LayerNorm over one value is always zero (at least 1 with --cgc-norm heads-latent), or the letter K",
         "latent_dim",
     )
     cgc_pool_factor: int = _option(
@@ -82,18 +88,19 @@ class ModelOptions(FairseqDataclass):
     )
     cgc_lr_scale: float = _option(
         1.0,
-        "learn the gates' parameters at X times the rate of the others (supplement A.2 has 0.1; default: 1); with "
-        "--optimizer cgc_adam, which is adam with parameter groups",
+        "multiply the learning rate of the gates' parameters by X (supplement A.2: 0.1; default: 1). Needs --optimizer "
+        "cgc_adam, which is fairseq's Adam with parameter groups",
     )
     cgc_decoder: ChoiceEnum(DECODERS) = _option(
         "none",
-        "none: the paper's, whose decoder is LightConv's (default); source: gate each decoder convolution by a summary of "
-        "the encoder's output, with the options of the encoder's gates",
+        "none (default): LightConv's decoder, as in the paper. source: gate each decoder convolution too, by a gate like the "
+        "encoder's on the encoder's output, computed once per sentence (6,692 more parameters in lightconv_cgc). With "
+        "--cgc-gate constant or learned the decoder has that control's gate",
     )
     encoder_gct: bool = _option(
         False,
-        "a Gated Channel Transformation (Yang et al. 2020) before every encoder convolution, and before its context gate; "
-        "--arch lightconv_gct is LightConv with it alone",
+        "apply a Gated Channel Transformation (Yang et al. 2020) before every encoder convolution and its context gate. "
+        "--arch lightconv_gct is LightConv with this gate only",
     )
 
 
