@@ -1,0 +1,68 @@
+"""The Markdown files: their tables, links and commands are those of the code."""
+
+import re
+import runpy
+import shlex
+
+import pytest
+from conftest import ROOT
+from fairseq import options
+
+from fairseq_cgc.recipe.command_line import parse
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
+SCRIPTS = {
+    "scripts/quickstart.sh": "quickstart",
+    "scripts/translate.sh": "translate",
+    "examples/iwslt14/prepare.sh": "prepare-iwslt14",
+    "examples/iwslt14/train.sh": "train",
+    "examples/iwslt14/generate.sh": "generate",
+    "examples/ablations/run.sh": "experiment",
+}
+PARSERS = {
+    "fairseq-train": options.get_training_parser,
+    "fairseq-generate": options.get_generation_parser,
+    "fairseq-interactive": lambda: options.get_generation_parser(interactive=True),
+}
+
+
+def commands(page):
+    """Each command of a page's shell blocks that is ours or fairseq's, as words."""
+    for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            for command in re.split(r" && |; | > | < ", line.partition(" #")[0]):
+                if re.match(r"\s*(bash (scripts|examples)/|\S*fairseq-)", command):
+                    yield shlex.split(command.replace("$row", "cgc").replace("$seed", "1"))
+
+
+def test_the_tables_of_the_options_page_follow_from_the_code():
+    script = runpy.run_path(str(ROOT / "docs" / "options.py"))
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert script["filled"](page) == page, "run: python docs/options.py"
+    assert "| `--cgc-pool` | `average` | `average`, `max` |" in page and "| `lightconv_gct` |" in page
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path):
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_have_the_options_they_are_shown_with(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(path.read_text(encoding="utf-8")):
+        if words[0] == "bash" and words[1] in SCRIPTS:
+            words = ["fairseq-cgc", SCRIPTS[words[1]], *words[2:]]
+        if words[0].rpartition("/")[2] == "fairseq-cgc":
+            parse(words[1:])
+        elif words[0] in PARSERS:
+            assert "--user-dir" in words
+            options.parse_args_and_arch(PARSERS[words[0]](), input_args=words[1:])
+
+
+def test_the_readme_has_the_commands_that_are_tested_here():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [words[:2] for words in commands(readme)]
+    assert ["bash", "scripts/quickstart.sh"] in found and ["fairseq-cgc", "prepare"] in found
+    assert len(readme.splitlines()) <= 150
