@@ -50,7 +50,7 @@ def require_environment():
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         raise ImportError(
             f"fairseq_cgc runs on Python 3.11 and 3.12, for which {FAIRSEQ} has wheels, and this is Python "
-            f"{sys.version.split()[0]}; make an environment with one of them"
+            f"{sys.version.split()[0]}; create an environment with one of them"
         )
     if importlib.util.find_spec("fairseq") is None:
         raise ImportError(f"fairseq_cgc is a plugin of fairseq, which is not installed; pip install {FAIRSEQ}")
@@ -92,7 +92,7 @@ def explain_user_errors():
             error = explained(error) or error
         if isinstance(error, pickle.UnpicklingError):  # of torch's loader, whose words advise to turn it off
             error = UserError(
-                "a file was refused: it holds more than data, or is damaged; get it anew, from a source you trust"
+                "a file was refused: it holds more than data, or is damaged; get it again, from a source you trust"
             )
         if isinstance(error, UserError):
             sys.stdout.flush()

@@ -127,7 +127,7 @@ class ContextGate(nn.Module):
         if latent_dim == 1 and norm != "heads-latent":
             raise OptionError(
                 f"the gate's latent size is 1 with norm {norm}: a LayerNorm over one value is always zero, and the gate "
-                "would stay at its start for ever; take a latent size of at least 2, or norm heads-latent"
+                "would never leave its start; use a latent size of at least 2, or norm heads-latent"
             )
         self.num_heads = num_heads
         self.kernel_size = kernel_size
@@ -178,7 +178,7 @@ class ContextGate(nn.Module):
         if gate.size(0) == 1:
             raise OptionError(
                 "--cgc-shuffle-context gives a sentence the context of another one in its batch, and this batch has one "
-                "sentence; use batches of two or more (fairseq-generate --batch-size, at a size that leaves no sentence over)"
+                "sentence; use batches of two or more (fairseq-generate --batch-size, of a size that leaves no batch of one)"
             )
         return gate.roll(1, 0)
 

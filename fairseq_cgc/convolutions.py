@@ -86,7 +86,7 @@ class _ContextGatedConv(nn.Module):
             padding_l = padding_l[0]
         if not 0 <= padding_l < kernel_size:
             raise OptionError(
-                f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}"
+                f"padding_l is {padding_l}; for kernel size {kernel_size} it must be from 0 to {kernel_size - 1}"
             )
         self.input_size = input_size
         self.kernel_size = kernel_size
@@ -122,13 +122,13 @@ class _ContextGatedConv(nn.Module):
         """
         if x.dim() != 3 or x.size(2) != self.input_size:
             letters = "B x T x C" if self.batch_first else "T x B x C"
-            raise ValueError(f"the input is {tuple(x.shape)}, wanted {letters} with C = {self.input_size}")
+            raise ValueError(f"the input is {tuple(x.shape)}, expected {letters} with C = {self.input_size}")
         if self.batch_first:
             x = x.transpose(0, 1)
         padding = Padding.of(padding_mask)
         if padding is not None and padding.mask.shape != (x.size(1), x.size(0)):
             found, wanted = tuple(padding.mask.shape), (x.size(1), x.size(0))
-            raise ValueError(f"the padding mask is {found}, wanted B x T: {wanted}")
+            raise ValueError(f"the padding mask is {found}, expected B x T: {wanted}")
         if isinstance(padding_mask, Tensor):
             x = padding.zero(x)
         if x.numel():

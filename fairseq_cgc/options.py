@@ -231,12 +231,12 @@ def check_optimizer(args):
     sharded = getattr(args, "ddp_backend", None) == "fully_sharded"
     optimizer = getattr(args, "optimizer", None)
     if optimizer is not None and optimizer not in OPTIMIZERS:
-        reason = f"an optimizer with parameter groups, and --optimizer is {optimizer}; take --optimizer cgc_adam, which is adam with them"
+        reason = f"an optimizer with parameter groups, and --optimizer is {optimizer}; use --optimizer cgc_adam, which is adam with them"
     elif getattr(args, "fp16", False) and not apart:
-        reason = "parameters that are kept apart, and --fp16 joins them in one tensor; add --fp16-no-flatten-grads"
+        reason = "separate parameters, and --fp16 joins them in one tensor; add --fp16-no-flatten-grads"
     elif sharded and not getattr(args, "not_fsdp_flatten_parameters", False):
         reason = (
-            "parameters that are kept apart, and --ddp-backend fully_sharded joins them in one tensor; add "
+            "separate parameters, and --ddp-backend fully_sharded joins them in one tensor; add "
             "--not-fsdp-flatten-parameters"
         )
     else:

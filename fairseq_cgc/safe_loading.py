@@ -63,16 +63,14 @@ def load_checkpoint(path, mmap=False):
     """
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            raise CheckpointError(
-                f"the checkpoint {path} is no file; one was wanted, such as a model folder's model.pt"
-            )
+            raise CheckpointError(f"the checkpoint {path} is not a file; give one, such as a model folder's model.pt")
         with open(path, "rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells
         if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
-            raise UnsafeCheckpointError(f"{path} is a TorchScript program; a checkpoint that fairseq saved was wanted")
+            raise UnsafeCheckpointError(f"{path} is a TorchScript program; expected a checkpoint that fairseq saved")
         if not is_zip and torch.torch_version.TorchVersion(torch.__version__) < "2.6":
             raise CheckpointError(
-                f"{path} is truncated, no checkpoint, or one of a torch before 1.6, which torch {torch.__version__} does "
+                f"{path} is truncated, not a checkpoint, or from a torch before 1.6, which torch {torch.__version__} does "
                 "not load safely; get or make it again, or use torch 2.6 or later"
             )
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
@@ -87,9 +85,9 @@ def load_checkpoint(path, mmap=False):
         if name:
             raise UnsafeCheckpointError(
                 f"the checkpoint {path} was refused: it holds more than data ({name[1]}), and nothing of it was run.\n"
-                "A checkpoint is tensors and options alone; get it anew, from a source you trust"
+                "A checkpoint is only tensors and options; get it again, from a source you trust"
             ) from None
-        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint; get or make it again") from None
+        raise CheckpointError(f"{path} is truncated, damaged or not a checkpoint; get or make it again") from None
     _check_form(path, state)
     _check_options(path, state)
     return state
@@ -124,8 +122,8 @@ def guard_fairseq():
             return
         if event == "exec" and not _is_literal(args[0]):
             raise UnsafeCheckpointError(
-                f"an option was refused: fairseq would run it as Python ({caller.f_code.co_name}), and it is no literal but "
-                f"uses {', '.join(args[0].co_names) or 'a function'}; give a number, a list or the like"
+                f"an option was refused: fairseq would run it as Python ({caller.f_code.co_name}), and it is not a literal: it "
+                f"uses {', '.join(args[0].co_names) or 'a function'}; give a number or a list, for example"
             )
         if event == "open" and caller.f_code.co_name == "load_checkpoint_to_cpu":
             load_checkpoint(args[0], mmap=True)
@@ -172,7 +170,7 @@ def _check_form(path, state):
     """Raises CheckpointError if this is not the dict that fairseq saves."""
 
     def refuse(found):
-        raise CheckpointError(f"{path} is no fairseq checkpoint: {found}; give one that fairseq-train saved")
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: {found}; give one that fairseq-train saved")
 
     if not isinstance(state, dict):
         refuse(f"it holds a {type(state).__name__}, not a dict")
@@ -195,12 +193,12 @@ def _check_form(path, state):
             refuse(f"its parameter {name} is {value.layout} of {value.dtype} on {value.device}")
         if value.is_floating_point() and not value.isfinite().all():
             raise CheckpointError(
-                f"{path}: the parameter {name} holds values that are no numbers (NaN or infinite): its training went astray, or it "
-                "is damaged; take an earlier checkpoint"
+                f"{path}: the parameter {name} holds values that are not finite (NaN or infinite): its training diverged, or it "
+                "is damaged; use an earlier checkpoint"
             )
     last = state["optimizer_history"][-1:]
     if not last or not isinstance(last[0], dict) or not {"num_updates", "lr_scheduler_state"} <= last[0].keys():
-        refuse("its 'optimizer_history' does not tell of its updates")
+        refuse("its 'optimizer_history' does not record its updates")
 
 
 def _check_options(path, state):
@@ -237,11 +235,11 @@ def _check_options(path, state):
         elif type(value) is str and "${" in value:
             refuse("refers to other values (${...}), which a saved option does not", where)
         elif kind in FETCHED and type(value) is str and "://" in value:
-            refuse("is an address on the network; a file was wanted", where)
+            refuse("is an address on the network; expected a file", where)
     for group, names in (
         (("cfg", "model"), ("_name", "arch")),
         (("cfg", "task"), ("_name", "task")),
         (("args",), ("arch",)),
     ):
         if group[0] in forms and not any((*group, name) in named for name in names):
-            refuse("does not name what it is of", group)
+            refuse("names no architecture or task", group)

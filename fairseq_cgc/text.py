@@ -129,7 +129,7 @@ def hub_options(folder):
         recorded = {subwords.name: None, **record.get("sha256", {})}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged or not ours ({type(error).__name__}: {error}); put back a copy, or make the folder anew"
+            f"{path} is damaged or not ours ({type(error).__name__}: {error}); restore a copy, or make the folder again"
         ) from None
     model = os.path.abspath(os.path.join(folder, subwords.hub_name))
     for name, digest in recorded.items():
@@ -139,8 +139,8 @@ def hub_options(folder):
         found = _sha256_of(file)
         if found is None or digest not in (None, found):
             raise UserError(
-                f"{file} is {'damaged or another file' if found else 'missing'}: its SHA-256 is {str(found)[:12]}, and "
-                f"{PREPARATION} recorded {str(digest)[:12]}; put it back, or make the folder anew"
+                f"{file} is {'damaged or was replaced' if found else 'missing'}: its SHA-256 is {str(found)[:12]}, and "
+                f"{PREPARATION} recorded {str(digest)[:12]}; restore it, or make the folder again"
             )
     return {
         "source_lang": source,

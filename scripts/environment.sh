@@ -16,7 +16,7 @@ take_python_option() {
     while [ $# -gt 0 ]; do
         case $1 in
             --python)
-                [ $# -gt 1 ] || fail "--python wants the path of an interpreter"
+                [ $# -gt 1 ] || fail "--python needs the path of an interpreter"
                 CGC_PYTHON=$2
                 shift 2 ;;
             --python=*) CGC_PYTHON=${1#*=}; shift ;;
@@ -53,7 +53,7 @@ set_up_environment() {
             echo "make $ROOT/.venv with $("$base" --version)"
             rm -rf "$ROOT/.venv"
             "$base" -m venv "$ROOT/.venv" ||
-                fail "$base -m venv failed (its words are above); on Debian, apt-get install python3-venv"
+                fail "$base -m venv failed (see its output above); on Debian, apt-get install python3-venv"
         fi
     fi
     "$PYTHON" "$ROOT/scripts/check_environment.py" before || exit 1
@@ -67,7 +67,7 @@ set_up_environment() {
         "$PYTHON" "$ROOT/scripts/check_environment.py" pins >"$pins"
         "$PYTHON" -m pip install --disable-pip-version-check -c "$pins" -e "$ROOT${extra:+[$extra]}" || {
             rm -f "$pins"
-            fail "pip could not install the project (its words are above); is the package index within reach?"
+            fail "pip could not install the project (see its output above); is the package index within reach?"
         }
         rm -f "$pins"
         "$PYTHON" "$ROOT/scripts/check_environment.py" after || exit 1

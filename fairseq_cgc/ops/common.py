@@ -125,8 +125,8 @@ class _FirstDerivative(Function):
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(
-            "fairseq_cgc's convolutions and gates have no second derivative; take the first without create_graph=True, "
-            "or keep what is differentiated twice out of them"
+            "fairseq_cgc's convolutions and gates have no second derivative; differentiate without create_graph=True, "
+            "or leave them out of what is differentiated twice"
         )
 
 

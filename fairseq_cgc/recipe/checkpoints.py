@@ -48,7 +48,7 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None):
         found = [(0, folder / "checkpoint_best.pt")]
     if len(found) < (count or 0):
         raise CheckpointError(
-            f"{folder} has {len(found)} {kind} checkpoints and {count} are wanted; train longer, keep more of them "
+            f"{folder} has {len(found)} {kind} checkpoints and {count} are needed; train longer, keep more of them "
             "(--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints), or ask for fewer"
         )
     return [path for _, path in sorted(found)][-count if count else 0 :]
@@ -59,8 +59,8 @@ def _sign_of_best(paths):
     paths = {re.match(r"checkpoint\.best_(.+)_", path.name)[1]: path for path in paths}
     if len(paths) > 1:
         raise CheckpointError(
-            f"{next(iter(paths.values())).parent} has the best checkpoints by {' and by '.join(sorted(paths))}; give those "
-            "that you mean by name, to fairseq-cgc average"
+            f"{next(iter(paths.values())).parent} has the best checkpoints by {' and by '.join(sorted(paths))}; name the "
+            "ones you mean to fairseq-cgc average"
         )
     [(metric, path)] = paths.items()
     if metric.endswith(("loss", "ppl")):
@@ -77,7 +77,7 @@ def updates_of(state, path):
     try:
         return int(state["optimizer_history"][-1]["num_updates"])
     except (KeyError, IndexError, TypeError, ValueError):
-        raise CheckpointError(f"{path} does not say after how many updates it was saved; train anew") from None
+        raise CheckpointError(f"{path} does not record its number of updates; train again") from None
 
 
 def average_checkpoints(paths):
@@ -175,8 +175,8 @@ def check_dictionaries(state, bin_folder, source_lang, target_lang):
         rows = state["model"][f"{side}.embed_tokens.weight"].size(0)
         if entries != rows:
             raise CheckpointError(
-                f"{file} has {entries} entries and the model's {side} was trained with {rows}: the data folder is another "
-                "than the model's; give the one it was trained on, or prepare the text with its vocabulary"
+                f"{file} has {entries} entries and the model's {side} was trained with {rows}: this is not the model's data "
+                "folder; give the one it was trained on, or prepare the text with its vocabulary"
             )
 
 
@@ -227,11 +227,13 @@ def main(args):
     folders = [path for path in args.inputs if path.is_dir()]
     paths = args.inputs
     if not asked and folders:
-        raise OptionError(f"{folders[0]} is a folder; say which of its checkpoints: --num-epoch-checkpoints N, for one")
+        raise OptionError(
+            f"{folders[0]} is a folder; choose among its checkpoints, for example with --num-epoch-checkpoints N"
+        )
     for kind, count in asked.items():  # one at most
         check_at_least(1, **{f"num_{kind}_checkpoints": count})
         if len(args.inputs) != 1 or not folders:
-            raise OptionError(f"--num-{kind}-checkpoints wants --inputs to be one folder that exists")
+            raise OptionError(f"--num-{kind}-checkpoints needs --inputs to be one existing folder")
         paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound)
     print("average of", *(path.name for path in paths))
     save_checkpoint(average_checkpoints(paths), args.output)

@@ -51,7 +51,7 @@ def parse(argv):
         prog="fairseq-cgc",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Context-gated convolution for machine translation: corpora, training, translation, scores, tables.",
-        epilog=f"commands:\n{listed}\n\nfairseq-cgc COMMAND --help tells of a command's options.",
+        epilog=f"commands:\n{listed}\n\nfairseq-cgc COMMAND --help lists the options of a command.",
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     name = parser.parse_args(argv[:1]).command
@@ -87,19 +87,19 @@ def _path(parser, option, metavar, text, default=None, **more):
 
 def quickstart(parser):
     """Train a small translator of interface strings, from nothing to its BLEU. A context-gated LightConv learns
-    German-English from Home Assistant's strings, translates held-out ones with beam 6, and is scored. A second run skips what is done and goes on where the first one stopped.
+    German-English from Home Assistant's strings, translates held-out ones with beam 6, and is scored. A second run skips finished steps and resumes where the first one stopped.
     """
     _path(parser, "--work", "DIR", "work folder", Path("runs/quickstart"))
     parser.add_argument(
         "--arch",
         default="lightconv_cgc",
         choices=["lightconv_cgc", "lightconv_iwslt_de_en"],
-        help="the second is fairseq's LightConv: the same model without the gate",
+        help="the second is fairseq's LightConv, the same model without the gate",
     )
     _number(parser, "--seed", 1, "random seed of the training")
-    _number(parser, "--updates", 1700, "more than a run had before trains it on")
+    _number(parser, "--updates", 1700, "updates to train for; more than a previous run had continues it")
     _path(parser, "--archive", "PATH", "a local copy of the homeassistant 2025.4.4 wheel")
-    parser.add_argument("--sha256", metavar="HEX", help="hash that the wheel must have, if not the pinned one's")
+    parser.add_argument("--sha256", metavar="HEX", help="expected hash of the wheel, if not the pinned one")
     _number(parser, "--valid-size", 500, "pairs held out for validation")
     _number(parser, "--test-size", 1000, "pairs held out for test")
     parser.add_argument("--fresh", action="store_true", help="start over: remove this run and the prepared data")
@@ -111,10 +111,12 @@ def prepare(parser):
     --vocabulary-of, a new test set, or a corpus to fine-tune a model on, gets the settings, subwords and dictionaries of an
     existing preparation.
     """
-    parser.add_argument("--source-lang", metavar="LANG", help="needed, but with --vocabulary-of")
-    parser.add_argument("--target-lang", metavar="LANG", help="needed, but with --vocabulary-of")
+    parser.add_argument("--source-lang", metavar="LANG", help="source language; required without --vocabulary-of")
+    parser.add_argument("--target-lang", metavar="LANG", help="target language; required without --vocabulary-of")
     parser.add_argument("--train", metavar="PREFIX")
-    parser.add_argument("--valid", metavar="PREFIX", help="default: pairs held out of the training part: --valid-every")
+    parser.add_argument(
+        "--valid", metavar="PREFIX", help="default: pairs held out of the training data, see --valid-every"
+    )
     parser.add_argument("--test", metavar="PREFIX", required=True)
     _path(parser, "--out", "DIR", "output folder", required=True)
     _path(parser, "--vocabulary-of", "DIR", "a preparation whose settings and vocabulary to use")
@@ -123,12 +125,12 @@ def prepare(parser):
 
 def prepare_iwslt14(parser):
     """Prepare IWSLT'14 German-English, or another pair in either direction, from its archive. The tokens are those of
-    fairseq's prepare-iwslt14.sh. A second run skips what is done; a download that was cut off goes on.
+    fairseq's prepare-iwslt14.sh. A second run skips finished steps; an interrupted download resumes.
     """
-    parser.add_argument("--source-lang", default="de", metavar="LANG", help="of the archive's two; with en, en to de")
-    parser.add_argument("--target-lang", default="en", metavar="LANG", help="the other of them")
+    parser.add_argument("--source-lang", default="de", metavar="LANG", help="source language, one of the archive's two")
+    parser.add_argument("--target-lang", default="en", metavar="LANG", help="target language, the other one")
     _path(parser, "--archive", "PATH", "a local copy of de-en.tgz; default: download it")
-    parser.add_argument("--url", metavar="URL", help="where to download it from, if not where fairseq's recipe does")
+    parser.add_argument("--url", metavar="URL", help="address of the archive, if not that of fairseq's recipe")
     _path(parser, "--out", "DIR", "output folder", Path("data/iwslt14.de-en"))
     _preparation_settings(parser)
 
@@ -138,39 +140,41 @@ def _preparation_settings(parser):
     _number(parser, "--bpe-size", 10000, "merge operations, or pieces")
     parser.add_argument("--keep-case", action="store_true", help="do not lowercase")
     parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both sides")
-    _number(parser, "--max-tokens", 175, "longest side of a training pair, in tokens")
+    _number(parser, "--max-tokens", 175, "maximum length of either side of a training pair, in tokens")
     parser.add_argument(
-        "--max-ratio", type=float, default=1.5, metavar="R", help="longer side to shorter, of a training pair"
+        "--max-ratio", type=float, default=1.5, metavar="R", help="maximum length ratio of a training pair"
     )
     _number(parser, "--valid-every", 23, "hold out every Nth cleaned training pair")
-    _number(parser, "--workers", None, "processes; default: one a core")
+    _number(parser, "--workers", None, "processes; default: one per core")
 
 
 def train(parser):
-    """Train one row of Table 6 by the paper's protocol, or go on with it. Further options are passed to fairseq-train,
+    """Train one row of Table 6 by the paper's protocol, or resume it. Further options are passed to fairseq-train,
     after the row's own: the last one counts.
     """
     parser.add_argument(
         "row",
         choices=TRAINED,
-        help=f"the system; those after {[name for name in TRAINED if not ROWS[name].of][-1]} change something in cgc",
+        help=f"the system; those after {[name for name in TRAINED if not ROWS[name].of][-1]} are variants of cgc",
     )
     _path(parser, "--data", "DIR", "prepared folder", Path("data/iwslt14.de-en"))
     _path(parser, "--runs", "DIR", "the run goes to DIR/ROW-seedN", Path("runs/iwslt14"))
     _number(parser, "--seed", 1, "random seed")
-    _number(parser, "--max-update", PAPER["max_update"], "more than before trains a run on")
-    _number(parser, "--gpus", 1, "of this machine; without any, CPU processes (gloo)")
-    _number(parser, "--nodes", 1, "machines, with a file system in common; run the same command on each")
-    _number(parser, "--node-rank", 0, "which of them this is, from 0")
-    parser.add_argument("--master", metavar="HOST:PORT", help="of the first machine")
-    _number(parser, "--batch-tokens", PAPER["batch_tokens"], "an update's, over all devices together")
+    _number(
+        parser, "--max-update", PAPER["max_update"], "updates to train for; more than a previous run had continues it"
+    )
+    _number(parser, "--gpus", 1, "GPUs of this machine; without any, CPU processes (gloo)")
+    _number(parser, "--nodes", 1, "machines, which share a file system; run the same command on each")
+    _number(parser, "--node-rank", 0, "number of this machine, from 0")
+    parser.add_argument("--master", metavar="HOST:PORT", help="address of the first machine")
+    _number(parser, "--batch-tokens", PAPER["batch_tokens"], "tokens per update, over all devices")
     _number(
         parser,
         "--max-tokens",
         None,
-        "a device's at a time; default: its share. Accumulation makes up the rest",
+        "tokens per device and step; default: the device's share. Gradient accumulation makes up the rest",
     )
-    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the training")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="training precision")
     _number(parser, "--keep", PAPER["average"], "epoch checkpoints to keep")
     _path(parser, "--finetune-from", "MODEL", "start from this run folder's, model folder's or checkpoint's parameters")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs to the run folder")
@@ -184,7 +188,7 @@ def average(parser):
     _path(parser, "--inputs", "PATH", "checkpoints, or a folder of them", required=True, nargs="+")
     _path(parser, "--output", "FILE", "where to write the average", required=True)
     which = parser.add_mutually_exclusive_group()
-    _number(which, "--num-epoch-checkpoints", None, "of a folder: the last N epochs' (checkpoint7.pt)")
+    _number(which, "--num-epoch-checkpoints", None, "the last N epochs of a folder (checkpoint7.pt)")
     _number(which, "--num-update-checkpoints", None, "the last N saved between epochs (checkpoint_2_1500.pt)")
     _number(
         which,
@@ -192,27 +196,29 @@ def average(parser):
         None,
         "the N best (checkpoint.best_loss_3.217.pt, by whatever metric; or checkpoint_best.pt)",
     )
-    _number(parser, "--checkpoint-upper-bound", None, "the last epoch or update that counts")
+    _number(parser, "--checkpoint-upper-bound", None, "last epoch or update to use")
 
 
 def generate(parser):
     """Average a run's checkpoints, translate a split with beam search and score it. Further options are passed to
     fairseq-generate.
     """
-    _path(parser, "folder", "RUN", "a run folder, its checkpoints or one of them, or a model folder, for no averaging")
-    _path(parser, "--data", "DIR", "prepared folder; default: the one the run was trained on")
+    _path(
+        parser, "folder", "RUN", "a run folder, its checkpoint folder, a checkpoint, or a model folder (not averaged)"
+    )
+    _path(parser, "--data", "DIR", "prepared folder; default: the run's training data")
     _path(parser, "--out", "DIR", "default: the split's name in the run folder")
-    parser.add_argument("--split", default="test", help="what to translate")
+    parser.add_argument("--split", default="test", help="split to translate")
     _number(
         parser,
         "--average",
         None,
-        f"how many checkpoints; default: {PAPER['average']}, or all that a shorter run has left",
+        f"number of checkpoints; default: {PAPER['average']}, or all of a shorter run",
     )
-    _by(parser, PAPER["by"], "which: the last ones or the best")
-    _number(parser, "--checkpoint-upper-bound", None, "the last epoch or update that counts")
+    _by(parser, PAPER["by"], "average the last epochs, the last updates or the best")
+    _number(parser, "--checkpoint-upper-bound", None, "last epoch or update to use")
     _number(parser, "--beam", PAPER["beam"], "beam size, as in the paper")
-    _number(parser, "--max-tokens", 8000, "source tokens a batch")
+    _number(parser, "--max-tokens", 8000, "source tokens per batch")
 
 
 def _by(parser, default, text):
@@ -220,10 +226,10 @@ def _by(parser, default, text):
 
 
 def translate(parser):
-    """Translate raw sentences. From the command line, a file or standard input, one a line, to standard output."""
+    """Translate raw sentences. From the command line, a file or standard input, one per line, to standard output."""
     _path(parser, "model", "MODEL", "a run folder, a model folder or a checkpoint")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
-    _path(parser, "--input", "FILE", "translate its lines: raw sentences, plain or .gz")
+    _path(parser, "--input", "FILE", "raw sentences to translate, one per line, plain or .gz")
     _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
     _number(parser, "--beam", PAPER["beam"], "beam size")
     _number(parser, "--batch", 64, "sentences translated together")
@@ -231,7 +237,7 @@ def translate(parser):
 
 def score(parser):
     """Score translations against a reference. Tokenised BLEU-4 (fairseq-score's figure), sacreBLEU and chrF, each with
-    its signature. Files are UTF-8 text, one sentence a line, plain or .gz, .bz2, .xz. Several systems are compared with the first
+    its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with the first
     one by paired bootstrap resampling.
     """
     parser.add_argument(
@@ -243,8 +249,12 @@ def score(parser):
     parser.add_argument(
         "--ref", action="append", metavar="REF", help="file of references; given several times, several references"
     )
-    parser.add_argument("--test-set", metavar="NAME", help="one of sacreBLEU's instead, such as wmt14/full, with")
-    parser.add_argument("--language-pair", metavar="SOURCE-TARGET", help="its languages, such as de-en")
+    parser.add_argument(
+        "--test-set",
+        metavar="NAME",
+        help="a test set of sacreBLEU instead of --ref, such as wmt14/full; needs --language-pair",
+    )
+    parser.add_argument("--language-pair", metavar="SOURCE-TARGET", help="languages of --test-set, such as de-en")
     parser.add_argument(
         "--tokenize", metavar="NAME", help="sacreBLEU's tokeniser; default: the language's (13a, zh ...)"
     )
@@ -255,24 +265,26 @@ def score(parser):
         "without this option, raw text",
     )
     parser.add_argument(
-        "--lang", metavar="LANG", help="their language, for (de)tokenisation; default: --language-pair's target, or en"
+        "--lang",
+        metavar="LANG",
+        help="language of the files, for (de)tokenisation; default: --language-pair's target, or en",
     )
-    parser.add_argument("--lowercase", action="store_true", help="compare without case")
+    parser.add_argument("--lowercase", action="store_true", help="ignore case")
     _number(parser, "--samples", 1000, "bootstrap resamples")
     _number(parser, "--seed", 12345, "seed of the resampling, at least 1")
-    _path(parser, "--json", "FILE", "write all figures there too")
+    _path(parser, "--json", "FILE", "also write all figures to this file")
 
 
 def experiment(parser):
     """Train rows over seeds, translate the test split and table the rows. Beam 6; the table has BLEU, loss, parameters
-    and speed. What is done is not done again. Further options are passed to fairseq-train, after the rows' own.
+    and speed. Finished steps are not repeated. Further options are passed to fairseq-train, after the rows' own.
     """
     _path(parser, "--data", "DIR", "prepared folder")
-    _path(parser, "--runs", "DIR", "for runs and tables", Path("runs/ablations"))
+    _path(parser, "--runs", "DIR", "folder for runs and tables", Path("runs/ablations"))
     parser.add_argument(
         "--rows",
         metavar="ROW,...",
-        help=f"of {', '.join(ROWS)}, or all of them but transformer and those with a loss of their own: all; default: the paper's and the "
+        help=f"any of {', '.join(ROWS)}; or all, which leaves out transformer and rows with a loss of their own; default: the paper's and the "
         f"controls, {', '.join(PAPER_AND_CONTROLS)} (with --small no transformer)",
     )
     parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")
@@ -284,15 +296,15 @@ def experiment(parser):
     )
     for name, text in (
         ("max_update", "updates of a run"),
-        ("batch_tokens", "tokens an update"),
+        ("batch_tokens", "tokens per update"),
         ("average", "checkpoints to average"),
     ):
         text += f" (default: {PAPER[name]}, the paper's; {SMALL[name]} with --small)"
         _number(parser, "--" + name.replace("_", "-"), None, text)
-    _by(parser, None, f"which (default: {PAPER['by']}; {SMALL['by']} with --small)")
+    _by(parser, None, f"which checkpoints to average (default: {PAPER['by']}; {SMALL['by']} with --small)")
     _number(parser, "--jobs", 1, "runs at a time")
-    parser.add_argument("--corpus", metavar="NAME", help="for the table's title; default: the data folder's")
-    parser.add_argument("--table", action="store_true", help="make the table of what is there, and nothing else")
+    parser.add_argument("--corpus", metavar="NAME", help="corpus name in the table's title; default: the data folder's")
+    parser.add_argument("--table", action="store_true", help="only make the table of the existing runs")
 
 
 def table(parser):
@@ -301,11 +313,11 @@ def table(parser):
     experiment, with the variants in it.
     """
     _path(parser, "runs", "RUNS_DIR", "folder of run folders")
-    _path(parser, "--out", "DIR", "folder for what is made, if not RUNS_DIR")
+    _path(parser, "--out", "DIR", "output folder; default: RUNS_DIR")
     parser.add_argument(
         "--corpus",
         metavar="NAME",
-        help="for the title; default: IWSLT'14 De-En where the data has its pairs, else the data folder's name",
+        help="corpus name in the title; default: IWSLT'14 De-En if the data has its pairs, else the data folder's name",
     )
     parser.add_argument("--experiment", action="store_true", help="make an experiment's table")
 
@@ -317,8 +329,8 @@ def inspect(parser):
     A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
     """
     _path(parser, "checkpoint", "MODEL", "a run folder, a model folder or a checkpoint")
-    _path(parser, "--input", "FILE", "raw sentences, one a line, plain or .gz, .bz2, .xz", nargs="+")
-    _path(parser, "--out", "DIR", "folder for what is made", Path("gates"))
+    _path(parser, "--input", "FILE", "raw sentences, one per line, plain or .gz, .bz2, .xz", nargs="+")
+    _path(parser, "--out", "DIR", "output folder", Path("gates"))
     _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
     parser.add_argument("--layers", metavar="N,...", help="layers to plot, from 1; default: all")
     parser.add_argument("--heads", metavar="N,...", help="heads to plot, from 1; default: all")
@@ -330,16 +342,18 @@ def inspect(parser):
         choices=["file", "length", "question"],
         help="compare classes of sentences: the file they come from, fifths by length, questions and others",
     )
-    _path(parser, "--labels", "FILE", "compare these classes: a label a line, one for each sentence")
-    parser.add_argument("--class-layer", metavar="N", help="whose kernels are compared; default: the last gated one")
-    _number(parser, "--permutations", 1000, "of the labels")
-    _number(parser, "--seed", 1, "of the permutations")
+    _path(parser, "--labels", "FILE", "compare these classes: one label per line, for each sentence")
+    parser.add_argument(
+        "--class-layer", metavar="N", help="layer whose kernels are compared; default: the last gated one"
+    )
+    _number(parser, "--permutations", 1000, "number of label permutations")
+    _number(parser, "--seed", 1, "random seed of the permutations")
     _path(
         parser,
         "--pairs",
         "FILE",
-        "minimal pairs, a tab between: how much each layer's gate moves, and the encoder's output at the token "
-        "farthest from the difference",
+        "minimal pairs, separated by a tab: reports how much each layer's gate changes, and the encoder's output at the "
+        "token farthest from the difference",
     )
     _number(parser, "--batch", 64, "sentences encoded together")
 

@@ -91,7 +91,7 @@ def _download(url, path, timeout):
                 chunk, failure = _read(response)
             arrived = file.tell()
     if arrived != total:
-        resumes = "go on from there" if _validator(version) else "start over"
+        resumes = "resume" if _validator(version) else "start over"
         raise CorpusError(
             f"{url} was cut off ({failure or 'the connection was closed'}): {arrived:,} of {total:,} bytes arrived; run "
             f"the same command again to {resumes}"
@@ -163,7 +163,7 @@ def _asked(url, path, timeout, start=0, version=None):
     response.close()
     if start:
         return None
-    raise CorpusError(f"{url} answered {response.status} {response.reason} and no file: {_elsewhere(path)}")
+    raise CorpusError(f"{url} answered {response.status} {response.reason} without a file: {_elsewhere(path)}")
 
 
 def _read(response):

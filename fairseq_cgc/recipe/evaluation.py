@@ -144,7 +144,7 @@ def main(args):
     if data is None:
         data = data_of(place)
         if data is None:
-            raise OptionError(f"{run} has no {RUN} that tells its data; give the prepared folder with --data")
+            raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
     prepared, out = prepared_folder(data), usable_path(args.out or run / args.split, "--out")
     if (run / RUN).exists():
         check_vocabulary(run, prepared)
@@ -168,7 +168,7 @@ def main(args):
         result = translate_and_score(model, prepared, out, args.split, args.beam, args.max_tokens, args.fairseq)
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
-    print(f"{result['generation']['sentences']} sentences, {speed} a second -> {out / SCORES}")
+    print(f"{result['generation']['sentences']} sentences, {speed} per second -> {out / SCORES}")
 
 
 def check_vocabulary(run, prepared):
@@ -177,8 +177,8 @@ def check_vocabulary(run, prepared):
     for name, digest in trained.items():
         if not name.endswith((".bin", ".idx")) and there.get(name) != digest:
             raise CheckpointError(
-                f"{prepared} has another {name} than the data that {run} was trained on (SHA-256 {there.get(name, 'none')[:12]} "
-                f"instead of {digest[:12]}): prepare the text with the run's vocabulary, --vocabulary-of"
+                f"{prepared} and the data that {run} was trained on differ in {name} (SHA-256 {there.get(name, 'none')[:12]} "
+                f"and {digest[:12]}): prepare the text with the run's vocabulary, --vocabulary-of"
             )
 
 

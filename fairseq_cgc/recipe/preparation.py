@@ -75,7 +75,7 @@ class Settings:
         """Raises OptionError for settings that cannot be."""
         for language in self.languages:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", language):
-                raise OptionError(f"the language is '{language}'; letters and digits were wanted, such as de or zh-CN")
+                raise OptionError(f"the language is '{language}'; expected letters and digits, such as de or zh-CN")
         if self.source_lang == self.target_lang:
             raise OptionError(f"source and target language are both '{self.source_lang}'; they must differ")
         if self.bpe not in SUBWORD_MODELS:
@@ -155,8 +155,8 @@ def check_files(folder, record=None):
         found = sha256_of(path)[:12] if path.is_file() else "not there"
         if found != recorded[:12]:
             raise CorpusError(
-                f"{path} is damaged or another file: its SHA-256 is {found}, and the preparation recorded "
-                f"{recorded[:12]}; put it back, or prepare the corpus anew"
+                f"{path} is damaged or was replaced: its SHA-256 is {found}, and the preparation recorded "
+                f"{recorded[:12]}; restore it, or prepare the corpus again"
             )
 
 
@@ -181,7 +181,7 @@ def _prepare(raw, out, settings, workers, like):
     record, names = out / PREPARATION, ("raw", "tok", "bpe", "bin", settings.subword_model)
     if not record.exists() and (there := [name for name in names if (out / name).exists()]):
         raise UserError(
-            f"{out} holds {' and '.join(there)} but no {PREPARATION}: that is not ours, and was left alone; choose another "
+            f"{out} holds {' and '.join(there)} but no {PREPARATION}: fairseq-cgc did not make that and left it alone; choose another "
             "folder, or move it away"
         )
     with locked(out / ".lock", f"the preparation {out}"):
@@ -229,9 +229,9 @@ def _raw_file(prefix, language):
 
 def _difference(before, now):
     if not isinstance(before, dict):
-        return f"{before} there, {now} asked for"
+        return f"{before} there, {now} requested"
     names = [*now, *(name for name in before if name not in now)]
-    return ", ".join(f"{k} {before.get(k)} there, {now.get(k)} asked for" for k in names if before.get(k) != now.get(k))
+    return ", ".join(f"{k} {before.get(k)} there, {now.get(k)} requested" for k in names if before.get(k) != now.get(k))
 
 
 def _tokenise(files, out, settings, pool):
@@ -272,7 +272,7 @@ def check_sides(source_file, target_file, source, target, what):
         )
         raise CorpusError(
             f"{source_file} has {len(source)} lines and {target_file} has {len(target)}: {shorter.name} ends after line "
-            f"{len(n)}, where {longer.name} goes on with '{lines[len(n)][:60]}'.\n"
+            f"{len(n)}, where {longer.name} continues with '{lines[len(n)][:60]}'.\n"
             "Line n of one must be the translation of line n of the other."
         )
     if not source:
@@ -524,7 +524,7 @@ def summary(result, expected=None):
         lines += [
             "WARNING " * 9,
             f"WARNING: the numbers of pairs are not the recipe's: {'; '.join(other)}.",
-            "WARNING: this is another corpus or another version of it; its scores do not compare with published ones.",
+            "WARNING: this is another corpus or another version of it; its scores cannot be compared with published ones.",
         ]
     return lines
 
@@ -551,12 +551,12 @@ def main(args):
     languages = {option: getattr(args, option.replace("-", "_")) for option in ("source-lang", "target-lang")}
     for option, language in languages.items():
         if args.vocabulary_of and language:
-            raise OptionError(f"--{option} does not go with --vocabulary-of, which knows it already")
+            raise OptionError(f"--{option} cannot be combined with --vocabulary-of, which already sets it")
     for option, value in {"train": args.train, **languages}.items():
         if not (args.vocabulary_of or value):
             raise OptionError(f"--{option} is missing; see --help")
     if args.valid and not args.train:
-        raise OptionError("--valid is for a training; give --train too, or leave it out")
+        raise OptionError("--valid needs --train; give both, or leave it out")
     writable_folder(args.out, option="--out")
     if args.vocabulary_of:
         result = prepare_with_vocabulary(raw, args.vocabulary_of, args.out, args.workers)

@@ -55,8 +55,8 @@ def worker_pool(workers=None):
             yield lambda function, items: map(function, items) if len(items) < 2 else pool.map(function, items)
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was killed, as a system short of memory does; run the same command again to go on, "
-                "with fewer --workers if need be"
+                "a worker process was killed, as happens when memory runs out; run the same command again to resume, "
+                "with fewer --workers if necessary"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

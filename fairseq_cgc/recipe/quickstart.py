@@ -68,7 +68,7 @@ def _quickstart(args, work):
         if (run / "test" / SCORES).exists():
             result = read_json(run / "test" / SCORES, RESULT)
         if result and result["generation"].get("sha256") == model.get("sha256"):
-            print("    done before")
+            print("    already done")
             scores = result["scores"]
         else:
             scores = translate_and_score(run / MODEL_FOLDER, work / "data", run / "test")["scores"]
@@ -98,7 +98,7 @@ def corpus(args, work):
     made = read_json(record, {"made_from": {str: (str, int)}, "pairs": {str: int}})
     if made["made_from"] != asked:
         raise UserError(
-            f"{raw} was made from {made['made_from']}, and {asked} is asked for; choose another --work, or --fresh to "
+            f"{raw} was made from {made['made_from']}, and {asked} is requested; choose another --work, or --fresh to "
             "start over"
         )
     print("    " + ", ".join(f"{split} {size}" for split, size in made["pairs"].items()) + " pairs")
@@ -108,7 +108,7 @@ def average(run, data):
     """Stage 4: the last epochs' checkpoints to ``model/``, a folder complete in itself."""
     stage(f"4/6 average the last {AVERAGED} epochs", run / MODEL_FOLDER)
     if (run / MODEL_FOLDER / "model.pt").exists():
-        print("    done before")
+        print("    already done")
         return
     checkpoints = find_checkpoints(run / "checkpoints") or [run / "checkpoints" / "checkpoint_last.pt"]
     print("    " + ", ".join(path.name for path in checkpoints))
@@ -126,7 +126,7 @@ def report(args, run, scores):
         f"\n{args.arch}, {args.updates} updates{averaged}, seed {args.seed}, {parameters:,} parameters; Python {python_version()}, {versions}"
     )
     print(
-        "Interface strings repeat themselves: these figures say that the chain works, not how good a translator it is.\n"
+        "Interface strings are repetitive: these figures show that the pipeline works, not how good a translator it is.\n"
     )
     columns = [read_lines(translations / name) for name in ("test.de", "test.en", "test.hyp")]
     triples = [triple for triple in zip(*columns) if 4 <= len(triple[0].split()) <= 14]

@@ -8,7 +8,7 @@ from ..errors import OptionError
 
 _FILE = tomllib.loads(Path(__file__).with_name("rows.toml").read_text(encoding="utf-8"))
 PAPER, SMALL = _FILE["protocol"], _FILE["small"]
-BASELINE, CONTROL, CGC = "lightconv", "cgc-constant", "cgc"  # what the others are held against
+BASELINE, CONTROL, CGC = "lightconv", "cgc-constant", "cgc"  # what the others are compared with
 
 
 class Row(NamedTuple):
@@ -20,7 +20,7 @@ class Row(NamedTuple):
     colour: str | None = None
     paper_bleu: float | None = None  # tokenised BLEU-4 and parameters of the paper's Table 6
     paper_parameters: str | None = None
-    control: bool = False  # a gain counts as the context's only if this has been beaten too
+    control: bool = False  # credit the context only if the gain also beats this
     of: str | None = None  # the row that this is a variant of
     evaluated_with: str | None = None  # the variant is that row's model, translating with these --model-overrides
 

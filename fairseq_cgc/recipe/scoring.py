@@ -73,7 +73,7 @@ def sacrebleu_tokeniser(language, asked=None):
         needs = f"pip install 'sacrebleu[{name[:2]}]'" if name.endswith("mecab") else "see its reason"
         reason = str(error).strip().splitlines()[:1]
         raise OptionError(
-            f"sacreBLEU's tokeniser {name} is not at hand ({''.join(reason)}); {needs}, or choose --tokenize char"
+            f"sacreBLEU's tokeniser {name} is not available ({''.join(reason)}); {needs}, or choose --tokenize char"
         ) from None
     return name
 
@@ -178,7 +178,7 @@ def compare_over_seeds(ours, theirs, references):
         OptionError: fewer than two seeds, or another number of them
     """
     if len(ours) != len(theirs):
-        raise OptionError(f"{len(ours)} seeds of one system and {len(theirs)} of the other; the same were wanted")
+        raise OptionError(f"{len(ours)} seeds of one system and {len(theirs)} of the other; expected the same seeds")
     ours, theirs = ([token_statistics(hypotheses, references) for hypotheses in seeds] for seeds in (ours, theirs))
     return compare_statistics(ours, theirs, token_metric())
 
@@ -214,7 +214,7 @@ def read_sides(paths, references):
         OptionError: standard input is named more than once
     """
     if [*map(str, (*paths, *references))].count("-") > 1:
-        raise OptionError("- is standard input, which can be one file alone; give the others by name")
+        raise OptionError("- is standard input, which can stand for one file only; name the others")
     sides, systems = [_read_side(path) for path in references], {}
     for number, path in enumerate(paths):
         times = paths[:number].count(path)
@@ -222,7 +222,7 @@ def read_sides(paths, references):
     for path, side in zip([*references, *paths], [*sides, *systems.values()]):
         if len(side) != len(sides[0]):
             raise CorpusError(
-                f"{path} has {len(side)} lines and {references[0]} has {len(sides[0])}; one for one was wanted"
+                f"{path} has {len(side)} lines and {references[0]} has {len(sides[0])}; expected the same number"
             )
     return systems, sides
 
@@ -230,7 +230,7 @@ def read_sides(paths, references):
 def _read_side(path):
     lines = list(decode_lines(sys.stdin.buffer, "standard input")) if str(path) == "-" else read_lines(path)
     if not lines:
-        raise CorpusError(f"{path} is empty; one sentence a line was wanted")
+        raise CorpusError(f"{path} is empty; expected one sentence per line")
     return lines
 
 
@@ -247,7 +247,7 @@ def test_set_references(name, pair):
     """
     pairs = sacrebleu.utils.get_langpairs_for_testset(name)
     if pair not in pairs:
-        known = f"it has {', '.join(pairs)}" if pairs else "sacrebleu --list names those there are"
+        known = f"it has {', '.join(pairs)}" if pairs else "sacrebleu --list names them"
         raise OptionError(f"sacreBLEU has no test set '{name}' for --language-pair {pair}; {known}")
     try:
         return sacrebleu.utils.get_reference_files(name, pair)
@@ -335,8 +335,8 @@ def check_aligned(hypotheses, *references):
     for side in references:
         if len(hypotheses) != len(side) or not side:
             raise CorpusError(
-                f"{len(hypotheses)} hypotheses stand against {len(side)} references; one for one was wanted, and at least "
-                "one"
+                f"there are {len(hypotheses)} hypotheses and {len(side)} references; expected the same number, at "
+                "least one"
             )
 
 

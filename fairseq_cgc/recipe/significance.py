@@ -193,7 +193,7 @@ def detectable_difference(seed_noise, seeds, sentence_error=0.0, sentences=1000,
     if not (np.isfinite([seed_noise, sentence_error]).all() and seed_noise > 0 and sentence_error >= 0):
         raise OptionError(f"the noise is {seed_noise} between seeds, {sentence_error} of sentences; it must be above 0")
     if not 0 < level < power < 1:
-        raise OptionError(f"the level is {level} and the power {power}; 0 < level < power < 1 was wanted")
+        raise OptionError(f"the level is {level} and the power {power}; expected 0 < level < power < 1")
     error = np.hypot(seed_noise / seeds**0.5, sentence_error)
     quantiles = (np.arange(10_000) + 0.5) / 10_000  # the noise that may be seen, each as probable
     seen = seed_noise * np.sqrt(chi2.ppf(quantiles, seeds - 1) / (seeds - 1))

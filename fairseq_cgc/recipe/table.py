@@ -83,7 +83,7 @@ def make_table(runs_folder, out=None, corpus=None):
     """
     runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
     if not runs:
-        raise UserError(f"{runs_folder} has runs of variants alone; fairseq-cgc table --experiment makes their table")
+        raise UserError(f"{runs_folder} has only runs of variants; fairseq-cgc table --experiment makes their table")
     corpus = corpus or corpus_name(runs)
     return write_text_and_plots(
         Path(out or runs_folder),
@@ -175,7 +175,7 @@ def read_run(folder):
     if writing:
         run.unfinished = f"training, {of_all}" if run.done < run.asked else f"still being written, {of_all} done"
     elif run.done < run.asked:
-        run.unfinished = f"stopped at {of_all}; train it on"
+        run.unfinished = f"stopped at {of_all}; resume it"
     elif not (folder / "test" / SCORES).exists():
         run.unfinished = "not translated yet: fairseq-cgc generate"
     else:
@@ -188,7 +188,7 @@ def _read_record(folder):
     record = read_json(path, {**RECORD, "updates": Between(1, kind=int), "versions": {str: str}})
     row, seed, updates, data, versions = (record[name] for name in ("row", "seed", "updates", "data", "versions"))
     if row not in ROWS:
-        raise UserError(f"{path}: the row is {row!r}; one of {', '.join(ROWS)} was wanted")
+        raise UserError(f"{path}: the row is {row!r}; expected one of {', '.join(ROWS)}")
     return Run(folder, row, seed, updates, data, versions, _settings(row, record))
 
 
@@ -252,7 +252,7 @@ def read_results(run, test):
     generation = content["generation"]
     translated = generation.get("updates")
     if translated not in (None, run.done):
-        run.unfinished = f"translated after {translated:,} updates, trained for {run.done:,}: generate anew"
+        run.unfinished = f"translated after {translated:,} updates, trained for {run.done:,}: generate again"
         return
     made = {"updates": run.done, "checkpoints averaged": len(generation.get("checkpoints") or ()) or None}
     made["beam"] = generation.get("beam")
@@ -263,8 +263,8 @@ def read_results(run, test):
     run.hypotheses, run.references = read_lines(hypothesis), read_lines(reference)
     if len(run.hypotheses) != len(run.references) or not run.references:
         raise UserError(
-            f"{hypothesis} has {len(run.hypotheses)} lines and {reference} has {len(run.references)}; one for one was "
-            "wanted, and at least one: generate anew"
+            f"{hypothesis} has {len(run.hypotheses)} lines and {reference} has {len(run.references)}; expected the "
+            "same number, at least one: generate again"
         )
     run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
 
@@ -378,7 +378,7 @@ def _notes(runs, with_paper):
     notes = unfinished_notes(runs) + settings_notes(runs) + _paper_notes(runs)
     control = differences(runs, [CGC], CONTROL)[CGC]
     notes.append(
-        "A gain over LightConv counts as the context's only if CGC beats the constant-gate control too. CGC against the "
+        "Credit a gain over LightConv to the context only if CGC also beats the constant-gate control. CGC against the "
         f"control: {difference_cell(control)}."
     )
     notes.append(
@@ -393,7 +393,7 @@ def _paper_notes(runs):
     if not is_papers_corpus(runs):
         pairs = runs[0].data.get("pairs")
         words = " / ".join(f"{number:,}" for number in pairs.values()) if pairs else "an unknown number of"
-        return [f"This is not the paper's corpus but one of {words} pairs: the paper's figures do not compare."]
+        return [f"This is not the paper's corpus but one of {words} pairs: the paper's figures cannot be compared."]
     others = other_sizes(runs)
     for name, wanted in PROTOCOL.items():
         found = {run.settings[name] for run in runs if name in run.settings} - {f"{wanted:,}"}
@@ -541,7 +541,7 @@ def plot_curves(runs, path, corpus):
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("updates")
     axes.set_ylabel("validation loss (high values cut off)")
-    axes.set_title(f"{corpus}: one line a run")
+    axes.set_title(f"{corpus}: one line per run")
     axes.grid(alpha=0.3)
     save_figure(figure, path)
 

@@ -126,13 +126,13 @@ def batch_options(devices, max_tokens=None, batch_tokens=PAPER["batch_tokens"]):
     share, rest = divmod(batch_tokens, devices)
     if rest or not share:
         raise OptionError(
-            f"{batch_tokens} tokens an update cannot be divided among {devices} devices; choose a number of devices that "
+            f"{batch_tokens} tokens per update cannot be divided among {devices} devices; choose a number of devices that "
             "divides them"
         )
     max_tokens = share if max_tokens is None else max_tokens
     if max_tokens < 1 or share % max_tokens:
         raise OptionError(
-            f"--max-tokens {max_tokens} does not divide the {share} tokens that each of {devices} devices takes an update "
+            f"--max-tokens {max_tokens} does not divide the {share} tokens that each of {devices} devices takes per update "
             f"({batch_tokens} in all); choose a divisor of {share}"
         )
     return ["--max-tokens", str(max_tokens), "--update-freq", str(share // max_tokens)]
@@ -159,7 +159,7 @@ def check_numbers(options):
             try:
                 value = float(part)
             except ValueError:
-                raise OptionError(f"{name} is {text}; a number was wanted") from None
+                raise OptionError(f"{name} is {text}; expected a number") from None
             if not least <= value <= most:
                 raise OptionError(f"{name} is {text}; it must be from {least:g} to {most:g}")
 
@@ -180,9 +180,9 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
     if cuda and gpus > cuda:
         raise OptionError(f"--gpus is {gpus} and torch sees {cuda}")
     if nodes > 1 and not master:
-        raise OptionError(f"--nodes {nodes} wants --master HOST:PORT, the same on every machine")
+        raise OptionError(f"--nodes {nodes} needs --master HOST:PORT, the same on every machine")
     if not 0 <= node_rank < nodes:
-        raise OptionError(f"--node-rank is {node_rank}; for --nodes {nodes} it lies in 0 ... {nodes - 1}")
+        raise OptionError(f"--node-rank is {node_rank}; for --nodes {nodes} it must be from 0 to {nodes - 1}")
     if gpus * nodes == 1:
         return [sys.executable, "-m", "fairseq_cli.train"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
@@ -191,7 +191,7 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
     else:
         host, _, port = master.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise OptionError(f"--master is {master}; HOST:PORT was wanted, such as node1:29500")
+            raise OptionError(f"--master is {master}; expected HOST:PORT, such as node1:29500")
         torchrun += [
             "--nnodes",
             str(nodes),
@@ -263,7 +263,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
         if before["done"] == updates:
-            print("    done before")
+            print("    already done")
             return
         check_files(prepared)
         command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
@@ -280,7 +280,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
             follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
             done = mend_last_checkpoint(checkpoints)
         if not done:
-            raise UserError(f"fairseq-train ended well and left no checkpoint in {checkpoints}; leave out --no-save")
+            raise UserError(f"fairseq-train succeeded but left no checkpoint in {checkpoints}; leave out --no-save")
         if done < updates:
             print(f"    fairseq-train ended after {done} of {updates} updates, by an option such as {LIMITS[0]}")
         _discard_results(run, done)
@@ -293,7 +293,8 @@ def _refuse_another(run, there, asked):
     differing = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if differing:
         words = (
-            f"{name}: {found.get(name, 'not given')} there, {wanted.get(name, 'not given')} asked" for name in differing
+            f"{name}: {found.get(name, 'not given')} there, {wanted.get(name, 'not given')} requested"
+            for name in differing
         )
         raise UserError(f"{run} holds another run: {'; '.join(words)}.\nChoose another folder, or remove this one")
 
@@ -323,7 +324,7 @@ def _discard_results(run, updates):
 
 def _trained_longer(run, trained, updates):
     return UserError(
-        f"{run} was trained for {trained} updates and {updates} are asked for; ask for as many or more, or choose another "
+        f"{run} was trained for {trained} updates and {updates} are requested; request at least as many, or choose another "
         "folder"
     )
 
@@ -374,7 +375,7 @@ def join_training(command):
     print(f"    {shlex.join(command)}", flush=True)
     status = subprocess.run(command).returncode
     if status:
-        raise UserError(f"fairseq-train failed with exit status {status}; its words are above")
+        raise UserError(f"fairseq-train failed with exit status {status}; see its output above")
 
 
 def mend_last_checkpoint(checkpoints):
@@ -398,7 +399,7 @@ def mend_last_checkpoint(checkpoints):
         except CheckpointError:
             continue
         shutil.copyfile(path, last)
-        print(f"    going on from {path.name} instead", flush=True)
+        print(f"    resuming from {path.name} instead", flush=True)
         return updates
     print("    there is no other checkpoint: starting from the beginning", flush=True)
     return 0
@@ -471,7 +472,7 @@ def follow_training(command, run, updates, lock):
                     print(f"    {done}/{updates} updates, {text}", flush=True)
     if process.returncode:
         raise UserError(
-            f"fairseq-train failed with exit status {process.returncode}: {last_words(tail)}\nAll that it said is in {words}"
+            f"fairseq-train failed with exit status {process.returncode}: {last_words(tail)}\nFull log: {words}"
         )
 
 

@@ -95,9 +95,7 @@ def main(args):
     check_at_least(1, beam=args.beam, batch=args.batch)
     for sentence in args.sentences:
         if os.path.isfile(sentence):
-            raise OptionError(
-                f"{sentence} is a file, where a sentence was wanted; to translate its lines: --input {sentence}"
-            )
+            raise OptionError(f"{sentence} is a file, not a sentence; to translate its lines: --input {sentence}")
     if args.input and args.sentences:
         raise OptionError("--input and sentences exclude each other; leave one of them out")
     waits = not args.input and not args.sentences and sys.stdin.isatty()  # someone does, for each
@@ -105,7 +103,7 @@ def main(args):
         print(f"loading {args.model} ...", file=sys.stderr)
     hub = load_hub(args.model, args.data)
     if waits:
-        print("a sentence a line, please; Ctrl-D ends", file=sys.stderr)
+        print("enter one sentence per line; Ctrl-D ends", file=sys.stderr)
     batch = 1 if waits else args.batch
     given = read_lines(args.input) if args.input else args.sentences
     lines = given if args.input or given else decode_lines(sys.stdin.buffer, "standard input")

@@ -163,7 +163,7 @@ def test_fairseq_evaluates_literals_as_before():
 
 @pytest.mark.parametrize("text", ["(lambda: 1)()", "[x for x in ().__class__.__bases__]", "open", "f'{open}'"])
 def test_fairseq_evaluates_no_expression_that_could_do_something(text):
-    with pytest.raises(UnsafeCheckpointError, match="is no literal"):
+    with pytest.raises(UnsafeCheckpointError, match="is not a literal"):
         utils.eval_str_dict(text)
 
 
@@ -209,13 +209,13 @@ FOREIGN = {
     "no-options": (changed(cfg=None), "lacks the options"),
     "options-are-a-list": (changed(cfg=[1]), "its 'cfg' is a list"),
     "no-history": (changed(optimizer_history=None), "lacks 'optimizer_history'"),
-    "empty-history": (changed(optimizer_history=[]), "does not tell of its updates"),
+    "empty-history": (changed(optimizer_history=[]), "does not record its updates"),
     "task-state-is-a-list": (changed(task_state=[1]), "its 'task_state' is a list"),
     "a-parameter-is-text": (with_parameter(lambda value: "x"), "is a str, not a tensor"),
     "sparse": (with_parameter(lambda value: value.to_sparse()), "is torch.sparse_coo"),
     "complex": (with_parameter(lambda value: value.to(torch.complex64)), "of torch.complex64"),
     "without-values": (with_parameter(lambda value: value.to("meta")), "on meta"),
-    "nan": (with_parameter(lambda value: value / 0), "holds values that are no numbers"),
+    "nan": (with_parameter(lambda value: value / 0), "holds values that are not finite"),
     "numpy": (with_parameter(lambda value: value.numpy()), "more than data .numpy"),
     "shape": (
         with_parameter(lambda value: value[1:]),
@@ -243,7 +243,9 @@ def test_a_damaged_checkpoint_is_named_in_one_line(state, folder):
         (folder / "model.pt").write_bytes(content)
         with pytest.raises(CheckpointError) as error:
             load_checkpoint_to_cpu(str(folder / "model.pt"))
-        assert str(error.value) == f"{folder / 'model.pt'} is truncated, damaged or no checkpoint; get or make it again"
+        assert (
+            str(error.value) == f"{folder / 'model.pt'} is truncated, damaged or not a checkpoint; get or make it again"
+        )
 
 
 def test_a_training_from_another_model_s_checkpoint_is_told_what_does_not_fit(state, folder):

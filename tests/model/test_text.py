@@ -82,7 +82,7 @@ def test_a_tokeniser_travels_to_other_processes():
         ("{}", "x", r"prepare.json is damaged or not ours \(KeyError: 'settings'\)"),
         (SETTINGS.replace("subword_nmt", "words"), "x", "KeyError: 'words'"),
         (SETTINGS, None, "bpecodes is missing"),
-        (SETTINGS, "another", "bpecodes is damaged or another file: its SHA-256 is"),
+        (SETTINGS, "another", "bpecodes is damaged or was replaced: its SHA-256 is"),
         (SETTINGS.replace('"sha256": {', '"sha256": {"/dev/zero": "0", '), "x", "/zero is missing"),
     ],
 )

@@ -68,9 +68,9 @@ def test_depthwise_equals_the_reference(T, K):
 
 
 def test_depthwise_refuses_a_kernel_that_is_not_centred():
-    with pytest.raises(ValueError, match="as many taps before as behind, not 0 of 3"):
+    with pytest.raises(ValueError, match="as many taps before a position as after it, not 0 of 3"):
         lightconv(torch.randn(9, 1, 2), torch.randn(1, 1, 3), 0, implementation="depthwise")
-    with pytest.raises(ValueError, match="one kernel a sentence, not one a token; take bands"):
+    with pytest.raises(ValueError, match="one kernel per sentence, not one per token; use bands"):
         lightconv(torch.randn(9, 1, 2), torch.randn(9, 1, 1, 3), 1, implementation="depthwise")
 
 
@@ -225,9 +225,9 @@ def test_autocast_keeps_the_input_s_dtype(dtype):
     "channels, shape, padding_l, words",
     [
         (5, (1, 2, 3), 1, "5 channels do not divide into 2 heads"),
-        (4, (1, 2, 3), 3, "padding_l is 3; for kernel size 3 it lies in 0 ... 2"),
+        (4, (1, 2, 3), 3, "padding_l is 3; for kernel size 3 it must be from 0 to 2"),
         (4, (7, 1, 2, 3), 1, r"the kernels are \(7, 1, 2, 3\), wanted T x B x H x K: \(9, 1, 2, 3\)"),
-        (4, (7, 2, 3), 1, r"the kernels are \(7, 2, 3\), wanted B x H x K: \(1, 2, 3\)"),
+        (4, (7, 2, 3), 1, r"the kernels are \(7, 2, 3\), expected B x H x K: \(1, 2, 3\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(channels, shape, padding_l, words):

@@ -158,7 +158,7 @@ def fails(done, words):
 
 def test_fewer_epochs_than_asked_for(run_folder):
     fails(
-        command("generate", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are wanted: --average "
+        command("generate", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are needed: --average "
     )
 
 
@@ -176,7 +176,7 @@ def test_a_data_folder_with_another_vocabulary_of_the_same_size_leaves_all_as_it
     record.write_text(json.dumps(made), encoding="utf-8")
     before = {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
     done = command("generate", run_folder, "--average", 2, "--data", data, check=False)
-    fails(done, f"another {name} than the data that {run_folder} was trained on")
+    fails(done, f"and the data that {run_folder} was trained on differ in {name}")
     assert before == {path: path.read_bytes() for name in ("test", "model") for path in (run_folder / name).iterdir()}
 
 
@@ -191,12 +191,12 @@ def test_checkpoints_alone_need_dictionaries_of_their_size(run_folder, chain, tm
     made["sha256"]["dict.de.txt"] = sha256_of(file)
     record.write_text(json.dumps(made), encoding="utf-8")
     done = command("generate", run_folder, "--average", 2, "--data", data, check=False)
-    fails(done, "the data folder is another than the model's")
+    fails(done, "this is not the model's data folder")
 
 
 def test_a_split_or_folder_that_is_not_there(run_folder, tmp_path):
     fails(command("generate", run_folder, "--average", 2, "--split", "test2", check=False), "no split 'test2'")
-    fails(command("generate", tmp_path / "none", check=False), "none does not exist; a run folder")
+    fails(command("generate", tmp_path / "none", check=False), "none does not exist; give a run folder")
     (run_folder / "run.json").unlink()
     fails(command("generate", run_folder, "--average", 2, check=False), "--data")
 
@@ -231,7 +231,10 @@ def test_a_wrong_option_of_prepare_sh(tmp_path, options, words):
         ),
         (["--train", "x", "--source-lang", "de", "--target-lang", "en", "--workers", "-1"], "--workers is -1"),
         (["--vocabulary-of", "/nowhere"], "/nowhere holds no finished preparation"),
-        (["--vocabulary-of", "/nowhere", "--source-lang", "de"], "--source-lang does not go with --vocabulary-of"),
+        (
+            ["--vocabulary-of", "/nowhere", "--source-lang", "de"],
+            "--source-lang cannot be combined with --vocabulary-of",
+        ),
     ],
 )
 def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
@@ -241,7 +244,7 @@ def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ([], "is a folder; say which"),
+        ([], "is a folder; choose among"),
         (["--num-epoch-checkpoints", "0"], "--num-epoch-checkpoints is 0"),
         (["--num-update-checkpoints", "1"], "has 0 update checkpoints and 1 are wanted"),
     ],
@@ -256,6 +259,7 @@ def test_an_archive_of_another_kind_than_before(tmp_path):
     command("prepare-iwslt14", "--archive", archive, *options)
     (tmp_path / "other.tgz").write_bytes(archive.read_bytes() + b"\0")
     fails(
-        command("prepare-iwslt14", "--archive", tmp_path / "other.tgz", *options, check=False), "from another archive"
+        command("prepare-iwslt14", "--archive", tmp_path / "other.tgz", *options, check=False),
+        "from an archive other than",
     )
     fails(command("prepare-iwslt14", *options, "--keep-case", check=False), "other settings: lowercase True there")

@@ -233,7 +233,7 @@ def test_an_http_error_names_address_reason_and_way_out(site, path, status, reas
 
 def test_a_success_without_a_file_is_an_error(site, path):
     site.status = 202
-    with pytest.raises(CorpusError, match="answered 202 Accepted and no file: .* --archive PATH$"):
+    with pytest.raises(CorpusError, match="answered 202 Accepted without a file: .* --archive PATH$"):
         download(site.url, path)
     assert names(path.parent) == []
 

@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, write):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
-        with pytest.raises(UserError, match=r"could not be written \(File too large\); what was there before is unch"):
+        with pytest.raises(UserError, match=r"could not be written \(File too large\); the previous content is unch"):
             write(path)
 
     assert ended_well(forked(work))
@@ -240,19 +240,19 @@ def test_a_record_of_the_right_shape_is_returned():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ([1], r"run.json: the content is \[1\]; an object was wanted"),
-        ({"done": "x"}, "run.json: done is 'x'; a whole number was wanted"),
-        ({"done": True}, "done is True; a whole number was wanted"),
-        ({"done": -1}, "done is -1; a whole number of at least 0 was wanted"),
-        ({"done": 2.5}, "done is 2.5; a whole number was wanted"),
-        ({"done": float("nan")}, "done is nan; a whole number was wanted"),
-        ({"loss": float("inf")}, "loss is inf; a number, a finite one, was wanted"),
-        ({"data": None}, "data is None; an object was wanted"),
+        ([1], r"run.json: the content is \[1\]; expected an object"),
+        ({"done": "x"}, "run.json: done is 'x'; expected a whole number"),
+        ({"done": True}, "done is True; expected a whole number"),
+        ({"done": -1}, "done is -1; expected a whole number of at least 0"),
+        ({"done": 2.5}, "done is 2.5; expected a whole number"),
+        ({"done": float("nan")}, "done is nan; expected a whole number"),
+        ({"loss": float("inf")}, "loss is inf; expected a number that is finite"),
+        ({"data": None}, "data is None; expected an object"),
         ({"data": {}}, "run.json lacks data.path"),
-        ({"scores": {"BLEU": 9999}}, "scores.BLEU is 9999; a number from 0 to 100 was wanted"),
+        ({"scores": {"BLEU": 9999}}, "scores.BLEU is 9999; expected a number from 0 to 100"),
         ({"scores": {"BLEU": float("nan")}}, "scores.BLEU is nan"),
-        ({"names": "a"}, "names is 'a'; a list was wanted"),
-        ({"names": ["a", 1]}, r"names\[1\] is 1; text was wanted"),
+        ({"names": "a"}, "names is 'a'; expected a list"),
+        ({"names": ["a", 1]}, r"names\[1\] is 1; expected text"),
     ],
 )
 def test_a_record_of_another_shape_is_an_error_that_names_file_and_field(change, words):
@@ -305,7 +305,7 @@ def test_a_terminated_command_clears_what_is_half_written(tmp_path, capfd):
 
     child = forked(lambda: run_command(main))
     assert not ended_well(child) and names(tmp_path) == []
-    assert "run the same command again to go on" in capfd.readouterr().err
+    assert "run the same command again to resume" in capfd.readouterr().err
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(capfd):
@@ -375,7 +375,7 @@ def named_like_ours(folder):
 def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_alone(tmp_path, make, words):
     make(tmp_path / "output")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=f"{words} is none of our model; nothing was touched"):
+    with pytest.raises(UserError, match=f"{words} is not part of our model; nothing was changed"):
         with atomic_folder(tmp_path / "output", "model"):
             raise AssertionError("work")
     with pytest.raises(UserError, match=words):

@@ -259,7 +259,7 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
         (["--input", "good", "--class-layer", "0", "--classes", "length"], "--class-layer is 0; numbers from 1 to 2"),
         (["--input", "good", "--show", "9"], "--show is 9; numbers from 1 to 2"),
         (["--input", "good", "--labels", "good", "--classes", "length"], "exclude each other"),
-        (["--input", "good", "--labels", "pair"], "has 1 lines and the input 2; a label for each"),
+        (["--input", "good", "--labels", "pair"], "has 1 lines and the input 2; expected one label"),
         (["--input", "good", "--classes", "question"], "all sentences are of one class"),
         (["--pairs", "good"], "line 1: two different sentences with a tab between"),
         (["--pairs", "empty"], "empty is empty"),

@@ -206,11 +206,11 @@ def member(name, kind=tarfile.REGTYPE, link="", data=b""):
         (member("de-en/x", tarfile.SYMTYPE, "/etc/passwd"), "'de-en/x', a link"),
         (member("de-en/x", tarfile.SYMTYPE, "y" * 150), "'de-en/x', a link"),
         (member("de-en/x", tarfile.LNKTYPE, "de-en/README"), "'de-en/x', a link"),
-        (member("de-en/x", tarfile.CHRTYPE), "'de-en/x', a link, a device"),
-        (member("de-en/x", tarfile.BLKTYPE), "'de-en/x', a link, a device"),
-        (member("de-en/x", tarfile.FIFOTYPE), "'de-en/x', a link, a device"),
-        (member("de-en/x", tarfile.GNUTYPE_SPARSE), "'de-en/x', a link, a device"),
-        (member("de-en/x", b"V"), "'de-en/x', a link, a device"),
+        (member("de-en/x", tarfile.CHRTYPE), "'de-en/x', a link or a device"),
+        (member("de-en/x", tarfile.BLKTYPE), "'de-en/x', a link or a device"),
+        (member("de-en/x", tarfile.FIFOTYPE), "'de-en/x', a link or a device"),
+        (member("de-en/x", tarfile.GNUTYPE_SPARSE), "'de-en/x', a link or a device"),
+        (member("de-en/x", b"V"), "'de-en/x', a link or a device"),
         (member(TRAIN.format("de")), "'de-en/train.tags.de-en.de' twice"),
         (member("./de-en//train.tags.de-en.de"), "'./de-en//train.tags.de-en.de' twice"),
         (member("/\x1b[2J\n" + 10000 * "x"), r"'/\\x1b\[2J\\nx{0,100}\.\.\.', a path out"),
@@ -375,7 +375,7 @@ def test_bytes_changed_anywhere_end_in_our_error(tmp_path):
 
 
 def test_a_missing_archive_and_a_folder_are_told_apart(tmp_path):
-    with pytest.raises(CorpusError, match="missing.tgz does not exist; a copy of de-en.tgz was wanted"):
+    with pytest.raises(CorpusError, match="missing.tgz does not exist; expected a copy of de-en.tgz"):
         read_archive(tmp_path / "missing.tgz")
     with pytest.raises(CorpusError, match="is not a file"):
         read_archive(tmp_path)
@@ -436,7 +436,7 @@ def test_training_sides_part_at_the_first_talk_of_another_length(tmp_path):
     at = training(0).split("\n").index("<url>http://talks.example/3.html</url>") + 1
     words = (
         f"train.tags.de-en.de in .*a.tgz has {TRAINING_PAIRS} sentences and train.tags.de-en.en {TRAINING_PAIRS - 2}; .*\n"
-        f"They part where train.tags.de-en.de has 24 sentences in the talk 'http://talks.example/3.html' of line {at} "
+        f"They diverge where train.tags.de-en.de has 24 sentences in the talk 'http://talks.example/3.html' of line {at} "
         f"and train.tags.de-en.en has 23 sentences in the talk 'http://talks.example/3.html' of line {at + 1}$"
     )
     with pytest.raises(CorpusError, match=words):
@@ -461,7 +461,7 @@ def test_the_sides_of_a_set_part_at_the_first_other_segment(tmp_path):
     lines.remove(next(line for line in lines if '<seg id="4">' in line))
     archive = write_archive(tmp_path / "a.tgz", {SET.format("en"): "\n".join(lines)})
     words = (
-        r"tst2010.de-en.de.xml in .*a.tgz has 12 sentences and .*tst2010.de-en.en.xml 11; [^\n]*\nThey part where "
+        r"tst2010.de-en.de.xml in .*a.tgz has 12 sentences and .*tst2010.de-en.en.xml 11; [^\n]*\nThey diverge where "
         r".*tst2010.de-en.de.xml has segment '4' of document '20' and .*tst2010.de-en.en.xml has segment '5' of document '20'$"
     )
     with pytest.raises(CorpusError, match=words):
@@ -513,7 +513,7 @@ def test_another_pair_of_the_archive_s_layout_may_have_fewer_test_sets(tmp_path)
     archive = write_archive(tmp_path / "a.tgz", {**dict.fromkeys(members()), **french})
     made = write_raw(archive, tmp_path / "raw", ("fr", "en"))
     assert len(made["lines"]) == 1 + 3 and read_lines(tmp_path / "raw" / "train.fr")
-    with pytest.raises(CorpusError, match="lacks 12 of the 12 files wanted in its folder de-en/"):
+    with pytest.raises(CorpusError, match="lacks 12 of the 12 files expected in its folder de-en/"):
         write_raw(archive, tmp_path / "other")
-    with pytest.raises(CorpusError, match="lacks 4 of the 4 files wanted in its folder it-en/"):
+    with pytest.raises(CorpusError, match="lacks 4 of the 4 files expected in its folder it-en/"):
         write_raw(archive, tmp_path / "other", ("it", "en"))

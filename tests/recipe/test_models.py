@@ -55,9 +55,11 @@ def test_a_model_folder_and_its_file_need_no_run(tmp_path, run_folder):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no model and no checkpoints; a run folder or a model folder"):
+    with pytest.raises(CheckpointError, match="holds no model and no checkpoints; give a run folder or a model folder"):
         locate(tmp_path)
-    with pytest.raises(CheckpointError, match="nothing does not exist; a run folder, a model folder or a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="nothing does not exist; give a run folder, a model folder or a checkpoint"
+    ):
         locate(tmp_path / "nothing")
 
 
@@ -117,7 +119,7 @@ def test_folders_may_be_paths(run_folder, monkeypatch):
 def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder):
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "epoch", 5)
-    assert "has 3 epoch checkpoints and 5 are wanted: --average 3 takes fewer" in str(error.value)
+    assert "has 3 epoch checkpoints and 5 are needed: --average 3 takes fewer" in str(error.value)
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "update", 2)
     assert "has 0 update checkpoints" in str(error.value) and "there are 3 (--by epoch)" in str(error.value)
@@ -149,4 +151,4 @@ def test_a_terminal_is_told_what_is_waited_for(translating, monkeypatch, capsys)
     monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"eins\n")))
     translating()
     out, err = capsys.readouterr()
-    assert out == "EINS\n" and err.index("loading model") < err.index("a sentence a line, please; Ctrl-D ends")
+    assert out == "EINS\n" and err.index("loading model") < err.index("enter one sentence per line; Ctrl-D ends")

@@ -39,7 +39,7 @@ def test_generate_leaves_a_folder_that_is_not_its_own_alone(run_folder, tmp_path
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "test.hyp").write_text("mine")
     before = files_of(tmp_path)
-    with pytest.raises(UserError, match="none of our translations; nothing was touched"):
+    with pytest.raises(UserError, match="not part of our translations; nothing was changed"):
         generate(run_folder, run_folder / place)
     assert files_of(tmp_path) == before
 
@@ -88,7 +88,7 @@ def test_a_preparation_s_file_that_was_replaced_is_refused_before_training(run_f
         file = data / "bin" / name
         before = file.read_bytes()
         file.write_bytes(b"\1" + before[1:])
-        with pytest.raises(CorpusError, match=f"{name} is damaged or another file: its SHA-256 is"):
+        with pytest.raises(CorpusError, match=f"{name} is damaged or was replaced: its SHA-256 is"):
             training.train(tmp_path / "run", "cgc", 1, [], data, 2)
         file.write_bytes(before)
 

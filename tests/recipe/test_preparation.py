@@ -292,7 +292,7 @@ def corrupt(file, kind):
     [
         (
             "shorter",
-            "train.de has 5 lines and .*train.en has 6: train.de ends after line 5, where train.en goes on with 'Line",
+            "train.de has 5 lines and .*train.en has 6: train.de ends after line 5, where train.en continues with 'Line",
         ),
         ("empty", "are empty"),
         ("not UTF-8", "train.de, line 2: byte 0xe4"),

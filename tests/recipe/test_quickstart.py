@@ -53,7 +53,7 @@ def test_a_second_run_skips_what_is_done_and_says_the_same(finished, wheel):
     work, first = finished
     before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
     second = quickstart(work, wheel)
-    assert second.stdout.count("done before") == 3
+    assert second.stdout.count("already done") == 3
     assert second.stdout.split("signature")[1] == first.stdout.split("signature")[1]
     assert before == {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
 
@@ -70,13 +70,13 @@ def test_more_updates_train_on_and_the_baseline_uses_the_same_data(finished, whe
     assert re.search("lightconv_iwslt_de_en, 30 updates.*, seed 2", done.stdout)
     assert (work / "data" / "bin" / "train.de-en.de.bin").stat().st_mtime_ns == before
     less = quickstart(work, wheel, updates=10, check=False)
-    assert less.returncode == 1 and "was trained for 35 updates and 10 are asked for" in less.stderr
+    assert less.returncode == 1 and "was trained for 35 updates and 10 are requested" in less.stderr
 
 
 def test_fresh_starts_over(finished, wheel, tmp_path):
     work = shutil.copytree(finished[0], tmp_path / "work")
     done = quickstart(work, wheel, "--fresh", updates=10)
-    assert "done before" not in done.stdout and re.search("10 updates.*, seed 1", done.stdout)
+    assert "already done" not in done.stdout and re.search("10 updates.*, seed 1", done.stdout)
 
 
 def test_a_stopped_training_is_taken_up_again(finished, wheel, tmp_path):

@@ -222,7 +222,7 @@ def test_a_broken_line_of_the_log_is_left_out_aloud(tmp_path, capsys, line):
 def test_scores_of_other_updates_than_the_run_has_now_have_no_part(tmp_path):
     folder = make_run(tmp_path)
     change_json(folder / "test" / "scores.json", lambda value: value["generation"].update(updates=1900))
-    assert read_run(folder).unfinished == "translated after 1,900 updates, trained for 2,000: generate anew"
+    assert read_run(folder).unfinished == "translated after 1,900 updates, trained for 2,000: generate again"
 
 
 @pytest.mark.parametrize("score", [float("nan"), 9999])
@@ -240,7 +240,7 @@ def test_an_impossible_score_is_named(tmp_path, score):
     [
         (lambda record: record.pop("seed"), "run.json lacks seed"),
         (lambda record: record["data"].pop("sha256"), "run.json lacks data.sha256"),
-        (lambda record: record.update(updates="many"), "run.json: updates is 'many'; a whole number was wanted"),
+        (lambda record: record.update(updates="many"), "run.json: updates is 'many'; expected a whole number"),
         (lambda record: record.update(options=[1]), r"run.json: options\[0\] is 1; text was wanted"),
         (lambda record: record.update(batch_tokens="all"), "run.json: batch_tokens is 'all'"),
         (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
@@ -293,7 +293,7 @@ def test_a_run_without_scores_is_named(tmp_path):
 def test_a_run_that_was_stopped_is_named_and_its_old_scores_do_not_count(tmp_path):
     make_run(tmp_path, updates=50000)
     row, words = note(tmp_path)
-    assert words == "stopped at 2,000 of 50,000 updates; train it on" and row["tokenised BLEU-4"] == "not finished"
+    assert words == "stopped at 2,000 of 50,000 updates; resume it" and row["tokenised BLEU-4"] == "not finished"
 
 
 def test_a_run_that_is_being_written_is_named(tmp_path):
@@ -314,7 +314,7 @@ def test_a_finished_run_that_is_still_held_is_not_counted(tmp_path):
 
 def test_a_run_that_has_just_begun_is_named(tmp_path):
     (make_run(tmp_path) / "log.jsonl").unlink()
-    assert note(tmp_path)[1] == "stopped at 0 of 2,000 updates; train it on"
+    assert note(tmp_path)[1] == "stopped at 0 of 2,000 updates; resume it"
 
 
 def test_an_unfinished_seed_is_left_out_of_the_mean(tmp_path):
@@ -533,7 +533,7 @@ def test_versions_that_not_all_runs_have_are_told_with_their_share(tmp_path):
 
 
 def test_the_claim_is_tied_to_the_control_and_measured_against_it(text):
-    words = re.search(r"counts as the context's only if CGC beats the constant-gate control too\. (.*)", text)[1]
+    words = re.search(r"to the context only if CGC also beats the constant-gate control\. (.*)", text)[1]
     assert re.fullmatch(
         r"CGC against the control: \+15\.\d\d \[.*\], p = 0\.\d{3}; .* \(seed 1, .*\), .* \(seed 2, .*\)\.", words
     )
@@ -664,5 +664,5 @@ def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
     text = make_table(tmp_path)
     assert list(rows(text)) == [system.title for system in SYSTEMS.values()] and "max" not in text
     change_json(tmp_path / "cgc-1" / "run.json", lambda record: record.update(row="cgc-pool-1"))
-    with pytest.raises(UserError, match=r"runs of variants alone; fairseq-cgc table --experiment"):
+    with pytest.raises(UserError, match=r"only runs of variants; fairseq-cgc table --experiment"):
         make_table(tmp_path)

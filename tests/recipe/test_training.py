@@ -134,7 +134,7 @@ def test_an_update_has_the_same_tokens_on_any_hardware(devices, max_tokens, opti
 @pytest.mark.parametrize(
     "devices, max_tokens, words",
     [
-        (3, None, "4000 tokens an update cannot be divided among 3 devices"),
+        (3, None, "4000 tokens per update cannot be divided among 3 devices"),
         (0, None, "number of devices is 0"),
         (2, 1500, "--max-tokens 1500 does not divide the 2000 tokens"),
         (1, 8000, "--max-tokens 8000 does not divide"),
@@ -153,7 +153,7 @@ def test_one_device_needs_no_torchrun_and_several_machines_need_a_master():
     command = launcher(4, nodes=2, node_rank=1, master="here:29500") if not torch.cuda.is_available() else []
     for words in (["--nnodes", "2"], ["--node-rank", "1"], ["--master-addr", "here"], ["--master-port", "29500"]):
         assert not command or command[command.index(words[0]) + 1] == words[1]
-    with pytest.raises(OptionError, match="wants --master HOST:PORT"):
+    with pytest.raises(OptionError, match="needs --master HOST:PORT"):
         launcher(1, nodes=2)
     with pytest.raises(OptionError, match="--node-rank is 2"):
         launcher(1, nodes=2, node_rank=2, master="here:1")
@@ -232,7 +232,7 @@ def test_a_run_says_its_command_and_keeps_its_record(finished, prepared):
 def test_a_finished_run_is_left_alone_and_more_updates_train_on(finished, prepared, tmp_path):
     runs = tmp_path / "runs"
     run("cp", "-r", finished[0], runs)
-    assert "done before" in train_row("cgc-constant", prepared, runs, "--max-update", 12, "--keep", 2).stdout
+    assert "already done" in train_row("cgc-constant", prepared, runs, "--max-update", 12, "--keep", 2).stdout
     train_row("cgc-constant", prepared, runs, "--max-update", 16, "--keep", 2, "--max-tokens", 200)  # another layout
     assert max(losses(runs / "cgc-constant-seed1")) == 16
     assert "Loaded checkpoint" in (runs / "cgc-constant-seed1" / "train.log").read_text()
@@ -240,7 +240,7 @@ def test_a_finished_run_is_left_alone_and_more_updates_train_on(finished, prepar
     for done in (16, 0):  # as it is, and as if the run had been stopped there
         record.write_text(json.dumps({**read_json(record), "done": done}))
         fewer = train_row("cgc-constant", prepared, runs, "--max-update", 5, check=False)
-        assert fewer.returncode == 1 and "was trained for 16 updates and 5 are asked for" in fewer.stderr
+        assert fewer.returncode == 1 and "was trained for 16 updates and 5 are requested" in fewer.stderr
 
 
 def test_a_training_that_fairseq_ended_early_is_recorded_as_far_as_it_came_and_goes_on(finished, prepared, tmp_path):
@@ -441,7 +441,7 @@ def test_a_number_that_no_training_can_have_is_refused_before_any_work(tmp_path,
 
 @pytest.mark.parametrize("master", ["nocolon", ":29500", "here:", "here:x", "here:99999"])
 def test_a_master_without_host_or_port_is_refused(master):
-    with pytest.raises(OptionError, match=f"--master is {master}; HOST:PORT was wanted"):
+    with pytest.raises(OptionError, match=f"--master is {master}; expected HOST:PORT"):
         launcher(1, nodes=2, master=master)
 
 

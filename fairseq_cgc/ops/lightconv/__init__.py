@@ -51,7 +51,7 @@ def lightconv(
     wanted = (T,) * per_token + (B, H, K)
     if kernel.shape != wanted:
         letters = "T x B x H x K" if per_token else "B x H x K"
-        raise ValueError(f"the kernels are {tuple(kernel.shape)}, wanted {letters}: {wanted}")
+        raise ValueError(f"the kernels are {tuple(kernel.shape)}, expected {letters}: {wanted}")
     first, last = reach(x, H, K, padding_l)
     if not x.numel():
         return x.clone()
@@ -78,8 +78,8 @@ def has_triton() -> bool:
     if importlib.util.find_spec("triton") is not None:
         return True
     warnings.warn(
-        "Triton is not installed: the gated convolutions run on the GPU through PyTorch's own operations, slower. "
-        "PyTorch's wheels for CUDA bring it; otherwise: pip install triton",
+        "Triton is not installed: the gated convolutions run on the GPU through PyTorch's own operations, more slowly. "
+        "PyTorch's wheels for CUDA include it; otherwise: pip install triton",
         stacklevel=2,
     )
     return False
@@ -108,7 +108,9 @@ def reach(x: Tensor, num_heads: int, kernel_size: int, padding_l: int) -> tuple[
     if num_heads < 1 or C % num_heads:
         raise ValueError(f"{C} channels do not divide into {num_heads} heads")
     if not 0 <= padding_l < kernel_size:
-        raise ValueError(f"padding_l is {padding_l}; for kernel size {kernel_size} it lies in 0 ... {kernel_size - 1}")
+        raise ValueError(
+            f"padding_l is {padding_l}; for kernel size {kernel_size} it must be from 0 to {kernel_size - 1}"
+        )
     return max(0, padding_l - T + 1), min(kernel_size, padding_l + T)
 
 

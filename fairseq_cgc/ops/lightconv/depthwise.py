@@ -29,10 +29,12 @@ def forward(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = N
     """As ``bands.forward``."""
     T, B, C = x.shape
     if kernel.dim() == 4:
-        raise ValueError("a depthwise convolution has one kernel a sentence, not one a token; take bands")
+        raise ValueError("a depthwise convolution has one kernel per sentence, not one per token; use bands")
     H, K = kernel.shape[1:]
     if 2 * padding_l != K - 1:
-        raise ValueError(f"a depthwise convolution has as many taps before as behind, not {padding_l} of {K} before")
+        raise ValueError(
+            f"a depthwise convolution needs as many taps before a position as after it, not {padding_l} of {K} before"
+        )
     weight = kernel.to(x.dtype).unsqueeze(2).expand(B, H, C // H, K).reshape(B * C, 1, 1, K)
     # Time as the picture's width: oneDNN's loop over it is the inner one.
     y = torch.conv2d(x.view(1, 1, T, B * C).permute(0, 3, 1, 2), weight, None, 1, (0, padding_l), 1, B * C)

@@ -78,8 +78,8 @@ def backward(
 def _check(x, K):
     if not supports(x, K):
         raise ValueError(
-            f"triton has no {x.dtype} and no kernel size above {LONGEST - BLOCK_T + 1}; it is asked for "
-            f"{x.dtype} and {K}. Let it be chosen, or take bands"
+            f"triton does not support {x.dtype} with kernel size {K} (the largest is {LONGEST - BLOCK_T + 1}). "
+            f"Leave the choice to the plugin, or use bands"
         )
     if not x.is_cuda and not INTERPRETED:
         raise ValueError("triton needs a GPU, or TRITON_INTERPRET=1 in the environment; x is on the CPU")
