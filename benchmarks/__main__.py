@@ -58,7 +58,7 @@ def main(arguments=None):
         return sub
 
     sub = command("operators", operators, "one layer's convolution, forward and backward, gate included", 15)
-    sub.add_argument("--tokens", type=int, default=4000, help="tokens a batch (default: %(default)s)")
+    sub.add_argument("--tokens", type=int, default=4000, help="tokens per batch (default: %(default)s)")
     sub.add_argument("--lengths", type=int, nargs="+", default=OPERATOR_LENGTHS, metavar="T")
     sub.add_argument("--kernels", type=int, nargs="+", default=KERNELS, metavar="K")
     sub.add_argument(
@@ -66,41 +66,43 @@ def main(arguments=None):
     )
 
     sub = command(
-        "paths", paths, "every implementation of gate and convolution, where it is chosen and what it buys", 7
+        "paths", paths, "every implementation of gate and convolution, where it is chosen and what it saves", 7
     )
-    sub.add_argument("--tokens", type=int, default=4000, help="tokens a batch (default: %(default)s)")
+    sub.add_argument("--tokens", type=int, default=4000, help="tokens per batch (default: %(default)s)")
     sub.add_argument("--lengths", type=int, nargs="+", default=OPERATOR_LENGTHS, metavar="T")
     sub.add_argument("--kernels", type=int, nargs="+", default=KERNELS, metavar="K")
 
     sub = command("bandwidth", bandwidth, "the convolution's forward against a copy of its input", 15)
-    sub.add_argument("--tokens", type=int, default=16000, help="tokens a batch (default: %(default)s)")
+    sub.add_argument("--tokens", type=int, default=16000, help="tokens per batch (default: %(default)s)")
     sub.add_argument("--lengths", type=int, nargs="+", default=[25, 60, 250], metavar="T")
     sub.add_argument("--kernels", type=int, nargs="+", default=KERNELS, metavar="K")
 
     sub = command("growth", growth, "time and memory of one layer's convolution against sentence length", 7)
-    sub.add_argument("--sentences", type=int, default=2, help="sentences a batch (default: %(default)s)")
+    sub.add_argument("--sentences", type=int, default=2, help="sentences per batch (default: %(default)s)")
     sub.add_argument("--lengths", type=int, nargs="+", default=GROWTH_LENGTHS, metavar="T")
     sub.add_argument("--kernel", type=int, default=31, metavar="K")
-    sub.add_argument("--limit", type=float, default=6.0, help="leave a contender out above so many seconds a run")
+    sub.add_argument("--limit", type=float, default=6.0, help="leave out a contender that takes more seconds per run")
     sub.add_argument(
         "--weight-dropout", type=float, default=0.1, help="DropConnect (default: the recipe's %(default)s)"
     )
     sub.add_argument("--plot", metavar="FILE.png", help="time and memory against length")
 
     sub = command("training", training, "training steps of the paper's models on batches of IWSLT'14's lengths", 3)
-    sub.add_argument("--max-tokens", type=int, default=4000, help="a batch (default: the recipe's %(default)s)")
-    sub.add_argument("--batches", type=int, default=12, help="how many (default: %(default)s)")
+    sub.add_argument(
+        "--max-tokens", type=int, default=4000, help="tokens per batch (default: the recipe's %(default)s)"
+    )
+    sub.add_argument("--batches", type=int, default=12, help="number of batches (default: %(default)s)")
     sub.add_argument("--models", nargs="+", choices=c.MODELS, default=["LightConv", "dynamic encoder", "CGC"])
 
     sub = command("generation", generation, "beam search of the paper's decoder, ours and fairseq's, same weights", 3)
     sub.add_argument("--beam", type=int, default=6, help="(default: the paper's %(default)s)")
-    sub.add_argument("--max-tokens", type=int, default=1000, help="source tokens a batch (default: %(default)s)")
-    sub.add_argument("--batches", type=int, default=4, help="how many (default: %(default)s)")
+    sub.add_argument("--max-tokens", type=int, default=1000, help="source tokens per batch (default: %(default)s)")
+    sub.add_argument("--batches", type=int, default=4, help="number of batches (default: %(default)s)")
 
     sub = commands.add_parser("report", help="the tables of all measurements of a folder, as Markdown")
     sub.set_defaults(function=None)
     sub.add_argument(
-        "folder", nargs="?", default=RESULTS, type=Path, help="of JSON files (default: benchmarks/results)"
+        "folder", nargs="?", default=RESULTS, type=Path, help="folder of JSON files (default: benchmarks/results)"
     )
 
     args = parser.parse_args(arguments)
