@@ -31,7 +31,7 @@ def commands(page):
     for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             for command in re.split(r" && |; | > | < ", line.partition(" #")[0]):
-                if re.match(r"\s*(bash (scripts|examples)/|\S*fairseq-)", command):
+                if re.match(r"\s*(bash (scripts|examples)/|\S*fairseq-)", command) and "--help" not in command:
                     yield shlex.split(command.replace("$row", "cgc").replace("$seed", "1"))
 
 
