@@ -4,8 +4,6 @@ import re
 from enum import EnumMeta
 from pathlib import Path
 
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_INV_REGISTRY
-
 import fairseq_cgc  # noqa: F401 (registers the architectures)
 from fairseq_cgc.options import OPTIONS
 from fairseq_cgc.recipe.command_line import COMMANDS
@@ -14,6 +12,8 @@ PAGE = Path(__file__).with_name("options.md")
 
 
 def architectures():
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_INV_REGISTRY  # after the plugin, which quiets fairseq
+
     yield "`--arch`", "model"
     for name in ARCH_MODEL_INV_REGISTRY["lightconv_cgc"]:
         yield f"`{name}`", _text(ARCH_CONFIG_REGISTRY[name].__doc__)
