@@ -1,12 +1,15 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+
 setup(
     name="fairseq-cgc",
-    version="0.1.0",
+    version=re.search('__version__ = "(.+)"', (ROOT / "fairseq_cgc" / "__init__.py").read_text(encoding="utf-8"))[1],
     description="Context-gated convolution for machine translation: a fairseq plugin",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["fairseq_cgc", "fairseq_cgc.*"]),
@@ -26,14 +29,15 @@ setup(
         "tqdm>=4.64",  # progress bars
     ],
     extras_require={
-        # the tests, on several cores, random shapes in them, the plots that they look at, and the GPU's
-        # kernels, which run in Triton's interpreter where there is no GPU
+        # the tests, on several cores, random shapes in them, the plots that they look at, the GPU's
+        # kernels, which run in Triton's interpreter where there is no GPU; lint and format
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "matplotlib>=3.8",
             "triton>=3.2; platform_system == 'Linux'",
+            "ruff>=0.17",
         ],
         "plots": ["matplotlib>=3.8"],  # bar charts and learning curves as PNG
         "tensorboard": ["tensorboard>=2.16"],  # train.sh --tensorboard

@@ -7,7 +7,7 @@ and the optimizer ``cgc_adam``.
 import sys
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _is_the_command_line():
