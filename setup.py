@@ -30,7 +30,7 @@ setup(
     ],
     extras_require={
         # the tests, on several cores, random shapes in them, the plots that they look at, the GPU's
-        # kernels, which run in Triton's interpreter where there is no GPU; lint and format
+        # kernels, which run in Triton's interpreter where there is no GPU; lint, format and types
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -38,6 +38,7 @@ setup(
             "matplotlib>=3.8",
             "triton>=3.2; platform_system == 'Linux'",
             "ruff>=0.17",
+            "mypy>=2.4",
         ],
         "plots": ["matplotlib>=3.8"],  # bar charts and learning curves as PNG
         "tensorboard": ["tensorboard>=2.16"],  # train.sh --tensorboard

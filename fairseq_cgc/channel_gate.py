@@ -47,5 +47,5 @@ class GatedChannelTransformation(nn.Module):
         gate = 1 + torch.tanh(gamma * strength / size + beta)
         return x * gate.to(x.dtype)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"channels={self.alpha.numel()}, eps={self.eps}"

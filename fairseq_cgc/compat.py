@@ -38,7 +38,7 @@ EACH_DEVICE_LOADS = ["--load-checkpoint-on-all-dp-ranks"]
 NO_WORKERS = ["--num-workers", "0"]
 
 
-def require_environment():
+def require_environment() -> None:
     """Say what is missing before an import fails for a reason that nobody understands.
 
     fairseq 0.12.2 does not import on Python >= 3.11, and the wheels of the one that does are for
@@ -56,7 +56,7 @@ def require_environment():
         raise ImportError(f"fairseq_cgc is a plugin of fairseq, which is not installed; pip install {FAIRSEQ}")
 
 
-def quiet_fairseq():
+def quiet_fairseq() -> None:
     """Import fairseq without its remarks that are of no use here, and leave logging as it was found.
 
     * On import it advises to install tensorboardX, for a speech task.
@@ -74,7 +74,7 @@ def quiet_fairseq():
     root.handlers[:] = handlers
 
 
-def explain_user_errors():
+def explain_user_errors() -> None:
     """Let fairseq's commands end with our one- or two-line errors instead of a traceback.
 
     fairseq's commands let exceptions through to the interpreter, so that a wrong option would be

@@ -1,5 +1,7 @@
 """The gate: a convolution kernel's modulation, computed from the whole sentence. And its controls."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ POOL_FACTOR = 3
 AS_KERNEL = "K"  # a latent size: that of the kernel
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise OptionError(f"{name} is '{value}'; choose from {', '.join(choices)}")
 
@@ -139,7 +141,7 @@ class ContextGate(nn.Module):
         self.decode = GateLinear(latent_dim, kernel_size)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.encode.weight)
         nn.init.ones_(self.norm.weight)
         nn.init.zeros_(self.norm.bias)
@@ -153,7 +155,7 @@ class ContextGate(nn.Module):
         """Whether sentences get each other's gates now."""
         return self.shuffle and not self.training
 
-    def tensors(self):
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The parameters, as ``ops.context_gate`` takes them."""
         return self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
 

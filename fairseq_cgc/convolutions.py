@@ -129,7 +129,7 @@ class _ContextGatedConv(nn.Module):
         if padding is not None and padding.mask.shape != (x.size(1), x.size(0)):
             found, wanted = tuple(padding.mask.shape), (x.size(1), x.size(0))
             raise ValueError(f"the padding mask is {found}, expected B x T: {wanted}")
-        if isinstance(padding_mask, Tensor):
+        if padding is not None and padding is not padding_mask:
             x = padding.zero(x)
         if x.numel():
             y = self._convolve(x if self.gct is None else self.gct(x), padding, record, gate)

@@ -8,6 +8,8 @@ And, on request, gated by the source sentence (``SourceGatedLightweightConv``), 
 call needs is in its arguments and in fairseq's incremental state: nothing is written to a module.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from fairseq import utils
@@ -147,7 +149,7 @@ class SourceGatedLightweightConv(IncrementalLightweightConv):
         self.gate = make_gate(gate, self.num_heads, self.kernel_size, **options)
         self.gate_on = gate_on
 
-    def forward(self, x: Tensor, incremental_state=None, source: Source | None = None) -> Tensor:
+    def forward(self, x: Tensor, incremental_state=None, source: Source | None = None) -> Tensor:  # type: ignore[override]
         """
         Args:
             x: T x B x C; with a state, its new steps
@@ -208,7 +210,8 @@ class IncrementalDecoderLayer(nn.Module):
         )
         self.normalize_before = args.decoder_normalize_before
         self.conv_layer_norm = LayerNorm(embed_dim)
-        self.encoder_attn = self.encoder_attn_layer_norm = None
+        self.encoder_attn: Any = None
+        self.encoder_attn_layer_norm: Any = None
         if not no_encoder_attn:
             self.encoder_attn = MultiheadAttention(
                 embed_dim,
@@ -223,11 +226,11 @@ class IncrementalDecoderLayer(nn.Module):
         self.final_layer_norm = LayerNorm(embed_dim)
         self.need_attn = True
 
-    def forward(self, x: Tensor, source: Source | None, encoder_padding_mask=None, incremental_state=None):
+    def forward(self, x: Tensor, source: Source, encoder_padding_mask=None, incremental_state=None):
         """
         Args:
             x: T x B x C; with a state, its new steps
-            source: the sentences, or None
+            source: the sentences; None without attention to an encoder
             encoder_padding_mask: fairseq's place for what ``source`` holds
             incremental_state: fairseq's, or None
 

@@ -25,7 +25,7 @@ class UnsafeCheckpointError(UserError):
     """A checkpoint that is, or asks for, more than data. It may be whole: nothing mends it, and it is not to be removed."""
 
 
-def check_at_least(least, **options):
+def check_at_least(least: float, **options: float | None) -> None:
     """Raises OptionError, named as on the command line, for the first of these options that is given and below ``least``."""
     check_within(least, float("inf"), **options)
 
@@ -33,7 +33,7 @@ def check_at_least(least, **options):
 MOST_SEED = 2**32 - 1  # numpy's
 
 
-def check_within(least, most, **options):
+def check_within(least: float, most: float, **options: float | None) -> None:
     """Raises OptionError for the first of these options that is given and not from ``least`` to ``most``."""
     for name, value in options.items():
         if value is not None and not least <= value <= most:

@@ -37,7 +37,7 @@ class TranslationHub(GeneratorHubInterface):
             tokens = torch.cat([tokens[: limit - 1], tokens[-1:]])
         return tokens
 
-    def sample(self, sentences, beam: int = 1, verbose: bool = False, **kwargs):
+    def sample(self, sentences: str | list[str], beam: int = 1, verbose: bool = False, **kwargs):
         """Translate one raw sentence, or a list of them; ``translate`` does it with beam 5."""
         if isinstance(sentences, str):
             return self.sample([sentences], beam, verbose, **kwargs)[0]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import torch
@@ -165,7 +166,7 @@ class LightConvCGCModel(LightConvModel):
         return {}
 
     @staticmethod
-    def add_args(parser):
+    def add_args(parser: ArgumentParser) -> None:
         """LightConv's options, and those of the gate."""
         LightConvModel.add_args(parser)
         # fairseq's default is dynamic; the paper gates LightConv.
@@ -173,7 +174,13 @@ class LightConvCGCModel(LightConvModel):
         add_options(parser)
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str | Path = ".",
+        **kwargs,
+    ) -> TranslationHub:
         """fairseq's hub interface, with the tokenizer and BPE that the data was prepared with.
 
         They are read from ``prepare.json`` beside the dictionaries, where there is one; fairseq's
@@ -234,7 +241,7 @@ class LightConvCGCModel(LightConvModel):
             exempt_from_weight_decay(gct.beta for gct in model.modules_of(GatedChannelTransformation))
         return model
 
-    def modules_of(self, *kinds):
+    def modules_of(self, *kinds: type[nn.Module]) -> list[nn.Module]:
         """The modules of these classes."""
         return [module for module in self.modules() if isinstance(module, kinds)]
 
@@ -279,7 +286,7 @@ def _fill_in(args, lightconv_architecture, training=True):
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")
-def lightconv_cgc(args):
+def lightconv_cgc(args: Namespace) -> None:
     """The paper's IWSLT'14 De-En model (section 4.4, Table 6): ``lightconv_iwslt_de_en``, both convolution types
     lightweight, no GLU, dropout 0.3, gated."""
     args.dropout = getattr(args, "dropout", 0.3)  # the recipe's, which fairseq's users give by hand
@@ -287,7 +294,7 @@ def lightconv_cgc(args):
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_gct")
-def lightconv_gct(args):
+def lightconv_gct(args: Namespace) -> None:
     """LightConv of the same size with the competing gate instead: a Gated Channel Transformation (Yang et al. 2020)
     before every encoder convolution. It starts as LightConv exactly."""
     args.cgc_gate = getattr(args, "cgc_gate", "none")
@@ -296,24 +303,24 @@ def lightconv_gct(args):
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de")
-def lightconv_cgc_wmt_en_de(args):
+def lightconv_cgc_wmt_en_de(args: Namespace) -> None:
     """``lightconv_wmt_en_de``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_en_de)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de_big")
-def lightconv_cgc_wmt_en_de_big(args):
+def lightconv_cgc_wmt_en_de_big(args: Namespace) -> None:
     """``lightconv_wmt_en_de_big``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_en_de_big)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_fr_big")
-def lightconv_cgc_wmt_en_fr_big(args):
+def lightconv_cgc_wmt_en_fr_big(args: Namespace) -> None:
     """``lightconv_wmt_en_fr_big``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_en_fr_big)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_zh_en_big")
-def lightconv_cgc_wmt_zh_en_big(args):
+def lightconv_cgc_wmt_zh_en_big(args: Namespace) -> None:
     """``lightconv_wmt_zh_en_big``, both convolution types lightweight, gated."""
     _fill_in(args, lightconv.lightconv_wmt_zh_en_big)

@@ -11,14 +11,14 @@ from .errors import OptionError
 GROUP = "cgc_gate"
 
 
-def scale_learning_rate(parameters: Iterable[Parameter], scale: float):
+def scale_learning_rate(parameters: Iterable[Parameter], scale: float) -> None:
     """Mark parameters in fairseq's way, which its composite optimizer and its fp16 copies know too."""
     for parameter in parameters:
         parameter.param_group = GROUP
         parameter.optim_overrides = {"optimizer": {"lr_scale": scale}}
 
 
-def exempt_from_weight_decay(parameters: Iterable[Parameter]):
+def exempt_from_weight_decay(parameters: Iterable[Parameter]) -> None:
     """Mark parameters, in fairseq's way, that ``cgc_adam`` is not to decay."""
     for parameter in parameters:
         parameter.optim_overrides = {"optimizer": {"weight_decay_scale": 0.0}}
@@ -55,12 +55,12 @@ class GroupedAdam(FairseqAdam):
         for group in self.param_groups:
             group["weight_decay"] = self.cfg.weight_decay * group["weight_decay_scale"]
 
-    def get_lr(self):
+    def get_lr(self) -> float:
         """The scheduler's rate."""
         first = self.param_groups[0]
         return first["lr"] / first["lr_scale"]
 
-    def set_lr(self, lr):
+    def set_lr(self, lr: float) -> None:
         """Set the scheduler's rate."""
         for group in self.param_groups:
             group["lr"] = lr * group["lr_scale"]

@@ -2,9 +2,10 @@
 
 import copy
 import math
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, field, fields
 from enum import EnumMeta
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -107,12 +108,12 @@ class ModelOptions(FairseqDataclass):
 OPTIONS = [option for option in fields(ModelOptions) if not option.name.startswith("_")]
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Add the options to an argparse parser; those that are not given are left out of its result."""
     gen_parser_from_dataclass(parser, ModelOptions(), delete_default=True)
 
 
-def fill_in(args):
+def fill_in(args: Namespace) -> None:
     """Set the options that ``args`` lacks."""
     for option in OPTIONS:
         if not hasattr(args, option.name):
@@ -121,7 +122,7 @@ def fill_in(args):
         args.cgc_latent_dim = int(args.cgc_latent_dim)
 
 
-def gate_arguments(args, gated=True):
+def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
     """Keyword arguments of a gated convolution.
 
     Args:
@@ -132,7 +133,7 @@ def gate_arguments(args, gated=True):
     return arguments if gated else {**arguments, "gate": "none"}
 
 
-def without_layers(args):
+def without_layers(args: Namespace) -> Namespace:
     """A copy of the options that builds an encoder and a decoder with no layers."""
     args = copy.copy(args)
     args.encoder_layers = args.decoder_layers = 0
@@ -140,7 +141,7 @@ def without_layers(args):
     return args
 
 
-def gated_layers(args):
+def gated_layers(args: Namespace) -> list[int]:
     """The numbers, from 1, of the encoder layers that are gated; -1 stands for the last.
 
     Raises:
@@ -162,7 +163,7 @@ def gated_layers(args):
     return numbers
 
 
-def check_options(args):
+def check_options(args: Namespace) -> None:
     """Refuse options that contradict each other or the gate, before anything is built.
 
     Raises:
@@ -221,7 +222,7 @@ def _check_convolutions(args, side):
         )
 
 
-def check_optimizer(args):
+def check_optimizer(args: Namespace) -> None:
     """Refuse a training whose optimizer would not see ``--cgc-lr-scale``.
 
     Raises:

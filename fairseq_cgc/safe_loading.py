@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections import OrderedDict
 from types import CodeType
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ DTYPES = {torch.half, torch.bfloat16, torch.float, torch.double, torch.bool, tor
 MOST_OPTIONS, DEEPEST = 100_000, 20  # far beyond any fairseq configuration, and short of exhausting anything
 
 
-def load_checkpoint(path, mmap=False):
+def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, Any]:
     """Load a fairseq checkpoint on the CPU, as data.
 
     Args:
@@ -93,7 +94,7 @@ def load_checkpoint(path, mmap=False):
     return state
 
 
-def keep_weights_only_loading():
+def keep_weights_only_loading() -> None:
     """Make every fairseq command load checkpoints as data.
 
     * fairseq calls ``torch.load`` without ``weights_only``. torch >= 2.6 then loads safely, older
@@ -111,7 +112,7 @@ def keep_weights_only_loading():
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
-def guard_fairseq():
+def guard_fairseq() -> None:
     """Check every checkpoint that fairseq opens in this process, and let it evaluate nothing but literals."""
 
     def hook(event, args):
@@ -131,7 +132,7 @@ def guard_fairseq():
     sys.addaudithook(hook)
 
 
-def explained(error):
+def explained(error: BaseException) -> CheckpointError | None:
     """What a user can mend, where fairseq failed to build a model from a checkpoint.
 
     Args:

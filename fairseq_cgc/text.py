@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from fairseq.data.encoders import register_tokenizer
 from fairseq.dataclass import FairseqDataclass
@@ -34,12 +34,12 @@ SUBWORD_MODELS = {
 NOT_SPACE_IN_PERL = dict.fromkeys(range(0x1C, 0x20))
 
 
-def is_blank(sentence):
+def is_blank(sentence: str) -> bool:
     """Whether a sentence has nothing to read: white space (U+00A0, U+3000 ...), control and format characters (U+200B ...)."""
     return all(letter.isspace() or unicodedata.category(letter) in ("Cc", "Cf") for letter in sentence)
 
 
-def lowercase(sentence):
+def lowercase(sentence: str) -> str:
     """Lower case as Moses' ``lowercase.perl``: letter by letter, so without Greek's final sigma."""
     return sentence.lower() if "\u03a3" not in sentence else "".join(map(str.lower, sentence))
 
@@ -59,7 +59,7 @@ class MosesText:
     def __getstate__(self):  # for another process: the compiled rules are built where they are used
         return {"language": self.language, "_tokeniser": None, "_detokeniser": None}
 
-    def tokenise(self, sentence):
+    def tokenise(self, sentence: str) -> str:
         """Raw sentence to tokens separated by single spaces."""
         if self._tokeniser is None:
             from sacremoses import MosesTokenizer
@@ -68,7 +68,7 @@ class MosesText:
         sentence = sentence.translate(NOT_SPACE_IN_PERL)
         return self._tokeniser.tokenize(sentence, aggressive_dash_splits=False, return_str=True, escape=True)
 
-    def detokenise(self, sentence):
+    def detokenise(self, sentence: str) -> str:
         """Tokens separated by spaces to a raw sentence."""
         if self._detokeniser is None:
             from sacremoses import MosesDetokenizer
@@ -108,7 +108,7 @@ class MosesLowercase:
         return self._target.detokenise(x)
 
 
-def hub_options(folder):
+def hub_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """fairseq's options that read and write raw text as the preparation in this folder did.
 
     Args:
@@ -122,8 +122,8 @@ def hub_options(folder):
     """
     path = os.path.join(folder, PREPARATION)
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        with open(path, encoding="utf-8") as stream:
+            record = json.load(stream)
         settings, subwords = record["settings"], SUBWORD_MODELS[record["settings"]["bpe"]]
         source, target, lowercased = settings["source_lang"], settings["target_lang"], settings["lowercase"]
         recorded = {subwords.name: None, **record.get("sha256", {})}

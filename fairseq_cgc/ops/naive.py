@@ -12,9 +12,10 @@ wrong here.
 import math
 
 import torch
+from torch import Tensor
 
 
-def naive_context_pool(sentence, num_heads, num_slots, pool="average"):
+def naive_context_pool(sentence: Tensor, num_heads: int, num_slots: int, pool: str = "average") -> Tensor:
     """Pool one sentence to its context map (section 4.4; "Context Encoding Module", section 3.2).
 
     Args:
@@ -44,17 +45,17 @@ def naive_context_pool(sentence, num_heads, num_slots, pool="average"):
 
 
 def naive_context_gate(
-    sentence,
-    encode_weight,
-    norm_weight,
-    norm_bias,
-    decode_weight,
-    num_heads,
-    norm="latent",
-    activation="sigmoid",
-    norm_eps=1e-5,
-    pool="average",
-):
+    sentence: Tensor,
+    encode_weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    decode_weight: Tensor,
+    num_heads: int,
+    norm: str = "latent",
+    activation: str = "sigmoid",
+    norm_eps: float = 1e-5,
+    pool: str = "average",
+) -> Tensor:
     """Gate of one sentence (section 3.2: encode, normalise, ReLU, decode, activate).
 
     Args:
@@ -83,7 +84,7 @@ def naive_context_gate(
     return 1 + torch.tanh(logits)
 
 
-def naive_gated_kernel(weight, gate, gate_on="kernel", weight_softmax=True):
+def naive_gated_kernel(weight: Tensor, gate: Tensor, gate_on: str = "kernel", weight_softmax: bool = True) -> Tensor:
     """The kernel that one sentence is convolved with (Eq. 2).
 
     Args:
@@ -102,7 +103,7 @@ def naive_gated_kernel(weight, gate, gate_on="kernel", weight_softmax=True):
     return torch.softmax(weight, dim=1) * gate
 
 
-def naive_lightconv(sentence, kernel, padding_l):
+def naive_lightconv(sentence: Tensor, kernel: Tensor, padding_l: int) -> Tensor:
     """Convolve one sentence with its own kernel, zeros beyond both ends (LightConv).
 
     Args:
@@ -127,7 +128,9 @@ def naive_lightconv(sentence, kernel, padding_l):
     return output
 
 
-def naive_channel_transformation(sentence, alpha, gamma, beta, eps=1e-5):
+def naive_channel_transformation(
+    sentence: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5
+) -> Tensor:
     """Gated Channel Transformation of one sentence (Yang et al., CVPR 2020, section 3.1).
 
     The paper sums the squares over the channels; its authors' code, followed here, takes their mean.

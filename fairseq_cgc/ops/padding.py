@@ -1,5 +1,7 @@
 """Pool a padded batch to one context map a sentence, whatever the padding (section 4.4)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +37,7 @@ class Padding:
 
     def __init__(self, mask: Tensor):
         self.mask = mask
-        self._cache = {}
+        self._cache: dict[Any, Any] = {}
 
     @classmethod
     def of(cls, mask: "Padding | Tensor | None") -> "Padding | None":
@@ -46,7 +48,7 @@ class Padding:
         """x (T x B x C), zero at padding."""
         return x.masked_fill(self.mask.t().unsqueeze(2), 0.0)
 
-    def ranks(self):
+    def ranks(self) -> tuple[Tensor, Tensor]:
         """Each token's place in its sentence.
 
         Returns:
@@ -59,7 +61,7 @@ class Padding:
             self._cache["ranks"] = (place - 1).masked_fill_(self.mask, -1), length
         return self._cache["ranks"]
 
-    def slots(self, num_slots: int):
+    def slots(self, num_slots: int) -> tuple[Tensor, Tensor, Tensor]:
         """Which tokens each sentence's time slots hold: those from each slot's first to before its last.
 
         A slot reads the same number of tokens in every sentence, decided by T alone so that no device
@@ -88,7 +90,7 @@ class Padding:
             self._cache["slots", num_slots] = rows.view_as(outside), outside, (last - first).clamp(min=1)
         return self._cache["slots", num_slots]
 
-    def tokens(self, num_slots: int, dtype: torch.dtype):
+    def tokens(self, num_slots: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
         """Which slots each token is in: one, or two where a long sentence's slots overlap.
 
         Args:
@@ -122,7 +124,9 @@ class Padding:
         return self._cache["tokens", num_slots, dtype]
 
 
-def pool_slots(heads: Tensor, num_slots: int, padding: Padding | None = None, pool: str = "average"):
+def pool_slots(
+    heads: Tensor, num_slots: int, padding: Padding | None = None, pool: str = "average"
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Pool each sentence's own tokens to time slots.
 
     Token t of a sentence of n <= ``num_slots`` tokens fills slot t and the other slots are zero;
@@ -163,7 +167,9 @@ def pool_slots(heads: Tensor, num_slots: int, padding: Padding | None = None, po
     return largest.masked_fill(empty, 0.0), (winner, empty)
 
 
-def pool_slots_backward(grad: Tensor, T: int, num_slots: int, padding: Padding | None, maxima=None) -> Tensor:
+def pool_slots_backward(
+    grad: Tensor, T: int, num_slots: int, padding: Padding | None, maxima: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """The gradient of ``pool_slots``.
 
     Args:

@@ -20,7 +20,7 @@ from . import bands, depthwise
 #   forward(x, kernel, padding_l, spread=None)
 #   backward(grad, x, num_heads, kernel_size, padding_l, per_token=False)  the kernel's gradient
 # The gradient of x is forward of the output's gradient with the kernel reversed. The first that
-# supports a call takes it.
+# supports a call takes it; the last supports everything.
 IMPLEMENTATIONS = ("triton", "depthwise", "bands")
 
 
@@ -64,12 +64,13 @@ def lightconv(
 
 def choose(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = False) -> str:
     """The first of ``IMPLEMENTATIONS`` that supports the convolution of x (T x B x C)."""
-    for name in IMPLEMENTATIONS:
+    for name in IMPLEMENTATIONS[:-1]:
         # A CPU never asks for Triton, which takes seconds to import and may be missing.
         if (name != "triton" or (x.is_cuda and has_triton())) and _module(name).supports(
             x, kernel_size, padding_l, per_token
         ):
             return name
+    return IMPLEMENTATIONS[-1]
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """Lightweight convolution as products of band matrices: any device, any dtype, PyTorch alone."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -95,8 +97,8 @@ def backward(
             band[:, :, columns] = products(outputs, inputs)
             gradient[outputs] = _taps(band, K).transpose(0, 1)
         return gradient.view(T, B, H, K)
-    total = 0
-    bands = {}  # products of the same columns add up
+    total: Any = 0
+    bands: dict[Any, Tensor] = {}  # products of the same columns add up
     for outputs, inputs, columns in blocks:
         key = outputs.stop - outputs.start, columns.start, columns.stop
         bands[key] = products(outputs, inputs, bands.get(key))
