@@ -87,7 +87,7 @@ def test_a_model_in_a_folder_that_fairseq_would_take_for_two_is_refused(tmp_path
     folder = tmp_path / "a:b"
     folder.mkdir()
     (folder / "model.pt").write_bytes(b"")
-    with pytest.raises(UserError, match="the model .* has a ':', which ends a path for fairseq"):
+    with pytest.raises(UserError, match="the model .* has a ':', which separates paths in fairseq"):
         load_hub(folder)
 
 
