@@ -259,13 +259,13 @@ def test_a_training_that_fairseq_ended_early_is_recorded_as_far_as_it_came_and_g
 def test_other_options_other_data_and_a_run_being_written_are_refused(finished, prepared, tmp_path):
     runs = finished[0]
     other = train_row("cgc-constant", prepared, runs, "--max-update", 20, "--label-smoothing", "0.2", check=False)
-    assert other.returncode == 1 and "holds another run: --label-smoothing: 0.1 there, 0.2 asked." in other.stderr
+    assert other.returncode == 1 and "holds another run: --label-smoothing: 0.1 there, 0.2 requested." in other.stderr
     record = read_json(runs / "cgc-constant-seed1" / "run.json")
     arguments = (runs / "cgc-constant-seed1", "cgc-constant", 1, record["options"], prepared, 12)
     run("cp", "-r", prepared, tmp_path / "data")
     changed = tmp_path / "data" / "bin" / "prepare.json"
     changed.write_text(changed.read_text().replace('"dict.de.txt": "', '"dict.de.txt": "0'))
-    with pytest.raises(UserError, match=r"holds another run: data dict.de.txt: \w+ there, 0\w+ asked"):
+    with pytest.raises(UserError, match=r"holds another run: data dict.de.txt: \w+ there, 0\w+ requested"):
         training.train(*arguments[:4], tmp_path / "data", 12, batch_tokens=400)
     with locked(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="being written by another"):
         training.train(*arguments, batch_tokens=400)
@@ -358,7 +358,7 @@ def test_a_run_that_never_trained_gives_way_to_the_corrected_command(prepared, t
     (run_folder / "checkpoints" / "checkpoint1.pt").write_text("")
     with pytest.raises(UserError) as error:
         training.train(run_folder, "cgc", 1, ["--dropout", "0.1"], *arguments)
-    assert "--dropuot: 0.1 there, not given asked; --dropout: not given there, 0.1 asked" in str(error.value)
+    assert "--dropuot: 0.1 there, not given requested; --dropout: not given there, 0.1 requested" in str(error.value)
     (run_folder / "checkpoints" / "checkpoint1.pt").unlink()
     with pytest.raises(UserError, match="left no checkpoint"):  # nothing was trained here
         training.train(run_folder, "cgc", 1, ["--dropout", "0.1"], *arguments)
