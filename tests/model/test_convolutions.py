@@ -298,7 +298,7 @@ def test_empty_batches_give_empty_tensors(kind, shape):
 def test_an_input_of_another_shape_is_named_with_the_one_wanted(kind, shape):
     with pytest.raises(ValueError) as error:
         make(7, kind)(torch.randn(shape))
-    assert f"the input is {shape}, wanted T x B x C with C = 24" in str(error.value)
+    assert f"the input is {shape}, expected T x B x C with C = 24" in str(error.value)
     with pytest.raises(ValueError, match=r"the padding mask is \(9, 2\), expected B x T: \(2, 9\)"):
         make(7, kind)(torch.randn(9, 2, CHANNELS), torch.zeros(9, 2, dtype=torch.bool))
 

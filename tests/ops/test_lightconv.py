@@ -226,7 +226,7 @@ def test_autocast_keeps_the_input_s_dtype(dtype):
     [
         (5, (1, 2, 3), 1, "5 channels do not divide into 2 heads"),
         (4, (1, 2, 3), 3, "padding_l is 3; for kernel size 3 it must be from 0 to 2"),
-        (4, (7, 1, 2, 3), 1, r"the kernels are \(7, 1, 2, 3\), wanted T x B x H x K: \(9, 1, 2, 3\)"),
+        (4, (7, 1, 2, 3), 1, r"the kernels are \(7, 1, 2, 3\), expected T x B x H x K: \(9, 1, 2, 3\)"),
         (4, (7, 2, 3), 1, r"the kernels are \(7, 2, 3\), expected B x H x K: \(1, 2, 3\)"),
     ],
 )

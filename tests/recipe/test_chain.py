@@ -246,7 +246,7 @@ def test_a_wrong_option_of_prepare_corpus(tmp_path, options, words):
     [
         ([], "is a folder; choose among"),
         (["--num-epoch-checkpoints", "0"], "--num-epoch-checkpoints is 0"),
-        (["--num-update-checkpoints", "1"], "has 0 update checkpoints and 1 are wanted"),
+        (["--num-update-checkpoints", "1"], "has 0 update checkpoints and 1 are needed"),
     ],
 )
 def test_a_wrong_option_of_average_checkpoints(tmp_path, options, words):

@@ -46,7 +46,7 @@ def test_the_last_epochs_are_found_by_number(tmp_path):
     names = [path.name for path in find_checkpoints(tmp_path, count=3)]
     assert names == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
     assert len(find_checkpoints(tmp_path)) == 5
-    with pytest.raises(CheckpointError, match="has 5 epoch checkpoints and 6 are wanted"):
+    with pytest.raises(CheckpointError, match="has 5 epoch checkpoints and 6 are needed"):
         find_checkpoints(tmp_path, count=6)
 
 
@@ -105,8 +105,8 @@ def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):
     torch.save({"weights": torch.ones(1)}, foreign)
     for path, words in (
         (tmp_path / "missing.pt", "does not exist"),
-        (truncated, "truncated, damaged or no checkpoint"),
-        (foreign, "no fairseq checkpoint"),
+        (truncated, "truncated, damaged or not a checkpoint"),
+        (foreign, "not a fairseq checkpoint"),
         (text, "text.pt"),
     ):
         with pytest.raises(CheckpointError, match=words) as error:

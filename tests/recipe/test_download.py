@@ -123,7 +123,7 @@ def test_no_progress_is_shown_but_to_a_terminal(site, path, capfd):
 
 def test_a_connection_cut_off_says_what_arrived_and_leaves_no_file(site, path):
     site.cut = CUT
-    with pytest.raises(CorpusError, match=r"cut off \(.*\): 200,000 of 300,002 bytes arrived; run .* go on") as error:
+    with pytest.raises(CorpusError, match=r"cut off \(.*\): 200,000 of 300,002 bytes arrived; run .* resume") as error:
         download(site.url, path)
     assert site.url in str(error.value) and "\n" not in str(error.value)
     assert not path.exists()

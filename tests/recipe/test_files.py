@@ -205,7 +205,7 @@ def test_text_that_cannot_be_read_is_named(tmp_path):
     truncated.write_bytes(gzip.compress(b"a\n" * 10000)[:30])
     (tmp_path / "no.xz").write_bytes(b"a\n")
     for path, words in (
-        (tmp_path / "no.xz", "no.xz is truncated or no .xz file"),
+        (tmp_path / "no.xz", "no.xz is truncated or not a .xz file"),
         (bad, "bad, line 2: byte 0xf6 at column 4 is not valid UTF-8"),
         (truncated, "truncated"),
         (tmp_path / "missing", "does not exist"),

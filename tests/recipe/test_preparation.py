@@ -262,7 +262,7 @@ def test_a_second_run_does_nothing_and_a_stopped_one_goes_on(raw, tmp_path):
 def test_a_folder_of_other_settings_or_other_text_is_refused(raw, tmp_path):
     out = tmp_path / "data"
     prepare(raw, out, SETTINGS, workers=1)
-    with pytest.raises(UserError, match="other settings: bpe_size 60 there, 50 asked for"):
+    with pytest.raises(UserError, match="other settings: bpe_size 60 there, 50 requested"):
         prepare(raw, out, dataclasses.replace(SETTINGS, bpe_size=50), workers=1)
     (tmp_path / "raw" / "train.de").write_text("Neu.\n" * 6, encoding="utf-8")
     with pytest.raises(UserError, match="other raw: train.de"):

@@ -229,9 +229,7 @@ def test_scores_of_other_updates_than_the_run_has_now_have_no_part(tmp_path):
 def test_an_impossible_score_is_named(tmp_path, score):
     folder = make_run(tmp_path)
     change_json(folder / "test" / "scores.json", lambda value: value["scores"]["BLEU"].update(score=score))
-    with pytest.raises(
-        UserError, match=f"scores.json: scores.BLEU.score is {score}; a number from 0 to 100 was wanted"
-    ):
+    with pytest.raises(UserError, match=f"scores.json: scores.BLEU.score is {score}; expected a number from 0 to 100"):
         read_run(folder)
 
 
@@ -241,7 +239,7 @@ def test_an_impossible_score_is_named(tmp_path, score):
         (lambda record: record.pop("seed"), "run.json lacks seed"),
         (lambda record: record["data"].pop("sha256"), "run.json lacks data.sha256"),
         (lambda record: record.update(updates="many"), "run.json: updates is 'many'; expected a whole number"),
-        (lambda record: record.update(options=[1]), r"run.json: options\[0\] is 1; text was wanted"),
+        (lambda record: record.update(options=[1]), r"run.json: options\[0\] is 1; expected text"),
         (lambda record: record.update(batch_tokens="all"), "run.json: batch_tokens is 'all'"),
         (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
     ],

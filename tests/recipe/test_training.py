@@ -277,7 +277,7 @@ def test_half_a_last_checkpoint_is_replaced_by_the_last_whole_epoch(finished, pr
     last = runs / "cgc-constant-seed1" / "checkpoints" / "checkpoint_last.pt"
     last.write_bytes(last.read_bytes()[:20000])
     done = train_row("cgc-constant", prepared, runs, "--max-update", 14, "--keep", 2)
-    assert "checkpoint_last.pt is truncated" in done.stdout and "going on from checkpoint" in done.stdout
+    assert "checkpoint_last.pt is truncated" in done.stdout and "resuming from checkpoint" in done.stdout
     assert max(losses(runs / "cgc-constant-seed1")) == 14
 
 
