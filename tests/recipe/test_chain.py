@@ -185,7 +185,7 @@ def test_checkpoints_alone_need_dictionaries_of_their_size(run_folder, chain, tm
     data = shutil.copytree(chain["data"], tmp_path / "other")
     file = data / "bin" / "dict.de.txt"
     file.write_text(file.read_text() + "zusätzlich 1\n", encoding="utf-8")
-    fails(command("generate", run_folder, "--average", 2, "--data", data, check=False), "is damaged or another file")
+    fails(command("generate", run_folder, "--average", 2, "--data", data, check=False), "is damaged or was replaced")
     record = data / "bin" / "prepare.json"
     made = read_json(record)
     made["sha256"]["dict.de.txt"] = sha256_of(file)

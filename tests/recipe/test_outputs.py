@@ -48,7 +48,7 @@ def test_generate_leaves_a_model_folder_that_is_not_its_own_alone(run_folder, tm
     (run_folder / "model").mkdir()
     (run_folder / "model" / "notes.txt").write_text("mine")
     before = files_of(tmp_path)
-    with pytest.raises(UserError, match="holds notes.txt, which is none of our model"):
+    with pytest.raises(UserError, match="holds notes.txt, which is not part of our model"):
         generate(run_folder, tmp_path / "out")
     assert files_of(tmp_path) == before
 
@@ -106,7 +106,7 @@ def test_prepare_iwslt14_leaves_an_archive_in_orig_alone(tmp_path):
     archive = tmp_path / "orig" / "de-en.tgz"
     archive.parent.mkdir()
     archive.write_bytes(b"archive")
-    with pytest.raises(UserError, match="holds de-en.tgz, which is none of our corpus"):
+    with pytest.raises(UserError, match="holds de-en.tgz, which is not part of our corpus"):
         iwslt14._sentences(archive, None, tmp_path / "orig", ("de", "en"))
     assert archive.read_bytes() == b"archive"
 
@@ -114,7 +114,7 @@ def test_prepare_iwslt14_leaves_an_archive_in_orig_alone(tmp_path):
 def test_the_quickstart_s_corpus_leaves_a_folder_raw_alone(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "train.de").write_text("mine")
-    with pytest.raises(UserError, match="holds train.de, which is none of our corpus"):
+    with pytest.raises(UserError, match="holds train.de, which is not part of our corpus"):
         with interface_strings.atomic_folder(tmp_path / "raw", "corpus"):
             raise AssertionError("work")
     assert MARK not in {path.name for path in (tmp_path / "raw").iterdir()}
