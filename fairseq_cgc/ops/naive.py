@@ -117,15 +117,16 @@ def naive_lightconv(sentence: Tensor, kernel: Tensor, padding_l: int) -> Tensor:
     sentence, kernel = sentence.double(), kernel.double()
     n, channels = sentence.shape
     num_heads, kernel_size = kernel.shape[-2:]
-    width = channels // num_heads
-    output = torch.zeros_like(sentence)
-    for t in range(n):
-        for k in range(kernel_size):
+    kernel = kernel.repeat_interleave(channels // num_heads, dim=-2).expand(n, channels, kernel_size)
+    tokens, output = sentence.unbind(0), []  # not indexed: each index would have a gradient of the whole's size
+    for t, taps in enumerate(kernel.unbind(0)):
+        y = torch.zeros_like(tokens[t])
+        for k, tap in enumerate(taps.unbind(1)):
             s = t + k - padding_l
             if 0 <= s < n:
-                taps = kernel[t, :, k] if kernel.dim() == 3 else kernel[:, k]
-                output[t] += taps.repeat_interleave(width) * sentence[s]
-    return output
+                y = y + tap * tokens[s]
+        output.append(y)
+    return torch.stack(output)
 
 
 def naive_channel_transformation(
