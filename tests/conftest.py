@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import Fork
 
 import fairseq_cgc
 from benchmarks import contenders
@@ -16,6 +17,7 @@ from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
 
 if not torch.cuda.is_available():  # before anything imports Triton, whose own functions are interpreted or not for good
     os.environ["TRITON_INTERPRET"] = "1"
+torch.set_num_threads(1)  # forks could not use the threads of the process they come from
 
 ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = str(ROOT / "fairseq_cgc")
@@ -85,24 +87,27 @@ def padded_batch(sentences, left):
     return x, mask
 
 
-def run(*command, cwd=None, check=True, env=None, stdin=None):
+def run(*command, cwd=None, check=True, env=None, stdin=None, start=subprocess.Popen):
     """Run a command; return its exit status, standard output and standard error."""
-    done = subprocess.run(
+    process = start(
         [str(part) for part in command],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        input=stdin,
-        capture_output=True,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+    out, err = process.communicate(stdin)
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
     if check and done.returncode:
         raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done
 
 
-def command(name, *options, **keywords):
+def command(name, *options, start=Fork, **keywords):
     """Run ``fairseq-cgc NAME``."""
-    return run(sys.executable, "-m", "fairseq_cgc", name, *options, **keywords)
+    return run(sys.executable, "-m", "fairseq_cgc", name, *options, start=start, **keywords)
 
 
 def refused(name, *options):
@@ -114,9 +119,9 @@ def refused(name, *options):
     return str(error.value)
 
 
-def fairseq(command, *options, **keywords):
+def fairseq(command, *options, start=Fork, **keywords):
     """Run ``fairseq-{command}``."""
-    return run(sys.executable, "-m", f"fairseq_cli.{command}", *options, **keywords)
+    return run(sys.executable, "-m", f"fairseq_cli.{command}", *options, start=start, **keywords)
 
 
 assert Path(fairseq_cgc.__file__).parent == Path(USER_DIR), "the tests run on another fairseq_cgc than this checkout's"

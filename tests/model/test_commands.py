@@ -4,11 +4,13 @@ import argparse
 import json
 import random
 import re
+import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import ROOT, TINY_OPTIONS, USER_DIR, fairseq, run
+from forks import Fork
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.compat import EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED
@@ -113,9 +115,8 @@ def test_options_are_kept_in_the_checkpoint(trained):
 
 def test_generate_validate_and_interactive_need_none_of_the_options_again(data, trained, tmp_path):
     options = ["--path", trained[0], "--user-dir", USER_DIR]
-    done = fairseq(
-        "generate", data / "bin", *options, "--beam", 6, "--remove-bpe", "--max-tokens", 2000, *EVERY_SENTENCE
-    )
+    words = ["--beam", 6, "--remove-bpe", "--max-tokens", 2000, *EVERY_SENTENCE]
+    done = fairseq("generate", data / "bin", *options, *words, start=subprocess.Popen)
     assert "with beam=6: BLEU4 = " in done.stdout
     output = tmp_path / "out"
     output.write_text(done.stdout, encoding="utf-8")
@@ -189,8 +190,9 @@ def test_fairseq_s_training_options_work(data, tmp_path, options):
 
 
 def test_the_user_dir_is_found_from_another_folder_and_by_a_relative_path(data, tmp_path):
+    options = ["--max-update", 1, "--no-save", "--user-dir"]
     for user_dir in (USER_DIR, "../" * len(tmp_path.parts[1:]) + USER_DIR.lstrip("/")):
-        done = train(data, tmp_path / "run", "--max-update", 1, "--no-save", "--user-dir", user_dir, cwd=tmp_path)
+        done = train(data, tmp_path / "run", *options, user_dir, cwd=tmp_path, start=subprocess.Popen)
         assert len(losses(done)) == 1
 
 
@@ -234,7 +236,7 @@ def test_a_sentence_longer_than_the_batches_of_the_training_is_translated(data, 
 
 
 def test_a_wrong_option_ends_fairseq_train_with_two_lines_and_no_traceback(data, tmp_path):
-    done = train(data, tmp_path / "run", "--cgc-pool-factor", 0, check=False)
+    done = train(data, tmp_path / "run", "--cgc-pool-factor", 0, check=False, start=subprocess.Popen)
     assert done.returncode == 1
     words = done.stderr.splitlines()
     assert words[-1] == "error: --cgc-pool-factor is 0; it must be at least 1"
@@ -265,8 +267,10 @@ class Hostile:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("how", ["as code beside the weights", "as an option that fairseq evaluates"])
-def test_fairseq_generate_refuses_a_hostile_checkpoint_and_runs_nothing_of_it(data, trained, tmp_path, how):
+@pytest.mark.parametrize(
+    "how, start", [("as code beside the weights", subprocess.Popen), ("as an option that fairseq evaluates", Fork)]
+)
+def test_fairseq_generate_refuses_a_hostile_checkpoint_and_runs_nothing_of_it(data, trained, tmp_path, how, start):
     state, trace = load_checkpoint(trained[0]), tmp_path / "code-ran"
     if how == "as code beside the weights":
         state["cfg"]["model"].dropout, words = Hostile(trace), r"more than data \(io.open\), and nothing of it was run"
@@ -276,7 +280,8 @@ def test_fairseq_generate_refuses_a_hostile_checkpoint_and_runs_nothing_of_it(da
         words = "'fconv', which is not among those known to be harmless"
     torch.save(state, tmp_path / "model.pt")
     options = ["--path", tmp_path / "model.pt", "--user-dir", USER_DIR]
-    done = fairseq("generate", data / "bin", *options, check=False, env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"})
+    unsafe = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    done = fairseq("generate", data / "bin", *options, check=False, env=unsafe, start=start)
     assert done.returncode == 1 and not trace.exists()
     error = done.stderr.split("error: ")[1]
     assert re.search(words, error) and "weights_only" not in error and "Traceback" not in done.stderr

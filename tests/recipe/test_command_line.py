@@ -4,7 +4,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import ROOT, command, run
+from conftest import ROOT, run
 
 import fairseq_cgc
 from fairseq_cgc.recipe.command_line import COMMANDS, parse
@@ -32,6 +32,11 @@ def installed(tmp_path_factory):
     return wheels / "site"
 
 
+def command(*options, **keywords):
+    """Run ``fairseq-cgc``, by an interpreter that has imported nothing."""
+    return run(sys.executable, "-m", "fairseq_cgc", *options, **keywords)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_imports_nothing_slow(nothing_installed, name):
     assert f"usage: fairseq-cgc {name}" in command(name, "--help", env=nothing_installed).stdout
@@ -44,7 +49,7 @@ def test_help_names_every_command(nothing_installed):
 
 def test_without_a_command_it_prints_the_folder_for_user_dir(nothing_installed):
     for words in ([], ["user-dir"]):
-        done = run(sys.executable, "-m", "fairseq_cgc", *words, env=nothing_installed)
+        done = command(*words, env=nothing_installed)
         assert done.stdout == f"{ROOT / 'fairseq_cgc'}\n"
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, TINY_OPTIONS, command, refused, run
+from forks import Fork
 from test_table import change_json, make_run, rows
 
 from fairseq_cgc.errors import UserError
@@ -111,7 +112,7 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
         *QUICK,
     ]
     words = [str(word) for word in [*words, "--jobs", 2, "--max-update", 100000]]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = Fork(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     logs = [tmp_path / f"{row}-seed1" / "log.jsonl" for row in ("cgc", "cgc-max")]
     deadline = time.monotonic() + 400
     try:

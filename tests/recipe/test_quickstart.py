@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 from conftest import ROOT, command, run
@@ -14,16 +15,16 @@ def wheel(tmp_path_factory):
     return write_wheel(tmp_path_factory.mktemp("wheel") / "standin.whl")
 
 
-def quickstart(work, wheel, *options, check=True, updates=30):
+def quickstart(work, wheel, *options, updates=30, **keywords):
     words = ["--work", work, "--archive", wheel, "--sha256", sha256_of(wheel)]
     words += ["--valid-size", 20, "--test-size", 30, "--updates", updates, *options]
-    return command("quickstart", *words, check=check)
+    return command("quickstart", *words, **keywords)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, wheel):
     work = tmp_path_factory.mktemp("work")
-    return work, quickstart(work, wheel)
+    return work, quickstart(work, wheel, start=subprocess.Popen)  # and so are the processes that it starts
 
 
 def test_a_run_goes_from_the_wheel_to_scores_and_a_command_to_go_on_with(finished):
