@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, format and types, then the tests: bash scripts/test.sh [--python PATH] [pytest's options]
+# Lint, format and types, then the tests: bash scripts/test.sh [--quick] [--python PATH] [pytest's options]
+# --quick leaves out the tests that train a model, or need one that was trained.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 take_python_option "$@"
@@ -8,6 +9,11 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-# Each file on one core: its tests share what they train.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+options=()
+for argument in ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}; do
+    if [ "$argument" = --quick ]; then argument="-mnot trains"; fi
+    options+=("$argument")
+done
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a core for each process
+# worksteal: neighbours stay together, for their tests share what they train, and no core waits at the end.
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist worksteal ${options[@]+"${options[@]}"}

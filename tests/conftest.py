@@ -23,6 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = str(ROOT / "fairseq_cgc")
 
 
+TRAINING = {"ablated", "alone", "chain", "checkpoints", "finished", "trained"}  # fixtures that train
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if TRAINING.intersection(item.fixturenames):
+            item.add_marker("trains")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(1)
