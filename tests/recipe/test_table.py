@@ -359,11 +359,11 @@ def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
 # Runs that do not belong together
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, finished):
+@pytest.mark.parametrize("ended", [True, False])
+def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, ended):
     make_run(tmp_path, "lightconv")
     folder = make_run(tmp_path, data={"path": "data", "sha256": "def", "target_lang": "en"})
-    if not finished:
+    if not ended:
         (folder / "log.jsonl").unlink()
     with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* trained on different data"):
         read_runs(tmp_path)
