@@ -8,6 +8,7 @@ import argparse
 import importlib
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def _run(args):
 
 
 def parse(argv):
-    """The options of a command, with its ``module`` and, in ``fairseq``, what is passed on to fairseq's command."""
+    """The options of a command, with its ``module``, its whole ``command_line`` and, in ``fairseq``, what is passed on to
+    fairseq's command.
+    """
     listed = "\n".join(
         f"  {name:16} {declare.__doc__.partition('. ')[0].rstrip('.')}" for name, (_, declare) in COMMANDS.items()
     )
@@ -65,7 +68,7 @@ def parse(argv):
         args, args.fairseq = parser.parse_known_args(argv[1:])
     else:
         args = parser.parse_intermixed_args(argv[1:])
-    args.module = module
+    args.module, args.command_line = module, shlex.join(["fairseq-cgc", *argv])
     return args
 
 

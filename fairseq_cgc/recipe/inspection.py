@@ -1,5 +1,6 @@
 """What a trained gate looks at: its values, their variance, classes of sentences (supplement A.1), minimal pairs."""
 
+import textwrap
 from importlib.metadata import version
 from statistics import mean
 from typing import NamedTuple
@@ -204,7 +205,7 @@ def compare_classes(kernels, labels, lengths=None, permutations=1000, seed=1):
     Raises:
         OptionError: fewer than two classes, or a class of one sentence
     """
-    classes = sorted(set(labels), key=_natural)
+    classes = sorted(set(labels), key=by_number)
     codes = np.array([classes.index(label) for label in labels])
     sizes = np.bincount(codes, minlength=len(classes))
     if len(classes) < 2:
@@ -256,7 +257,8 @@ def compare_classes(kernels, labels, lengths=None, permutations=1000, seed=1):
     }
 
 
-def _natural(label):
+def by_number(label):
+    """The key that sorts classes of lengths by their number, and others behind them."""
     head = str(label).split("–")[0]
     return (0, int(head), label) if head.isdigit() else (1, 0, label)
 
@@ -361,8 +363,25 @@ def _moved(here, there):
 # What a command makes of it
 
 
-def layer_table(summaries):
-    """Markdown: a row a layer, from ``variances``."""
+LAYER_COLUMNS = (
+    "K is the kernel size. Mean, min and max are the gate's over sentences, heads and taps. The variance is the sum of "
+    "two: that of the pattern (of the mean gate over heads and taps), which a gate without a context can learn too, and that "
+    "between sentences, which only a context can give; the share is the second's. The last column is how much of that goes "
+    "with the length of the sentence (–: there is none, or no two sentences are of equal length)."
+)
+CLASS_COLUMNS = (
+    "Within: the mean L2 distance of a sentence to the centre of its class, the mean of its sentences. The other column: "
+    "that of the centre to those of the other classes."
+)
+PAIR_COLUMNS = (
+    "Changed: the words that differ. Looked at: the token that both sentences have and that is the farthest from the change; "
+    "how many tokens away, and how many the encoder's convolutions reach. Gate: how far a layer's gate moves, as a share of "
+    "its L2 norm. Output: the same of the encoder's output at that token, and by the gates: if only they are exchanged."
+)
+
+
+def layer_rows(summaries):
+    """A row a layer, from ``summarise``: the header, and rows of cells; ``LAYER_COLUMNS`` says what they are."""
     header = ["layer", "K", "mean", "min", "max", "variance", "of the pattern", "between sentences", "share between"]
     header += ["of that with the length"]
     rows = [
@@ -376,16 +395,32 @@ def layer_table(summaries):
         ]
         for layer in summaries
     ]
-    return render_table(header, rows)
+    return header, rows
+
+
+def class_verdict(found):
+    """A sentence that says what ``compare_classes`` found."""
+    p, of_length = found["permuted"]["p_statistic"], found["permuted_within_length"]
+    if p >= 0.05:
+        return f"The classes are not told apart: labels without a meaning do as well (p = {p:.3f})."
+    words = f"The classes are told apart (p = {p:.3f})"
+    if of_length is None:
+        return f"{words}, but no length has two of them: it may be lengths that are told apart."
+    if of_length["p_statistic"] >= 0.05:
+        return (
+            f"{words}, but not among sentences of equal length (p = {of_length['p_statistic']:.3f}): it may be lengths."
+        )
+    return f"{words}, among sentences of equal length too (p = {of_length['p_statistic']:.3f})."
 
 
 def class_table(found, title):
-    """Markdown: the classes, and below it what the permutations say."""
+    """Markdown: the classes, and around them what the permutations say."""
     rows = [
         [str(name), f"{size}", f"{inside:.4f}", f"{mean(b for b in across if b):.4f}" if any(across) else "0"]
         for name, size, inside, across in zip(found["classes"], found["sizes"], found["within"], found["between"])
     ]
-    text = render_table([title, "sentences", "within", "mean distance to other classes"], rows)
+    text = f"{class_verdict(found)} {CLASS_COLUMNS}\n\n"
+    text += render_table([title, "sentences", "within", "mean distance to other classes"], rows)
     text += (
         f"\n\nbetween exceeds within in {found['share']:.1%} of the pairs; mean difference {found['statistic']:+.4f}"
     )
@@ -447,13 +482,14 @@ def versions():
 # Plots; all raise ModuleNotFoundError without matplotlib
 
 
-def _grid(layers, heads, title):
+def _grid(layers, heads, title, quantity):
     from matplotlib.figure import Figure
 
     size = (1.5 + 2.4 * len(heads), 0.9 + 1.7 * len(layers))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(layers), len(heads), squeeze=False, sharey="row")
     figure.suptitle(title)
+    figure.supylabel(quantity)
     for row, layer in zip(grid, layers):
         row[0].set_ylabel(f"layer {layer.number}")
         for head, axes in zip(heads, row):
@@ -473,7 +509,7 @@ def _taps(layer):
 
 def plot_kernels(layers, heads, path):
     """The gated kernels beside the ungated ones: means, and the band from the 5th to the 95th percentile."""
-    figure, grid = _grid(layers, heads, "kernels: ungated, and gated over the sentences (mean, 5–95 %)")
+    figure, grid = _grid(layers, heads, "kernels: ungated, and gated over the sentences (mean, 5–95 %)", "weight")
     for row, layer in zip(grid, layers):
         for head, axes in zip(heads, row):
             taps = _taps(layer)
@@ -491,7 +527,7 @@ def plot_kernels(layers, heads, path):
 
 def plot_gates(layers, heads, shown, sentences, path):
     """The gate over K for a few sentences, and in grey the mean of all."""
-    figure, grid = _grid(layers, heads, "the gate over the taps, for a few sentences")
+    figure, grid = _grid(layers, heads, "the gate over the taps, for a few sentences", "gate")
     for row, layer in zip(grid, layers):
         for head, axes in zip(heads, row):
             axes.plot(
@@ -530,7 +566,7 @@ def plot_variances(summaries, path):
     axes.set_xlabel("layer, kernel size, share of the variance that is between sentences")
     axes.set_ylabel("variance of the gate")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path)
 
 
@@ -550,15 +586,19 @@ def plot_classes(found, title, path):
     np.fill_diagonal(matrix, np.nan)
     limit = np.nanmax(np.abs(matrix)) or 1.0
     image = axes.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
-    figure.colorbar(image, label="distance to the other class − distance within the row's class")
+    figure.colorbar(image, label="distance to the other class\n− distance within the row's class")
     if len(classes) <= 20:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(len(classes)), classes, fontsize=8)
     if len(classes) <= 8:
         for (row, column), value in np.ndenumerate(matrix):
             if row != column:
-                axes.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=8)
-    axes.set_title(f"{title}\nabove 0 in {found['share']:.1%} of the pairs", fontsize=10)
+                colour = "white" if abs(value) > 0.6 * limit else "black"
+                axes.text(column, row, f"{value:+.2g}", ha="center", va="center", fontsize=10, color=colour)
+    axes.set_xlabel("the other class")
+    axes.set_ylabel("the row's class")
+    verdict = textwrap.fill(class_verdict(found).replace(" = ", "\u00a0=\u00a0"), round(10 * side))
+    axes.set_title(f"{title}: above 0 in {found['share']:.1%} of the pairs\n{verdict}", fontsize=10)
     save_figure(figure, path)
 
 
@@ -593,7 +633,11 @@ def main(args):
         "input": [str(path) for path in args.input or ()],
         "versions": versions(),
     }
-    texts, plots = [], {}
+    given = [f"{path}" for path in [*(args.input or ()), *([args.pairs] if args.pairs else [])]]
+    told = f"Model: `{args.checkpoint}`. Input: {', '.join(f'`{path}`' for path in given)}"
+    told += f", {len(sentences):,} sentences" * bool(sentences) + f", {len(pairs):,} pairs" * bool(pairs)
+    made = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    texts, plots = ["# What the gates look at", f"{told}. Command: `{args.command_line}`. Versions: {made}."], {}
     if sentences:
         convolutions = [layer.conv for layer in hub.models[0].encoder.layers]  # for what can be refused at once
         chosen = _places("--layers", args.layers, len(convolutions))
@@ -611,7 +655,7 @@ def main(args):
             {"sentence": sentences[n], "tokens": lengths[n], "gates": [layer.gates[n].tolist() for layer in chosen]}
             for n in shown
         ]
-        texts.append(layer_table(report["layers"]))
+        texts += [LAYER_COLUMNS, render_table(*layer_rows(report["layers"]))]
         plots |= {
             "kernels.png": lambda path: plot_kernels(chosen, heads, path),
             "gates.png": lambda path: plot_gates(chosen, heads, shown, sentences, path),
@@ -632,7 +676,7 @@ def main(args):
         plots["classes.png"] = lambda path: plot_classes(found, title, path)
     if pairs:
         report["pairs"] = [compare_pair(hub, *pair) for pair in pairs]
-        texts.append(pair_table(report["pairs"]))
+        texts += [PAIR_COLUMNS, pair_table(report["pairs"])]
     write_json(out / "gates.json", report)
     print(write_text_and_plots(out, "gates.md", "\n\n".join(texts) + "\n", plots), end="")
 

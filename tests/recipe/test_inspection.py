@@ -116,6 +116,24 @@ def test_classes_that_mean_something_are_told_from_those_that_do_not():
     assert 0.3 < np.mean(p) < 0.7 and np.mean(np.array(p) <= 0.1) < 0.3
 
 
+def with_p(p, of_length=None):
+    within_length = None if of_length is None else {"p_statistic": of_length}
+    return {"permuted": {"p_statistic": p}, "permuted_within_length": within_length}
+
+
+@pytest.mark.parametrize(
+    "p, of_length, words",
+    [
+        (0.05, 0.001, "are not told apart: labels without a meaning do as well (p = 0.050)."),
+        (0.001, None, "are told apart (p = 0.001), but no length has two of them: it may be lengths"),
+        (0.001, 0.3, "are told apart (p = 0.001), but not among sentences of equal length (p = 0.300)"),
+        (0.001, 0.002, "are told apart (p = 0.001), among sentences of equal length too (p = 0.002)."),
+    ],
+)
+def test_a_sentence_says_whether_classes_are_told_apart(p, of_length, words):
+    assert words in inspection.class_verdict(with_p(p, of_length))
+
+
 def test_classes_that_are_lengths_in_disguise_are_seen_through():
     """Kernels depend on the length alone; the labels go with it, but not entirely."""
     chance = np.random.default_rng(4)
@@ -239,6 +257,13 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
         "gates.json", "gates.md", "kernels.png", "gates.png", "variance.png", "classes.png"
     }  # fmt: skip
     assert done.stdout == (out / "gates.md").read_text() and "labels permuted, 20 times" in done.stdout
+    head = done.stdout.splitlines()[2]
+    assert head.startswith(
+        f"Model: `{checkpoints['cgc']}`. Input: `{corpus}`, `{pairs}`, 20 sentences, 1 pairs. Command: "
+    )
+    assert f"`fairseq-cgc inspect {checkpoints['cgc']} --data {prepared} " in head and "Versions: torch" in head
+    for columns in (inspection.LAYER_COLUMNS, inspection.CLASS_COLUMNS, inspection.PAIR_COLUMNS):
+        assert columns in done.stdout
     report = json.loads((out / "gates.json").read_text())
     assert report["sentences"] == 20 and [layer["kernel_size"] for layer in report["layers"]] == [3, 7]
     assert [shown["sentence"] for shown in report["shown"]] == [SENTENCES[1], SENTENCES[0]]
@@ -328,7 +353,7 @@ def test_classes_by_labels_and_by_files_of_one_name(checkpoints, prepared, tmp_p
 def test_long_names_of_classes_leave_their_plot_its_room(tmp_path, recwarn):
     pytest.importorskip("matplotlib")
     names = [f"/a/long/path{'/folder' * 20}/{number}/test.de" for number in range(2)]
-    found = {"difference": [[0.0, 0.1], [0.2, 0.0]], "classes": names, "share": 1.0}
+    found = {"difference": [[0.0, 0.1], [0.2, 0.0]], "classes": names, "share": 1.0, **with_p(0.5)}
     inspection.plot_classes(found, "of files", tmp_path / "classes.png")
     assert not [warning for warning in recwarn if "layout" in str(warning.message)]
     assert inspection._ending(names[1]) == "…folder/folder/1/test.de" and inspection._ending("question") == "question"
@@ -367,3 +392,52 @@ def test_dollars_and_underscores_in_sentences_and_names_are_shown_as_they_are(tm
     [label] = legend.get_texts()
     assert label.get_text() == " _ 5$ und 6$_{"
     assert not label.get_parse_math() and not axes.title.get_parse_math()
+
+
+class Drawn:
+    """Keeps the figures that would be saved, laid out."""
+
+    def __init__(self, monkeypatch):
+        self.figures = []
+        monkeypatch.setattr(inspection, "save_figure", lambda figure, path: self.figures.append(figure))
+
+    def figure(self):
+        [figure] = self.figures
+        figure.draw_without_rendering()
+        return figure
+
+
+def layers_of(count=2):
+    chance = np.random.default_rng(3)
+    gates = [chance.random((6, 4, 7)) for _ in range(count)]
+    return [inspection.Layer(n, -3, gate, gate / 7, np.full((1, 4, 7), 1 / 7)) for n, gate in enumerate(gates, 1)]
+
+
+@pytest.mark.parametrize("name", ["weight", "gate"])
+def test_kernels_and_gates_name_what_they_show(monkeypatch, name):
+    drawn = Drawn(monkeypatch)
+    if name == "weight":
+        inspection.plot_kernels(layers_of(), range(4), "x.png")
+    else:
+        inspection.plot_gates(layers_of(), range(4), [0, 1], ["one"] * 6, "x.png")
+    assert drawn.figure().get_supylabel() == name
+
+
+def test_the_legend_of_the_variances_keeps_off_the_bars(monkeypatch):
+    drawn = Drawn(monkeypatch)
+    inspection.plot_variances([inspection.summarise(layer, [3] * 6) for layer in layers_of()], "x.png")
+    figure = drawn.figure()
+    assert not figure.axes[0].get_legend()
+    assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+def test_the_matrix_of_classes_is_readable(monkeypatch):
+    drawn = Drawn(monkeypatch)
+    found = {"difference": [[0, 0.9, 0.1], [-0.85, 0, 0.2], [0.0004, 0.3, 0]], "classes": ["a", "b", "c"], "share": 0.8}
+    inspection.plot_classes({**found, **with_p(0.001, 0.3)}, "kind", "x.png")
+    axes = drawn.figure().axes[0]
+    assert {text.get_text(): text.get_color() for text in axes.texts} == {
+        "+0.9": "white", "+0.1": "black", "-0.85": "white", "+0.2": "black", "+0.0004": "black", "+0.3": "black"
+    }  # fmt: skip
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("the other class", "the row's class")
+    assert "but not among sentences of equal length" in axes.get_title().replace("\n", " ")
