@@ -7,7 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from threading import Lock
 
 from tqdm import tqdm
@@ -18,8 +18,8 @@ from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES
 from .files import read_json, writable_folder, write_json
 from .processes import child
-from .report import last_words, render_table, save_figure, write_text_and_plots
-from .rows import BASELINE, CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, VARIANTS
+from .report import last_words, render_table, write_text_and_plots
+from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS
 from .scoring import TOKENISED_BLEU
 from .significance import detectable_difference
 from .table import (
@@ -31,6 +31,7 @@ from .table import (
     differences,
     finished,
     plot_curves,
+    plot_scores,
     provenance,
     read_results,
     read_runs,
@@ -231,14 +232,20 @@ def make_table(runs_folder, out=None, corpus=None, failed=None):
     Raises:
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
-    runs = read_runs(runs_folder)
+    runs = read_experiment(runs_folder)
     corpus = corpus or corpus_name(runs)
-    runs += [_shuffled(run) for run in runs if run.unfinished is None and (run.folder / SHUFFLED_TEST / LOSS).exists()]
     plots = {
-        "table.png": lambda path: plot_differences(runs, path, corpus),
+        "table.png": lambda path: plot_scores(runs, path, corpus),
         "curves.png": lambda path: plot_curves([run for run in runs if run.row in SYSTEMS], path, corpus),
     }
     return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus, failed or {}), plots)
+
+
+def read_experiment(folder):
+    """The runs of a folder, as ``read_runs`` returns them, and behind them those evaluated with shuffled contexts."""
+    runs = read_runs(folder)
+    shuffled = [run for run in runs if run.unfinished is None and (run.folder / SHUFFLED_TEST / LOSS).exists()]
+    return runs + [_shuffled(run) for run in shuffled]
 
 
 def _shuffled(run):
@@ -253,31 +260,34 @@ def _shuffled(run):
 
 def markdown(runs, corpus, failed):
     """The table and what belongs under it."""
+    title, header, rows, notes = contents(runs, corpus, failed)
+    return "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
+
+
+def contents(runs, corpus, failed=None):
+    """What an experiment's table tells.
+
+    Args:
+        runs: what ``read_experiment`` returns
+        corpus: its name
+        failed: what ``run_all`` returns
+
+    Returns:
+        (title, header, rows of cells, notes: paragraphs and lists in Markdown)
+    """
     header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
     header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
     present = [row for row in ROWS if any(run.row == row for run in runs)]
     to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
-    notes = [
+    notes = ["Failed:\n\n" + "\n".join(_list(failed))] if failed else []
+    notes += [*unfinished_notes(runs), *settings_notes(runs), *power_notes(to_cgc)]
+    notes.append(
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
         "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
         f"machine. `{SHUFFLED}` is `{CGC}` itself, with each sentence given the context of its neighbour in the batch."
-    ]
-    return (
-        "\n\n".join(
-            [
-                f"# Ablations on {corpus}",
-                render_table(header, rows, "ll"),
-                *(["Failed:\n\n" + "\n".join(_list(failed))] if failed else []),
-                *unfinished_notes(runs),
-                *settings_notes(runs),
-                *power_notes(to_cgc),
-                *notes,
-                *provenance(runs),
-            ]
-        )
-        + "\n"
     )
+    return f"Ablations on {corpus}", header, rows, notes + provenance(runs)
 
 
 def power_notes(to_cgc):
@@ -314,46 +324,6 @@ def _cells(runs, row, to_cgc, to_control):
         f"{median(speeds):,.0f}" if speeds else "–",
         f"{median(decoding):,.0f}" if decoding else "–",
     ]
-
-
-def plot_differences(runs, path, corpus):
-    """BLEU of every row as points, a point a seed, with the means of LightConv, CGC and its control as lines.
-
-    Args:
-        path: of the PNG, which appears whole
-
-    Raises:
-        ModuleNotFoundError: no matplotlib
-    """
-    from matplotlib.figure import Figure
-
-    scores = {row: found for row in reversed(ROWS) if (found := bleu_of(runs, row))}
-    figure = Figure(figsize=(9, 1.5 + 0.3 * len(scores)), layout="constrained")
-    axes = figure.subplots()
-    lines = [row for row in (BASELINE, CONTROL, CGC) if row in scores]
-    for row in lines:
-        label = f"mean of {ROWS[row].title}"
-        axes.axvline(mean(scores[row]), color=SYSTEMS[row].colour, linewidth=1, alpha=0.7, label=label)
-    for place, (row, found) in enumerate(scores.items()):
-        colour = SYSTEMS[CGC if row in VARIANTS else row].colour
-        axes.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.6)
-        axes.errorbar(
-            mean(found),
-            place,
-            xerr=stdev(found) if len(found) > 1 else None,
-            fmt="D",
-            color=colour,
-            markersize=6,
-            capsize=3,
-        )
-    axes.set_yticks(range(len(scores)), [ROWS[row].title for row in scores])
-    axes.set_xlabel(f"{TOKENISED_BLEU}: one dot per seed, the mean ± standard deviation")
-    axes.set_title(corpus)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if lines:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
 
 
 def main(args):

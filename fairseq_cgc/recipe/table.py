@@ -90,7 +90,7 @@ def make_table(runs_folder, out=None, corpus=None):
         "table.md",
         markdown(runs, corpus),
         {
-            "table.png": lambda path: plot_bleu(runs, path, corpus),
+            "table.png": lambda path: plot_scores(runs, path, corpus),
             "curves.png": lambda path: plot_curves(runs, path, corpus),
         },
     )
@@ -134,17 +134,12 @@ def read_runs(folder):
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{RUN}"))]
     if not runs:
         raise UserError(f"{folder} has no run folder (a folder with run.json); give the folder that holds them")
-    seen, tested = {}, None
+    seen = {}
     for run in runs:
         other = seen.setdefault((run.row, run.seed), run)
         if other is not run:
             raise UserError(f"{other.folder} and {run.folder} are both {run.row} with seed {run.seed}; remove one")
-        if run.data["sha256"] != runs[0].data["sha256"]:
-            raise _not_comparable(runs[0], run, "trained on different data (data.sha256 in run.json)")
-        if run.unfinished is None:
-            tested = tested or run
-            if run.references != tested.references:
-                raise _not_comparable(tested, run, f"scored on different test sets (test/{_reference(run)})")
+    check_same_data(runs)
     for row in ROWS:
         counts = {run.parameters: run for run in runs if run.row == row and run.parameters}
         if len(counts) > 1:
@@ -152,6 +147,16 @@ def read_runs(folder):
             raise _not_comparable(first, second, f"both {row}, of {one:,} and {two:,} parameters")
     order = list(ROWS)
     return sorted(runs, key=lambda run: (order.index(run.row), run.seed))
+
+
+def check_same_data(runs):
+    """Raises UserError unless runs are of the same data and, as far as they have been translated, test set."""
+    tested = [run for run in runs if run.unfinished is None]
+    for run in runs:
+        if run.data["sha256"] != runs[0].data["sha256"]:
+            raise _not_comparable(runs[0], run, "trained on different data (data.sha256 in run.json)")
+        if run.unfinished is None and run.references != tested[0].references:
+            raise _not_comparable(tested[0], run, f"scored on different test sets (test/{_reference(run)})")
 
 
 def _not_comparable(one, other, why):
@@ -448,11 +453,11 @@ def provenance(runs):
         version if count == len(runs) else f"{version} ({count} of {len(runs)} runs)"
         for version, count in versions.items()
     )
-    notes.append(f"Versions: {', '.join(parts)}. Data (SHA-256): {_hashes(runs[0].data['sha256'])}.")
+    notes.append(f"Versions: {', '.join(parts)}. Data (SHA-256): {short_hashes(runs[0].data['sha256'])}.")
     return notes
 
 
-def _hashes(sha256):
+def short_hashes(sha256):
     """One hash or those of many files by their first 12 digits."""
     if not isinstance(sha256, dict):
         return sha256
@@ -468,8 +473,15 @@ def _signatures(scored):
             yield f"- {'sacreBLEU' if figure == 'BLEU' else figure}{whose}: `{signature}`"
 
 
-def plot_bleu(runs, path, corpus):
-    """BLEU a system as bars over the means, error bars over seeds, the paper's figures as markers.
+def colour_of(row):
+    """A row's own colour, or that of the row that it is a variant of."""
+    return ROWS[row].colour or ROWS[ROWS[row].of].colour
+
+
+def plot_scores(runs, path, corpus):
+    """BLEU per row: one dot per seed, their mean ± standard deviation, and the paper's figure where it may stand there.
+
+    The means of LightConv, CGC and its control go through all rows as lines.
 
     Args:
         path: of the PNG, which appears whole
@@ -479,42 +491,44 @@ def plot_bleu(runs, path, corpus):
     """
     from matplotlib.figure import Figure
 
-    scores = {row: bleu_of(runs, row) for row in reversed(SYSTEMS)}
-    paper = {row: SYSTEMS[row].paper_bleu for row in scores if has_papers_figures(runs) and SYSTEMS[row].paper_bleu}
-    values = [*paper.values(), *(score for row in scores.values() for score in row)] or [0.0, 1.0]
-    span = max(max(values) - min(values), 0.5)
-    low, high = max(0.0, min(values) - span), max(values) + 0.5 * span
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    paper = {row: ROWS[row].paper_bleu for row in ROWS if has_papers_figures(runs) and ROWS[row].paper_bleu}
+    scores = {row: found for row in reversed(ROWS) if (found := bleu_of(runs, row)) or row in paper}
+    figure = Figure(figsize=(9, 2.2 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
+    for row in (BASELINE, CONTROL, CGC):
+        if scores.get(row):
+            label = f"mean of {ROWS[row].title}"
+            axes.axvline(mean(scores[row]), color=colour_of(row), linewidth=1, alpha=0.7, label=label)
     for place, (row, found) in enumerate(scores.items()):
-        if not found:
-            axes.text(low + 0.02 * (high - low), place, "no scores", va="center", color="#666666", fontsize=9)
-            continue
-        deviation = stdev(found) if len(found) > 1 else 0.0
-        error = {"xerr": deviation, "capsize": 4} if deviation else {}
-        axes.barh(place, mean(found) - low, left=low, height=0.6, color=SYSTEMS[row].colour, alpha=0.8, **error)
-        right = max(mean(found) + deviation, paper.get(row, 0.0)) + 0.04 * span
-        axes.text(right, place, f"{mean(found):.2f} (n = {len(found)})", va="center", fontsize=9)
+        words, style = "no scores", {"color": colour_of(row)}
+        if found:
+            axes.plot(found, [place] * len(found), "o", markersize=4, alpha=0.6, **style)
+            deviation = stdev(found) if len(found) > 1 else None
+            axes.errorbar(mean(found), place, xerr=deviation, fmt="D", markersize=6, capsize=3, **style)
+            words = f"{mean(found):.2f} (n = {len(found)})"
+        axes.text(1.01, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     if paper:
         places = [list(scores).index(row) for row in paper]
-        axes.plot(list(paper.values()), places, "kD", fillstyle="none", label="the paper's Table 6", zorder=5)
-        figure.legend(loc="outside lower right", frameon=False)
-    axes.set_yticks(range(len(scores)), [SYSTEMS[row].title for row in scores])
-    axes.set_xlim(low, high)
+        axes.plot(list(paper.values()), places, "k*", fillstyle="none", markersize=9, label="the paper's Table 6")
+    axes.set_yticks(range(len(scores)), [ROWS[row].title for row in scores])
     axes.set_ylim(-0.6, len(scores) - 0.4)
-    axes.set_xlabel(f"{TOKENISED_BLEU}, mean over seeds ± standard deviation" + (f" (axis from {low:.1f})" * (low > 0)))
+    axes.set_xlabel(f"{TOKENISED_BLEU}: one dot per seed, the mean ± standard deviation")
     axes.set_title(corpus)
+    axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path)
 
 
-def plot_curves(runs, path, corpus):
+def plot_curves(runs, path, corpus, names=None):
     """Validation loss against updates, a line a run, its colour the row's.
 
     The axis ends where each run is past the first fifth of its updates: what tells runs apart is below.
 
     Args:
         path: of the PNG, which appears whole
+        names: of the runs, where two are to be told apart; ``None``: their rows'
 
     Raises:
         ModuleNotFoundError: no matplotlib
@@ -524,14 +538,15 @@ def plot_curves(runs, path, corpus):
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     named = set()
-    for run in runs:
+    for number, run in enumerate(runs):
         if run.losses:
-            label = None if run.row in named else SYSTEMS[run.row].title
-            named.add(run.row)
-            points = {"marker": "o"} if len(run.losses) == 1 else {}
-            axes.plot(*zip(*run.losses), color=SYSTEMS[run.row].colour, linewidth=1.2, alpha=0.8, label=label, **points)
+            label = names[number] if names else ROWS[run.row].title
+            style = {"marker": "o" * (len(run.losses) == 1), "linestyle": "--" if names and number else "-"}
+            style["label"] = None if label in named else label
+            named.add(label)
+            axes.plot(*zip(*run.losses), color=colour_of(run.row), linewidth=1.2, alpha=0.8, **style)
     if named:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(loc="outside lower center", ncols=1 if names else 3, frameon=False)
     else:
         axes.text(0.5, 0.5, "no run has been validated yet", ha="center", transform=axes.transAxes)
     late = [loss for run in runs for update, loss in run.losses if update > run.done / 5 and isfinite(loss)]
@@ -541,7 +556,7 @@ def plot_curves(runs, path, corpus):
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("updates")
     axes.set_ylabel("validation loss (high values cut off)")
-    axes.set_title(f"{corpus}: one line per run")
+    axes.set_title(corpus if len(runs) == 1 else f"{corpus}: one line per run")
     axes.grid(alpha=0.3)
     save_figure(figure, path)
 

@@ -22,8 +22,8 @@ from fairseq_cgc.recipe.table import (
     count_parameters,
     make_table,
     markdown,
-    plot_bleu,
     plot_curves,
+    plot_scores,
     read_run,
     read_runs,
 )
@@ -605,35 +605,63 @@ class Drawn:
 
 
 @NEEDS_MATPLOTLIB
-def test_the_bars_are_means_and_the_markers_the_paper_s(full, monkeypatch):
+def test_a_row_has_a_dot_a_seed_their_mean_and_the_paper_s_star(full, monkeypatch):
     drawn = Drawn(monkeypatch)
-    plot_bleu(read_runs(full), "x.png", PAPER["corpus"])
+    plot_scores(read_runs(full), "x.png", PAPER["corpus"])
     labels = [label.get_text() for label in drawn.axes.get_yticklabels()]
-    bars = {labels[round(bar.get_y() + 0.3)]: bar.get_x() + bar.get_width() for bar in drawn.axes.patches}
-    assert bars == {
+    assert labels == [
+        "CGC, constant gate (control)", "LightConv + CGC encoder", "LightConv + Dynamic encoder", "LightConv", "Transformer"
+    ]  # fmt: skip
+
+    def marked(marker):
+        lines = [line for line in drawn.axes.lines if line.get_marker() == marker]
+        points = [point for line in lines for point in zip(line.get_ydata(), line.get_xdata())]
+        return [(labels[place], value) for place, value in points]
+
+    means = {
         "Transformer": 33,
-        "LightConv": pytest.approx(34.2),
-        "LightConv + CGC encoder": pytest.approx(35.7),
-        "CGC, constant gate (control)": pytest.approx(34.9),
+        "LightConv": 34.2,
+        "LightConv + CGC encoder": 35.7,
+        "CGC, constant gate (control)": 34.9,
     }
-    [markers] = [line for line in drawn.axes.lines if line.get_marker() == "D"]
-    assert dict(zip([labels[place] for place in markers.get_ydata()], markers.get_xdata())) == {
-        system.title: system.paper_bleu for system in SYSTEMS.values() if system.paper_bleu
-    }
+    assert dict(marked("D")) == pytest.approx(means)
+    assert [value for label, value in marked("o") if label == "LightConv + CGC encoder"] == [35.0, 35.6, 36.5]
+    assert dict(marked("*")) == {system.title: system.paper_bleu for system in SYSTEMS.values() if system.paper_bleu}
+    words = [text.get_text() for text in drawn.axes.texts]
+    assert words == ["34.90 (n = 2)", "35.70 (n = 3)", "no scores", "34.20 (n = 2)", "33.00 (n = 1)"]
+
+
+@NEEDS_MATPLOTLIB
+def test_words_and_points_of_the_plot_keep_apart(tmp_path, monkeypatch):
+    """Two rows, the fewest: title, axis name and legend have their room, and figures stand beside the axes."""
+    figures = []
+    monkeypatch.setattr("fairseq_cgc.recipe.table.save_figure", lambda figure, path: figures.append(figure))
+    for row, score in (("lightconv", 34.84), ("cgc", 35.21)):
+        make_run(tmp_path, row, 1, score, data={"path": "data", "sha256": "abc", "target_lang": "en"})
+    plot_scores(read_runs(tmp_path), "x.png", "corpus")
+    [figure] = figures
+    figure.draw_without_rendering()
+    (axes,), (legend,), whole = figure.axes, figure.legends, figure.bbox
+    inside = axes.get_window_extent()
+    assert inside.height > 50
+    for words in (axes.title, axes.xaxis.label, *axes.get_yticklabels(), *axes.texts, legend):
+        box = words.get_window_extent()
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+        assert not box.overlaps(inside)
 
 
 @NEEDS_MATPLOTLIB
 def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path, monkeypatch):
     drawn = Drawn(monkeypatch)
     make_run(tmp_path, data={"path": "data", "sha256": "abc", "target_lang": "en"})
-    plot_bleu(read_runs(tmp_path), "x.png", PAPER["corpus"])
-    assert not [line for line in drawn.axes.lines if line.get_marker() == "D"]
+    plot_scores(read_runs(tmp_path), "x.png", PAPER["corpus"])
+    assert not [line for line in drawn.axes.lines if line.get_marker() == "*"]
 
 
 @NEEDS_MATPLOTLIB
 def test_error_bars_are_the_deviation_over_seeds(full, monkeypatch):
     drawn = Drawn(monkeypatch)
-    plot_bleu(read_runs(full), "x.png", PAPER["corpus"])
+    plot_scores(read_runs(full), "x.png", PAPER["corpus"])
     widths = [segment[1][0] - segment[0][0] for lines in drawn.axes.collections for segment in lines.get_segments()]
     wanted = [2 * stdev(scores) for scores in ((34.8, 35.0), (35.0, 35.6, 36.5), (34.0, 34.4))]
     assert widths == pytest.approx(wanted)
