@@ -13,7 +13,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["fairseq_cgc", "fairseq_cgc.*"]),
-    package_data={"fairseq_cgc.recipe": ["rows.toml"]},
+    package_data={"fairseq_cgc.recipe": ["rows.toml", "page.html.jinja"]},
     entry_points={"console_scripts": ["fairseq-cgc = fairseq_cgc.recipe.command_line:main"]},
     # ve-fairseq has wheels for these two only, and its 0.12.3 is the only fairseq that imports on them.
     python_requires=">=3.11,<3.13",
@@ -26,6 +26,7 @@ setup(
         "subword-nmt>=0.3.8",  # BPE, as in fairseq's recipes
         "sacremoses>=0.1.1",  # Moses tokenisation without Perl
         "tabulate>=0.9",  # tables; sacrebleu brings it
+        "jinja2>=3.1",  # the page of fairseq-cgc report; torch brings it
         "tqdm>=4.64",  # progress bars
     ],
     extras_require={

@@ -325,6 +325,17 @@ def table(parser):
     parser.add_argument("--experiment", action="store_true", help="make an experiment's table")
 
 
+def report(parser):
+    """Write one HTML page about a run, two runs side by side, or an experiment. Of a run: what was trained on what, the
+    learning curve, scores with intervals, BLEU by source length, the worst and the best sentences, the gates. Of two: the same
+    of both, with significance, and the sentences that changed most. Of a folder of runs: the table, which sorts, and its
+    plots. The page opens from disk and loads nothing.
+    """
+    _path(parser, "run", "RUN", "a run folder that has been translated, or an experiment's folder of runs")
+    _path(parser, "other", "RUN2", "a run to hold against it", nargs="?")
+    _path(parser, "--out", "FILE", "default: report.html in RUN; of two runs report-RUN2.html")
+
+
 def inspect(parser):
     """Look at a trained model's gates for raw sentences. Writes gates.json and, as PNGs, the gated kernels beside the
     ungated ones (kernels.png), the gate over the taps for a few sentences (gates.png), and how much each layer's gate
@@ -376,6 +387,7 @@ COMMANDS = {  # name to the module of its main, and what declares its options
     "score": ("scoring", score),
     "experiment": ("experiment", experiment),
     "table": ("table", table),
+    "report": ("page", report),
     "inspect": ("inspection", inspect),
     "user-dir": (None, user_dir),
 }

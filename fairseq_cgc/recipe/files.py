@@ -41,7 +41,11 @@ UNMARKED = {
     "corpus": ("corpus.json", "made_from pairs", "corpus.json train.* valid.* test.*"),
     "held-out text": ("../prepare.json", "settings raw", "valid.* test.*"),
     "preparation": ("prepare.json", "settings raw", "prepare.json raw tok bpe bin bpe.codes spm.model .lock"),
-    "run": ("run.json", "row data", "run.json checkpoints model test* train.log log.jsonl .lock tensorboard"),
+    "run": (
+        "run.json",
+        "row data",
+        "run.json checkpoints model test* train.log log.jsonl report*.html .lock tensorboard",
+    ),
 }
 ADDED = ("loss.json", "validate.log")  # to translations, when they were there
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -2,11 +2,14 @@
 
 import re
 import sys
+from importlib.util import find_spec
 
 from tabulate import tabulate
 
 from ..errors import UserError
 from .files import atomic_write
+
+DPI = 150  # of the PNGs
 
 
 def render_table(header, rows, align="l", style="pipe"):
@@ -44,17 +47,19 @@ def write_text_and_plots(out, name, text, plots):
         raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
     with atomic_write(out / name) as partial:
         partial.write_text(text, encoding="utf-8")
-    try:
-        for plot, draw in plots.items():
-            draw(out / plot)
-    except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] != "matplotlib":
-            raise
-        print(
-            f"no {' and '.join(plots)} without matplotlib; pip install -c constraints.txt -e '.[plots]'",
-            file=sys.stderr,
-        )
+    if plots and not has_matplotlib():
+        print(f"no {' and '.join(plots)} {WITHOUT_PLOTS}", file=sys.stderr)
+    for plot, draw in plots.items() if has_matplotlib() else ():
+        draw(out / plot)
     return text
+
+
+WITHOUT_PLOTS = "without matplotlib; pip install -c constraints.txt -e '.[plots]'"
+
+
+def has_matplotlib():
+    """Whether plots can be drawn; ``WITHOUT_PLOTS`` says what to do if not."""
+    return find_spec("matplotlib") is not None
 
 
 def save_figure(figure, path):
@@ -64,7 +69,7 @@ def save_figure(figure, path):
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name or sentence is a dollar
     with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        figure.savefig(partial, format="png", dpi=DPI)
 
 
 def last_words(lines):
