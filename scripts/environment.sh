@@ -75,8 +75,8 @@ set_up_environment() {
     fi
 }
 
-# run_command COMMAND "$@": fairseq-cgc COMMAND, in the environment that --python names or that is made here. Help needs
-# no environment, just an interpreter.
+# run_command COMMAND "$@": fairseq-cgc COMMAND, in the environment that --python names or that is made here, with the
+# extra that EXTRA names. Help needs no environment, just an interpreter.
 run_command() {
     local command=$1 argument
     shift
@@ -89,6 +89,6 @@ run_command() {
                 exit ;;
         esac
     done
-    set_up_environment "" >&2
+    set_up_environment "${EXTRA:-}" >&2
     exec "$PYTHON" -P -m fairseq_cgc "$command" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 }

@@ -3,4 +3,4 @@
 # bash scripts/quickstart.sh --help
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-run_command quickstart "$@"
+EXTRA=plots run_command quickstart "$@"  # for the plots of its report

@@ -10,6 +10,7 @@ from . import interface_strings, preparation
 from .checkpoints import count_parameters, find_checkpoints, load_checkpoint
 from .evaluation import RESULT, SCORES, average_into_model, score_table, translate_and_score
 from .files import discard_folder, locked, mark_of, read_json, read_lines, replaceable_folder, writable_folder
+from .page import write_page
 from .rows import row_options
 from .training import LOCK, MODEL_FOLDER, train
 from .translate import BEAM
@@ -60,7 +61,7 @@ def _quickstart(args, work):
         print(f"    {line}")
     stage(f"3/6 train {args.arch} for {args.updates} updates", run / "checkpoints")
     options = [*row_options(SYSTEM_OF[args.arch]), *MODEL, *TRAINING]
-    train(run, args.arch, args.seed, options, work / "data", args.updates, keep=AVERAGED)
+    train(run, SYSTEM_OF[args.arch], args.seed, options, work / "data", args.updates, keep=AVERAGED)
     with locked(run / LOCK, f"the run {run}"):
         average(run, work / "data")
         stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")
@@ -72,7 +73,8 @@ def _quickstart(args, work):
             scores = result["scores"]
         else:
             scores = translate_and_score(run / MODEL_FOLDER, work / "data", run / "test")["scores"]
-    stage("6/6 report", run / "test" / SCORES)
+    stage("6/6 report: what was trained, how it translates, what its gates do", run / "report.html")
+    write_page(run)
     report(args, run, scores)
 
 
