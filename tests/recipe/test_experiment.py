@@ -145,7 +145,7 @@ def test_without_rows_an_experiment_has_those_of_the_paper_and_the_controls(prep
     monkeypatch.setattr(experiment, "make_table", lambda *_, **__: "")
     for options in ([], ["--small"]):
         experiment.main(parse(["experiment", "--data", str(prepared), "--runs", str(tmp_path), *options]))
-    small = ["lightconv", "dynamic", "cgc", "cgc-constant", "cgc-learned", "cgc-shuffled"]
+    small = ["lightconv", "dynamic", "cgc", "cgc-constant", "cgc-none", "cgc-learned", "cgc-shuffled"]
     assert asked == [["transformer", *small], small]
 
 

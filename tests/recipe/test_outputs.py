@@ -97,7 +97,7 @@ def test_a_preparation_s_file_that_was_replaced_is_refused_before_training(run_f
 def test_prepare_uses_and_replaces_nothing_that_it_did_not_make(raw, tmp_path, name):  # noqa: F811
     (tmp_path / "data" / name).mkdir(parents=True)
     (tmp_path / "data" / name / "mine").write_text("mine")
-    with pytest.raises(UserError, match=f"holds {name} but no prepare.json: that is not ours"):
+    with pytest.raises(UserError, match=f"holds {name} but no prepare.json: fairseq-cgc did not make that"):
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
 

@@ -241,7 +241,10 @@ def test_an_impossible_score_is_named(tmp_path, score):
         (lambda record: record.update(updates="many"), "run.json: updates is 'many'; expected a whole number"),
         (lambda record: record.update(options=[1]), r"run.json: options\[0\] is 1; expected text"),
         (lambda record: record.update(batch_tokens="all"), "run.json: batch_tokens is 'all'"),
-        (lambda record: record.update(row="lstm"), "run.json: the row is 'lstm'; one of transformer, lightconv, "),
+        (
+            lambda record: record.update(row="lstm"),
+            "run.json: the row is 'lstm'; expected one of transformer, lightconv, ",
+        ),
     ],
 )
 def test_a_record_that_lacks_something_is_named(tmp_path, change, words):
