@@ -30,7 +30,7 @@ TRAINING = {"ablated", "alone", "chain", "checkpoints", "finished", "trained"}  
 def pytest_collection_modifyitems(items):
     for item in items:
         if TRAINING.intersection(item.fixturenames):
-            item.add_marker("trains")
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SMALL)
 def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_path, capsys):
     out = tmp_path / "result.json"

@@ -142,7 +142,7 @@ def test_a_trained_model_is_given_shuffled_context_by_an_override(data, trained)
     assert len(scores[0]) == len(scores[1]) == 23 and scores[0] != scores[1]
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_lightconv_gct_trains_and_translates(data, tmp_path):
     assert len(losses(train(data, tmp_path, "--max-update", 4, arch="lightconv_gct"))) == 4
     path = tmp_path / "checkpoint_last.pt"
@@ -163,14 +163,14 @@ def test_a_sentence_longer_than_the_position_limit_is_skipped_aloud(data, traine
     assert "1 samples have invalid sizes and will be skipped" in done.stdout + done.stderr
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_training_goes_on_past_sentences_that_are_empty_or_too_long(data, tmp_path):
     done = train(data, tmp_path, "--train-subset", "test", "--max-source-positions", 50, "--max-update", 3, "--no-save")
     assert len(losses(done)) == 3
     assert "1 samples have invalid sizes and will be skipped" in done.stdout + done.stderr
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -192,7 +192,7 @@ def test_fairseq_s_training_options_work(data, tmp_path, options):
     assert len(done) >= 1 and all(float(loss) > 0 for loss in done.values())
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_the_user_dir_is_found_from_another_folder_and_by_a_relative_path(data, tmp_path):
     options = ["--max-update", 1, "--no-save", "--user-dir"]
     for user_dir in (USER_DIR, "../" * len(tmp_path.parts[1:]) + USER_DIR.lstrip("/")):
@@ -291,7 +291,7 @@ def test_fairseq_generate_refuses_a_hostile_checkpoint_and_runs_nothing_of_it(da
     assert re.search(words, error) and "weights_only" not in error and "Traceback" not in done.stderr
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_a_small_model_overfits_twenty_pairs(tmp_path):
     pairs = sorted(set(sentences(40, "overfit")))[:20]
     for split in SPLITS:

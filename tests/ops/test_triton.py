@@ -18,6 +18,7 @@ from fairseq_cgc.ops.lightconv import choose, has_triton, lightconv
 from fairseq_cgc.ops.naive import naive_lightconv
 from fairseq_cgc.ops.padding import Padding, head_means
 
+pytestmark = pytest.mark.slow
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no wheel here")

@@ -95,7 +95,7 @@ def test_a_run_trained_on_is_translated_anew(ablated, prepared, tmp_path):
         assert after[row]["validation loss"] != before[row]["validation loss"]
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
     words = [
         sys.executable,
@@ -130,7 +130,7 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
     assert not any(is_locked(tmp_path / f"{row}-seed1" / LOCK) for row in ("cgc", "cgc-max"))
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path):
     (tmp_path / "cgc-first-seed1").write_text("in the way")
     done = ablate(prepared, tmp_path, "--rows", "cgc-first,cgc-constant", "--seeds", 1, check=False)

@@ -18,6 +18,7 @@ from fairseq_cgc.recipe.files import foreign_files, read_json, read_lines, write
 from fairseq_cgc.recipe.scoring import TOKENISED_BLEU, compare, detokenised_scores, tokenised_bleu
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.slow
 QUICK = ["--max-update", 40, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
 
 

@@ -97,7 +97,7 @@ def test_a_variant_is_cgc_with_what_it_changes(row, options):
     assert changed == {option[2:].replace("-", "_") for option in options if option.startswith("--")}
 
 
-@pytest.mark.trains
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_gate_s_rate(prepared, tmp_path):
     """Stopped and resumed within an epoch: the parameters of a run that was never stopped."""
     for name, updates in (("whole", 8), ("halves", 4), ("halves", 8)):
