@@ -211,10 +211,12 @@ class LightConvCGCModel(LightConvModel):
                 kwargs.setdefault(option, value)
         try:
             hub = super().from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
-            end = torch.full((1, 1), hub.task.target_dictionary.eos())
-            for model in hub.models:  # an option of the wrong type may show in its first use alone
-                model(end, torch.tensor([1]), end)
-            return TranslationHub(hub.cfg, hub.task, hub.models)
+            hub = TranslationHub(hub.cfg, hub.task, hub.models)
+            ends = torch.full((2, 1), hub.task.target_dictionary.eos())  # two: shuffled contexts need another's
+            with torch.no_grad():
+                for model in hub.models:  # an option of the wrong type may show in its first use alone
+                    model(ends, torch.ones(2, dtype=torch.long), ends)
+            return hub
         except UserError:
             raise
         except Exception as error:  # whatever fairseq stumbles over in the options

@@ -218,6 +218,13 @@ def test_an_option_of_the_wrong_type_is_an_error_before_the_first_sentence(data,
     assert "\n" not in str(error.value)
 
 
+def test_a_model_with_shuffled_contexts_can_be_loaded_and_used(data, trained):
+    """Which a batch of one sentence cannot be."""
+    of = trained[0].parent, "checkpoint_last.pt", str(data / "bin")
+    hub = LightConvCGCModel.from_pretrained(*of, cgc_shuffle_context=True)
+    assert len(hub.translate(["Ein Hund sieht ein Haus.", "Ein Baum."], beam=2)) == 2
+
+
 def test_a_raw_sentence_beyond_the_position_limit_is_cut_aloud(data, trained, caplog):
     hub = LightConvCGCModel.from_pretrained(
         trained[0].parent, "checkpoint_last.pt", str(data / "bin"), max_source_positions=30
