@@ -10,6 +10,7 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
+    label_smoothed_nll_loss,
 )
 from fairseq.logging import metrics
 
@@ -64,30 +65,26 @@ class SimCutCriterion(LabelSmoothedCrossEntropyCriterion):
             for name, value in sample["net_input"].items()
         }
         with cut_second_half(model, self.p):
-            features, extra = model(**twice)
-        whole, cut = ((half, extra) for half in features.chunk(2))
-        loss, nll_loss = self.compute_loss(model, whole, sample, reduce)
-        divergence = self.divergence(model, whole, cut, sample)
-        divergence = divergence.sum() if reduce else divergence
-        loss = loss + self.alpha * divergence
+            output = model(**twice)
+        log_probs, target = self.get_lprobs_and_target(model, output, sample)
+        log_p, log_q = log_probs.chunk(2)
+        loss, nll_loss = label_smoothed_nll_loss(log_p, target, self.eps, self.padding_idx, reduce)
+        divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1, keepdim=True)
+        divergence = divergence.masked_fill(target.unsqueeze(1) == self.padding_idx, 0.0)
+        total = divergence.sum()
+        loss = loss + self.alpha * (total if reduce else divergence)
         logged = {
             "loss": loss.data,
             "nll_loss": nll_loss.data,
-            "simcut_kl_loss": divergence.sum().data,
+            "simcut_kl_loss": total.data,
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample["target"].size(0) if self.sentence_avg else sample["ntokens"],
         }
         if self.report_accuracy:
+            whole = output[0].chunk(2)[0], output[1]
             logged["n_correct"], logged["total"] = (n.data for n in self.compute_accuracy(model, whole, sample))
         return loss, logged["sample_size"], logged
-
-    def divergence(self, model, whole, cut, sample):
-        """KL(P || P_cut) of each target token, zero at padding: N x 1."""
-        log_p, target = self.get_lprobs_and_target(model, whole, sample)
-        log_q, _ = self.get_lprobs_and_target(model, cut, sample)
-        divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
-        return divergence.masked_fill(target == self.padding_idx, 0.0).unsqueeze(1)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -117,3 +117,16 @@ def test_values_that_no_training_can_have_are_refused(task, wrong):
 def test_a_model_without_embeddings_of_that_name_is_refused(task, sample):
     with pytest.raises(OptionError, match="embed_tokens"), cut_second_half(nn.Linear(1, 1), 0.1):
         pass
+
+
+def test_without_reduction_the_loss_is_one_of_each_token_and_accuracy_is_the_whole_pair_s(task, sample):
+    model = tiny_model("lightconv_cgc", task, **NO_DROPOUT).train()
+    own = SimCutCriterion(task, False, 0.1, report_accuracy=True, simcut_p=1.0)
+    total, _, logged = own(model, sample)
+    each, *_ = own(model, sample, reduce=False)
+    assert each.shape == (10, 1) and (each[sample["target"].flatten() == PAD] == 0).all()
+    torch.testing.assert_close(each.sum(), total)
+    best = model(**sample["net_input"])[0].argmax(2)
+    assert (
+        logged["n_correct"] == ((best == sample["target"]) & (sample["target"] != PAD)).sum() and logged["total"] == 8
+    )
