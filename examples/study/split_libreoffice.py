@@ -6,9 +6,11 @@ writes {train,valid,test}.{de,en} there: the first 1,000 pairs that are new are 
 validation set, and the rest, without any pair of which a side stands in one of these, is trained on.
 """
 
-import lzma
-import sys
+import argparse
 from pathlib import Path
+
+from fairseq_cgc.errors import CorpusError
+from fairseq_cgc.recipe.files import atomic_folder, read_lines, run_command, write_lines
 
 HELD_OUT = {"test": 1000, "valid": 1000}
 
@@ -17,24 +19,27 @@ def split(pairs):
     """Dict of split to its pairs, in their order."""
     parts, seen, rest = {}, set(), list(dict.fromkeys(pairs))
     for name, size in HELD_OUT.items():
-        new = [pair for pair in rest if seen.isdisjoint(pair)]
-        parts[name] = new[:size]
+        parts[name] = [pair for pair in rest if seen.isdisjoint(pair)][:size]
         seen.update(side for pair in parts[name] for side in pair)
     parts["train"] = [pair for pair in rest if seen.isdisjoint(pair)]
     return parts
 
 
-def main(source, out):
-    with lzma.open(source, "rt", encoding="utf-8") as file:
-        pairs = [tuple(line.rstrip("\n").split("\t")) for line in file]
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=False)
-    for name, part in split(pairs).items():
-        for side, language in enumerate(("de", "en")):
-            text = "".join(pair[side] + "\n" for pair in part)
-            (out / f"{name}.{language}").write_text(text, encoding="utf-8")
-        print(f"{name}: {len(part):,} pairs")
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source", type=Path, help="the .tsv, plain or .gz, .bz2, .xz")
+    parser.add_argument("out", type=Path, help="folder to write")
+    args = parser.parse_args()
+    pairs = [tuple(line.split("\t")) for line in read_lines(args.source)]
+    for number, pair in enumerate(pairs, 1):
+        if len(pair) != 2:
+            raise CorpusError(f"{args.source}, line {number}: expected two paragraphs separated by a tab")
+    with atomic_folder(args.out, "corpus") as folder:
+        for name, part in split(pairs).items():
+            for side, language in enumerate(("de", "en")):
+                write_lines(folder / f"{name}.{language}", [pair[side] for pair in part])
+            print(f"{name}: {len(part):,} pairs")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_command(main)
