@@ -95,6 +95,14 @@ def test_a_model_folder_whose_text_handling_is_damaged_is_an_error_of_a_line(tmp
     assert str(error.value).count("\n") == 0
 
 
+def test_a_device_is_not_hashed(tmp_path):
+    """/dev/zero has no end; this one is read to its end if it is read."""
+    (tmp_path / "prepare.json").write_text(SETTINGS)
+    (tmp_path / "bpecodes").symlink_to("/dev/null")
+    with pytest.raises(UserError, match="bpecodes is missing"):
+        hub_options(tmp_path)
+
+
 def test_the_options_of_a_model_folder_are_those_of_its_preparation(tmp_path):
     (tmp_path / "prepare.json").write_text(SETTINGS)
     (tmp_path / "bpecodes").write_text("x")

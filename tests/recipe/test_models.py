@@ -91,6 +91,13 @@ def test_a_model_in_a_folder_that_fairseq_would_take_for_two_is_refused(tmp_path
         load_hub(folder)
 
 
+def test_dictionaries_in_such_a_folder_are_refused_too(run_folder, tmp_path, loaded):
+    file, data = touch(tmp_path / "elsewhere" / "best.pt"), touch(tmp_path / "a:b" / "dict.de.txt").parent
+    with pytest.raises(UserError, match="the prepared folder .* has a ':'"):
+        load_hub(file, data)
+    assert not loaded
+
+
 def test_a_short_run_is_averaged_from_what_it_has_aloud(run_folder, capsys):
     checkpoints = run_folder / "checkpoints"
     assert len(checkpoints_to_average(checkpoints, "epoch", None)) == 3

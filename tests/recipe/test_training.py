@@ -431,6 +431,8 @@ def test_help_names_the_rows():
         ("--label-smoothing", "-0.1"),
         ("--cgc-lr-scale", "inf"),
         ("--cgc-pool-factor", "1000000000"),
+        ("--simcut-p", "1.5"),
+        ("--simcut-alpha", "-1"),
         ("--warmup-updates", "many"),
     ],
 )
