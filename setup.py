@@ -14,7 +14,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["fairseq_cgc", "fairseq_cgc.*"]),
     package_data={"fairseq_cgc.recipe": ["rows.toml", "page.html.jinja"]},
-    entry_points={"console_scripts": ["fairseq-cgc = fairseq_cgc.recipe.command_line:main"]},
+    entry_points={"console_scripts": ["fairseq-cgc = fairseq_cgc.__main__:main"]},
     # ve-fairseq has wheels for these two only, and its 0.12.3 is the only fairseq that imports on them.
     python_requires=">=3.11,<3.13",
     install_requires=[

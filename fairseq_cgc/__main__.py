@@ -2,7 +2,15 @@
 
 import sys
 
-from .recipe.command_line import main
+from .recipe.interrupts import ending_at_once
+
+
+def main(argv=None):
+    """``fairseq-cgc``; ``argv`` as in ``sys.argv[1:]``."""
+    with ending_at_once():
+        from .recipe import command_line
+    command_line.main(argv)
+
 
 if __name__ == "__main__":
     main(sys.argv[1:] or ["user-dir"])

@@ -7,13 +7,13 @@ the command starts: nothing imported here is slow, so that ``--help`` answers at
 import argparse
 import importlib
 import logging
-import os
 import shlex
 import sys
 from pathlib import Path
 
 from ..compat import USER_DIR
 from .files import run_command
+from .interrupts import ending_at_once
 from .rows import PAPER, PAPER_AND_CONTROLS, ROWS, SMALL, TRAINED
 
 
@@ -26,21 +26,13 @@ def main(argv=None):
         run_command(lambda: _run(args))
 
 
-def _end_quietly():
-    """The reader of standard output has gone: nothing is to be said, and nothing more to be written at the exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
-
-
 def _run(args):
-    from .. import plugin  # noqa: F401 (registers the architectures)
+    with ending_at_once():
+        from .. import plugin  # noqa: F401 (registers the architectures)
 
+        module = importlib.import_module(f".{args.module}", __package__)
     logging.disable(logging.INFO)
-    try:
-        importlib.import_module(f".{args.module}", __package__).main(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _end_quietly()
+    module.main(args)
 
 
 def parse(argv):

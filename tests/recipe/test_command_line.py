@@ -1,6 +1,7 @@
 """The command line as a whole; what its commands do is in the tests of their modules."""
 
 import shutil
+import signal
 import sys
 
 import pytest
@@ -121,3 +122,34 @@ def test_the_shell_files_call_the_command_line(nothing_installed):
     ):
         done = run("bash", ROOT / name, "--python", sys.executable, "--help", env=nothing_installed)
         assert f"usage: fairseq-cgc {usage}" in done.stdout and "--python PATH" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_modules_are_imported_ends_without_a_word(number):
+    code = """
+import os, signal, sys
+from fairseq_cgc.recipe.interrupts import ending_at_once
+handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+with ending_at_once():
+    pass
+assert handlers == [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+with ending_at_once():
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    except BaseException:
+        print("as numpy does")
+"""
+    done = run(sys.executable, "-c", code, int(number), cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    code = """
+import os, signal
+from fairseq_cgc.recipe.interrupts import ending_at_once
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with ending_at_once():
+    os.kill(os.getpid(), signal.SIGINT)
+print("here")
+"""
+    assert run(sys.executable, "-c", code, cwd=ROOT).stdout == "here\n"
