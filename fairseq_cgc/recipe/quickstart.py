@@ -52,9 +52,10 @@ def _quickstart(args, work):
         replaceable_folder(run, "run")
     corpus(args, work)
     if args.fresh:
-        for folder, what in ((work / "data", "preparation"), (run, "run")):
-            with locked(folder / LOCK, f"the {what} {folder}"):
-                discard_folder(folder, what)
+        data = work / "data"
+        with locked(data / LOCK, f"the preparation {data}"), locked(run / LOCK, f"the run {run}"):
+            discard_folder(data, "preparation")
+            discard_folder(run, "run")
     stage("2/6 prepare: Moses tokens, lower case, cleaning, joint BPE, binarisation", work / "data")
     raw = {split: work / "raw" / split for split in preparation.SPLITS}
     for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
@@ -108,12 +109,12 @@ def corpus(args, work):
 
 def average(run, data):
     """Stage 4: the last epochs' checkpoints to ``model/``, a folder complete in itself."""
-    stage(f"4/6 average the last {AVERAGED} epochs", run / MODEL_FOLDER)
+    checkpoints = find_checkpoints(run / "checkpoints") or [run / "checkpoints" / "checkpoint_last.pt"]
+    epochs = "the only checkpoint" if len(checkpoints) == 1 else f"the last {len(checkpoints)} epochs"
+    stage(f"4/6 average {epochs}: {', '.join(path.name for path in checkpoints)}", run / MODEL_FOLDER)
     if (run / MODEL_FOLDER / "model.pt").exists():
         print("    already done")
         return
-    checkpoints = find_checkpoints(run / "checkpoints") or [run / "checkpoints" / "checkpoint_last.pt"]
-    print("    " + ", ".join(path.name for path in checkpoints))
     average_into_model(checkpoints, data, run / MODEL_FOLDER)
 
 

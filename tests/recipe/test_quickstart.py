@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, command, run
 from standin import write_wheel
 
-from fairseq_cgc.recipe.files import sha256_of
+from fairseq_cgc.recipe.files import locked, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,24 @@ def test_fresh_starts_over(finished, wheel, tmp_path):
     work = shutil.copytree(finished[0], tmp_path / "work")
     done = quickstart(work, wheel, "--fresh", updates=10)
     assert "already done" not in done.stdout and re.search("10 updates.*, seed 1", done.stdout)
+
+
+@pytest.mark.parametrize("lock, shared", [(".lock", True), ("data/.lock", False), ("lightconv_cgc-seed1/.lock", False)])
+def test_fresh_leaves_what_another_quickstart_works_on_alone(finished, wheel, lock, shared):
+    work = finished[0]
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*.*") if file.is_file() and "raw" not in file.parts}
+    with locked(work / lock, "x", shared=shared):
+        done = quickstart(work, wheel, "--fresh", check=False)
+    assert done.returncode == 1 and "is being written by another process" in done.stderr
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_fresh_removes_nothing_before_the_new_archive_has_been_checked(finished, wheel):
+    work = finished[0]
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.is_file()}
+    done = quickstart(work, wheel, "--fresh", "--sha256", "0" * 64, check=False)
+    assert done.returncode == 1 and "has the SHA-256" in done.stderr
+    assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
 def test_a_stopped_training_is_taken_up_again(finished, wheel, tmp_path):
