@@ -332,12 +332,19 @@ def learn_subwords(files, model, settings):
     if settings.bpe == "sentencepiece":
         _learn_sentencepiece(files, model, settings)
         return
-    from subword_nmt.learn_bpe import learn_bpe
+    from unittest.mock import patch
+
+    from subword_nmt import learn_bpe
 
     lines = [line for file in files for line in read_lines(file)]
-    with atomic_write(model) as partial, open(partial, "w", encoding="utf-8") as out:
+    labelled = functools.partial(tqdm, desc="learn subwords", unit=" merges", disable=None)  # its own bar is neither
+    with (
+        atomic_write(model) as partial,
+        open(partial, "w", encoding="utf-8") as out,
+        patch.object(learn_bpe, "tqdm", labelled),
+    ):
         try:
-            learn_bpe(lines, out, settings.bpe_size, num_workers=1)
+            learn_bpe.learn_bpe(lines, out, settings.bpe_size, num_workers=1)
         except (ValueError, IndexError):
             raise CorpusError(
                 f"no subwords can be learned from {' and '.join(map(str, files))}: they have no word of two characters or "

@@ -8,10 +8,11 @@ import tracemalloc
 
 import pytest
 from archive14 import TRAINING_PAIRS, members, pairs, training, write_archive, xml_set
+from conftest import command
 
 from fairseq_cgc.errors import CorpusError
 from fairseq_cgc.recipe import iwslt14
-from fairseq_cgc.recipe.files import read_json, read_lines, sha256_of
+from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
 from fairseq_cgc.recipe.iwslt14 import TEST_SETS, read_archive, segments, training_lines, write_raw
 
 TRAIN = "de-en/train.tags.de-en.{}"
@@ -517,3 +518,12 @@ def test_another_pair_of_the_archive_s_layout_may_have_fewer_test_sets(tmp_path)
         write_raw(archive, tmp_path / "other")
     with pytest.raises(CorpusError, match="lacks 4 of the 4 files expected in its folder it-en/"):
         write_raw(archive, tmp_path / "other", ("it", "en"))
+
+
+def test_two_preparations_do_not_download_into_the_same_folder(tmp_path):
+    out = tmp_path / "data"
+    before = [*out.rglob("*")]
+    with locked(out / ".lock", "x"):
+        done = command("prepare-iwslt14", "--out", out, "--url", "http://127.0.0.1:9/de-en.tgz", check=False)
+    assert done.returncode == 1 and "is being written by another process" in done.stderr
+    assert [path.name for path in out.rglob("*") if path not in before] == [".lock"]

@@ -1,12 +1,17 @@
 import dataclasses
+import functools
 import gzip
 import json
+import re
+import sys
 
 import pytest
 from conftest import fairseq, run
 from fairseq.data import Dictionary, data_utils
+from tqdm import tqdm
 
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
+from fairseq_cgc.recipe import preparation
 from fairseq_cgc.recipe.files import locked, read_json, read_lines
 from fairseq_cgc.recipe.preparation import (
     SPLITS,
@@ -218,6 +223,15 @@ def test_two_processes_do_not_write_the_same_preparation(raw, tmp_path):
         pytest.raises(UserError, match="is being written by another process"),
     ):
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)
+
+
+def test_the_subwords_bar_has_a_label_and_is_not_shown_in_a_log(raw, tmp_path, monkeypatch, capfd):
+    prepare(raw, tmp_path / "data", SETTINGS, workers=1)
+    assert "%|" not in capfd.readouterr().err
+    monkeypatch.setattr(preparation, "tqdm", functools.partial(tqdm, mininterval=0))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    preparation.learn_subwords([tmp_path / "data" / "tok" / "train.de"], tmp_path / "codes", SETTINGS)
+    assert re.search(r"learn subwords: +\d+%\|.* merges/s", capfd.readouterr().err)
 
 
 def test_cleaning_drops_a_token_of_more_than_1000_characters():
