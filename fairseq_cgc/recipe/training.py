@@ -451,7 +451,11 @@ def follow_training(command, run, updates, lock):
         child(command, stdout=sink, stderr=subprocess.STDOUT, pass_fds=(lock,)) as process,
     ):
         source.seek(0, os.SEEK_END)
+        bar.set_postfix_str("starting")
         for line in _lines_as_they_come(source, process):
+            if line is None:
+                bar.refresh()  # the clock
+                continue
             tail = [*tail[-99:], line]
             if TOO_LONG in line and line.partition(TOO_LONG)[0].split()[-1:] not in dropped:
                 dropped.append(line.partition(TOO_LONG)[0].split()[-1:])
@@ -463,6 +467,8 @@ def follow_training(command, run, updates, lock):
             figures.flush()
             if event == "valid":
                 valid = f", valid ppl {values.get('valid_ppl')}"
+            elif event == "train":
+                bar.update(int(values["train_num_updates"]) - bar.n)
             elif event == "train_inner":
                 done, text = int(values["num_updates"]), f"loss {values['loss']}{valid}"
                 bar.set_postfix_str(text)
@@ -477,7 +483,7 @@ def follow_training(command, run, updates, lock):
 
 
 def _lines_as_they_come(source, process):
-    """The lines that a process appends to a file, until it ends."""
+    """The lines that a process appends to a file, until it ends; None whenever there is none for a while."""
     line = ""
     while True:
         ended = process.poll() is not None  # before reading: nothing comes after
@@ -488,6 +494,7 @@ def _lines_as_they_come(source, process):
                 line = ""
         if ended:
             return
+        yield None
         time.sleep(0.1)
 
 

@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, TINY_OPTIONS, Task, command, refused, run
 from fairseq import options as fairseq_options
 from fairseq.models import ARCH_MODEL_REGISTRY
+from tqdm import tqdm
 
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
 from fairseq_cgc.recipe import training
@@ -305,6 +306,41 @@ with locked({str(tmp_path / ".lock")!r}, "x") as lock:
     while (lives() or is_locked(tmp_path / ".lock")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not lives() and not is_locked(tmp_path / ".lock")
+
+
+@pytest.mark.parametrize("cut", [0, 7])
+def test_figures_that_a_killed_parent_did_not_write_down_are_taken_from_the_trainings_own_log(tmp_path, cut):
+    """fairseq-train ends with it, but may have said more before; a line of either file may be cut off."""
+    lines = [json.dumps({"epoch": 1, "loss": "9.2", "num_updates": str(update)}) for update in (20, 40, 60)]
+    words = "starting\n" + "".join(f"2026 | INFO | train_inner | {line}\n" for line in lines)
+    (tmp_path / "train.log").write_text(words[: len(words) - cut])
+    wanted = [{"event": "train_inner", "epoch": 1, "loss": 9.2, "num_updates": update} for update in (20, 40, 60)]
+    (tmp_path / "log.jsonl").write_text(json.dumps(wanted[0]) + "\n" + json.dumps(wanted[1])[:10])
+    command = [sys.executable, "-c", 'print(\'x | INFO | valid | {"valid_loss": "4"}\')']
+    with locked(tmp_path / ".lock", "x") as lock:
+        training.follow_training(command, tmp_path, 1, lock)
+    whole, broken = [], []
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        try:
+            whole.append(json.loads(line))
+        except ValueError:
+            broken.append(line)
+    assert whole == [*(wanted[:2] if cut else wanted), {"event": "valid", "valid_loss": 4}]
+    assert broken == [json.dumps(wanted[1])[:10]]
+
+
+def test_a_bar_starts_with_a_word_and_ends_at_100_percent(tmp_path, monkeypatch, capfd):
+    class Bar(tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "disable": False, "mininterval": 0})
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+    log = 'import time; time.sleep(0.5); print(\'x | INFO | train | {"train_num_updates": "30"}\')'
+    with locked(tmp_path / ".lock", "x") as lock:
+        training.follow_training([sys.executable, "-c", log], tmp_path, 30, lock)
+    shown = capfd.readouterr().err.split("\r")
+    assert "0/30" in shown[1] and any("starting" in words for words in shown[:3]) and "30/30" in shown[-1]
+    assert len(shown) > 4  # the clock moves while there is nothing to tell
 
 
 def test_the_validation_skips_sentences_beyond_the_model_and_takes_all_others_whatever_the_batch(prepared):
