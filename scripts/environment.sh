@@ -25,19 +25,37 @@ take_python_option() {
     done
 }
 
-# The first interpreter that runs and is of a supported version.
+# The first interpreter that runs and is of a supported version; without one, status 1 and the others' versions.
 find_python() {
     local candidate found=
     for candidate in python3 python3.12 python3.11 python; do
         "$candidate" -c 'import sys' 2>/dev/null || continue
-        found="$found $candidate: $("$candidate" -c 'import platform; print(platform.python_version())');"
+        found="${found:+$found, }$candidate: $("$candidate" -c 'import platform; print(platform.python_version())')"
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then
             echo "$candidate"
             return
         fi
     done
-    fail "Python 3.11 or 3.12 is needed, for which ve-fairseq has wheels; found:${found:- none}" \
-        "install one of them, or name it with --python PATH"
+    echo "${found:-none}"
+    return 1
+}
+
+# make_environment FOLDER: with a supported interpreter, or with uv, which finds or downloads one.
+make_environment() {
+    local base
+    rm -rf "$1"
+    if base=$(find_python); then
+        echo "make $1 with $("$base" --version)"
+        "$base" -m venv "$1" ||
+            fail "$base -m venv failed (see its output above); on Debian, apt-get install python3-venv"
+    elif command -v uv >/dev/null; then
+        echo "make $1 with uv's Python 3.12; the versions on the path are not supported ($base)"
+        uv venv --python 3.12 "$1" && "$1/bin/python" -m ensurepip >/dev/null ||  # its own --seed asks another index than pip
+            fail "uv could not make the environment (see its output above)"
+    else
+        fail "Python 3.11 or 3.12 is needed, for which ve-fairseq has wheels; found $base." \
+            "Install uv (pip install uv), which gets one, or a Python 3.12 of your own and name it with --python PATH"
+    fi
 }
 
 # set_up_environment EXTRA: EXTRA is "" or the name of an extra of setup.py.
@@ -48,12 +66,7 @@ set_up_environment() {
     else
         PYTHON=$ROOT/.venv/bin/python
         if ! "$PYTHON" -c '' 2>/dev/null; then
-            local base
-            base=$(find_python) || exit 1
-            echo "make $ROOT/.venv with $("$base" --version)"
-            rm -rf "$ROOT/.venv"
-            "$base" -m venv "$ROOT/.venv" ||
-                fail "$base -m venv failed (see its output above); on Debian, apt-get install python3-venv"
+            make_environment "$ROOT/.venv"
         fi
     fi
     "$PYTHON" "$ROOT/scripts/check_environment.py" before || exit 1
@@ -76,7 +89,7 @@ set_up_environment() {
 }
 
 # run_command COMMAND "$@": fairseq-cgc COMMAND, in the environment that --python names or that is made here, with the
-# extra that EXTRA names. Help needs no environment, just an interpreter.
+# extra that EXTRA names. Help needs no environment, just an interpreter, of a newer version too.
 run_command() {
     local command=$1 argument
     shift
@@ -84,7 +97,8 @@ run_command() {
     for argument in ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}; do
         case $argument in
             -h | --help)
-                PYTHONPATH=$ROOT "${CGC_PYTHON:-$(find_python)}" -P -m fairseq_cgc "$command" --help
+                PYTHON=${CGC_PYTHON:-$(find_python)} || PYTHON=python3
+                PYTHONPATH=$ROOT "$PYTHON" -P -m fairseq_cgc "$command" --help
                 echo "  --python PATH         interpreter whose environment to use instead of making .venv"
                 exit ;;
         esac

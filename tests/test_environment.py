@@ -72,21 +72,49 @@ def test_a_python_that_does_not_exist_is_named():
     assert done.returncode == 1 and "error: --python /nowhere/python: no such interpreter" in done.stderr
 
 
-def test_without_a_supported_python_the_versions_found_are_named(tmp_path):
-    for name in ("dirname", "env", "mktemp", "cat", "cksum"):
-        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
-    old = tmp_path / "python3"
-    old.write_text('#!/bin/sh\ncase "$2" in *platform*) echo 3.9.1;; *sys.exit*) exit 1;; esac\n')
-    old.chmod(0o755)
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    run("cp", "-r", ROOT / "scripts", checkout)
-    done = run(
-        "/bin/bash", checkout / "scripts" / "test.sh", env={"PATH": str(tmp_path), "CGC_PYTHON": ""}, check=False
-    )
-    assert done.returncode == 1
-    assert "Python 3.11 or 3.12 is needed" in done.stderr and "python3: 3.9.1" in done.stderr
+@pytest.fixture
+def without_a_supported_python(tmp_path):
+    """What runs ``scripts/test.sh`` of a checkout where python3 is 3.13; and that checkout."""
+    programs, checkout = tmp_path / "bin", tmp_path / "checkout"
+    for folder in (programs, checkout):
+        folder.mkdir()
+    for name in ("dirname", "env", "mktemp", "cat", "cksum", "rm", "mkdir"):
+        (programs / name).symlink_to(f"/usr/bin/{name}")
+    script(programs / "python3", 'case "$2" in *platform*) echo 3.13.1;; *sys.exit*) exit 1;; esac')
+    run("cp", "-r", ROOT / "scripts", ROOT / "constraints.txt", ROOT / "setup.py", checkout)
+    environment = {"PATH": str(programs), "CGC_PYTHON": ""}
+    return lambda: run("/bin/bash", checkout / "scripts" / "test.sh", env=environment, check=False), checkout
+
+
+def script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_without_a_supported_python_the_versions_found_and_two_ways_out_are_named(without_a_supported_python):
+    test, checkout = without_a_supported_python
+    done = test()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Python 3.11 or 3.12 is needed" in done.stderr and "found python3: 3.13.1." in done.stderr
+    assert "pip install uv" in done.stderr and "--python PATH" in done.stderr
     assert not (checkout / ".venv").exists()
+
+
+def test_without_a_supported_python_uv_makes_the_environment(without_a_supported_python):
+    test, checkout = without_a_supported_python
+    commands = checkout / "commands"
+    script(
+        checkout.with_name("bin") / "uv",
+        f"""echo "uv $*" >>{commands}; mkdir -p "$4/bin"
+printf '#!/bin/sh\\necho "python $*" >>{commands}\\ncase "$2" in *prefix*) echo {checkout};; esac' >"$4/bin/python"
+/bin/chmod +x "$4/bin/python\"""",
+    )
+    done = test()
+    assert "make" in done.stdout and "with uv's Python 3.12" in done.stdout
+    said = commands.read_text().splitlines()
+    assert said[1] == "python -m ensurepip"
+    assert said[0] == f"uv venv --python 3.12 {checkout / '.venv'}"
+    assert any(line.startswith("python -m pip install") and "[test]" in line for line in said)
 
 
 def test_the_pins_leave_a_torch_alone_that_is_there():
