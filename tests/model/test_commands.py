@@ -1,7 +1,9 @@
 """End to end through fairseq's own commands, each in a process of its own."""
 
 import argparse
+import copy
 import json
+import pickle
 import random
 import re
 import subprocess
@@ -206,6 +208,18 @@ def test_from_pretrained_translates_raw_sentences(data, trained):
     assert "@@" in hub.apply_bpe("unbekannt")
     assert isinstance(hub.translate("Ein Hund sieht ein Haus.", beam=6), str)
     assert hub.models[0].encoder.layers[0].conv.gate_on == "logits"
+
+
+def test_a_hub_can_be_copied_pickled_and_quantized_at_any_time(data, trained):
+    hub = LightConvCGCModel.from_pretrained(trained[0].parent, "checkpoint_last.pt", str(data / "bin"))
+    sentences = ["Ein Hund sieht ein Haus.", "", "Ein Baum."]
+    expected = hub.translate(sentences, beam=2)
+    for other in (copy.deepcopy(hub), pickle.loads(pickle.dumps(hub))):
+        assert other.translate(sentences, beam=2) == expected and other.models[0] is not hub.models[0]
+    quantized = torch.ao.quantization.quantize_dynamic(hub, {torch.nn.Linear})
+    assert len(quantized.translate(sentences, beam=2)) == 3
+    assert any("quantized" in type(module).__module__ for module in quantized.modules())
+    assert hub.translate(sentences, beam=2) == expected
 
 
 def test_an_option_of_the_wrong_type_is_an_error_before_the_first_sentence(data, trained, tmp_path):
