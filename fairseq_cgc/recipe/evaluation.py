@@ -8,6 +8,7 @@ from ..text import SUBWORD_MODELS, MosesText, is_blank
 from .checkpoints import (
     average_checkpoints,
     check_dictionaries,
+    count_parameters,
     load_checkpoint,
     position_limit,
     updates_of,
@@ -44,6 +45,7 @@ RESULT = {
         "checkpoints?": [str],
         "sha256?": {str: str},
         "updates?": (int, None),
+        "parameters?": Between(1, kind=int),
     },
 }
 
@@ -129,6 +131,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             "sentences": len(references),
             "skipped": len(skipped),
             "sentences_per_second": float(speed[1]) if speed else None,
+            "parameters": count_parameters(state),
             **averaged,
         }
         result = {"scores": scores, "generation": generation}

@@ -1,7 +1,7 @@
 """The paper's Table 6 from run folders alone: scores over seeds, held against LightConv and the paper.
 
 A run folder holds ``run.json`` (what was asked for), ``log.jsonl`` (what training said), and, once
-there, ``model/model.pt`` and ``test/`` (translations and ``scores.json``).
+there, ``test/`` (translations and ``scores.json``).
 """
 
 import json
@@ -271,7 +271,9 @@ def read_results(run, test):
             f"{hypothesis} has {len(run.hypotheses)} lines and {reference} has {len(run.references)}; expected the "
             "same number, at least one: generate again"
         )
-    run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
+    run.parameters = generation.get("parameters")
+    if run.parameters is None:  # translated by version 0.1.0
+        run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
 
 
 def finished(runs, row):

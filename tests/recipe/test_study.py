@@ -1,0 +1,68 @@
+"""What the study's own scripts make."""
+
+import json
+import runpy
+import shutil
+import sys
+
+from conftest import ROOT, run
+from test_table import change_json, inner, make_run, valid
+
+from fairseq_cgc.recipe.experiment import make_table
+from fairseq_cgc.recipe.files import read_json, read_lines, write_lines
+
+SCRIPT = ROOT / "examples" / "study" / "split_libreoffice.py"
+RECORD = ROOT / "examples" / "study" / "record.py"
+
+
+def test_the_parts_of_a_split_share_no_sentence_and_lose_only_pairs_that_do():
+    split = runpy.run_path(str(SCRIPT))["split"]
+    pairs = [(f"de{number // 2}", f"en{number % 1500}") for number in range(6000)]
+    parts = split([*pairs, *pairs[:7]])
+    assert [len(parts[name]) for name in ("test", "valid")] == [1000, 1000] and parts["test"] == pairs[:1000]
+    sides = {name: {side for pair in part for side in pair} for name, part in parts.items()}
+    assert not (sides["test"] & sides["valid"] or sides["train"] & (sides["test"] | sides["valid"]))
+    held = sides["test"] | sides["valid"]
+    assert parts["train"] == [pair for pair in pairs if held.isdisjoint(pair)]
+
+
+def test_a_line_without_a_tab_is_named_and_nothing_is_written(tmp_path):
+    write_lines(tmp_path / "pairs.tsv", ["Haus\thouse", "Hund"])
+    words = sys.executable, SCRIPT, tmp_path / "pairs.tsv", tmp_path / "out"
+    done = run(*words, check=False, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert done.stderr == f"error: {tmp_path}/pairs.tsv, line 2: expected two paragraphs separated by a tab\n"
+    write_lines(tmp_path / "pairs.tsv", ["Haus\thouse"])
+    run(*words, env={"PYTHONPATH": str(ROOT)})
+    assert read_lines(tmp_path / "out" / "test.de") == ["Haus"] and read_lines(tmp_path / "out" / "test.en") == [
+        "house"
+    ]
+
+
+def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_machine(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "record"
+    for row in ("cgc", "cgc-constant"):
+        for seed in (1, 2):
+            folder = make_run(runs, row, seed)
+            change_json(folder / "run.json", lambda record: record["data"].update(path=f"{tmp_path}/data/mine"))
+            change_json(
+                folder / "test" / "scores.json", lambda scores: scores["generation"].update(parameters=1_624_452)
+            )
+            if row == "cgc":
+                shutil.copytree(folder / "test", folder / "test-shuffled")
+                (folder / "test-shuffled" / "loss.json").write_text('{"valid_loss": 4.5}')
+    make_run(runs, "lightconv", 1, log=[inner(100), valid(1000, 4.5)])
+    done = run(sys.executable, RECORD, runs, out, env={"PYTHONPATH": str(ROOT)})
+    assert "lightconv-1: stopped at 1,000 of 2,000 updates" in done.stdout and "cgc-1: recorded" in done.stdout
+    shutil.rmtree(runs / "lightconv-1")
+    assert make_table(out) == make_table(runs)
+    assert not list(out.rglob("*.pt")) and not (out / "lightconv-1").exists()
+    assert not any(str(tmp_path) in file.read_text() for file in out.rglob("*.js*"))
+    assert read_json(out / "cgc-1" / "run.json")["data"]["path"] == "mine"
+    log = [json.loads(line)["event"] for line in read_lines(out / "cgc-1" / "log.jsonl")]
+    assert log == ["valid", "train", "valid", "train"]
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    done = run(sys.executable, RECORD, tmp_path, tmp_path / "out", env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 1 and done.stderr == f"error: {tmp_path} holds no runs (*/run.json)\n"
