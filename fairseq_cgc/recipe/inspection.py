@@ -364,7 +364,8 @@ def _moved(here, there):
 
 
 LAYER_COLUMNS = (
-    "K is the kernel size. Mean, min and max are the gate's over sentences, heads and taps. The variance is the sum of "
+    "K is the kernel size. Kernel sum: of a gated kernel's taps, in the mean over sentences and heads; ungated, it is 1 with "
+    "weight softmax. Mean, min and max are the gate's over sentences, heads and taps. The variance is the sum of "
     "two: that of the pattern (of the mean gate over heads and taps), which a gate without a context can learn too, and that "
     "between sentences, which only a context can give; the share is the second's. The last column is how much of that goes "
     "with the length of the sentence (–: there is none, or no two sentences are of equal length)."
@@ -382,12 +383,13 @@ PAIR_COLUMNS = (
 
 def layer_rows(summaries):
     """A row a layer, from ``summarise``: the header, and rows of cells; ``LAYER_COLUMNS`` says what they are."""
-    header = ["layer", "K", "mean", "min", "max", "variance", "of the pattern", "between sentences", "share between"]
-    header += ["of that with the length"]
+    header = ["layer", "K", "kernel sum", "mean", "min", "max", "variance", "of the pattern", "between sentences"]
+    header += ["share between", "of that with the length"]
     rows = [
         [
             f"{layer['layer']}",
             f"{layer['kernel_size']}",
+            f"{np.sum(layer['kernel_mean']) / layer['heads']:.3f}",
             *(f"{layer['gate'][name]:.3f}" for name in ("mean", "minimum", "maximum")),
             *(f"{layer['gate'][name]:.2e}" for name in ("total", "pattern", "between")),
             f"{layer['gate']['between_share']:.1%}",

@@ -269,6 +269,10 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
     assert [shown["sentence"] for shown in report["shown"]] == [SENTENCES[1], SENTENCES[0]]
     assert np.array(report["shown"][0]["gates"]).shape == (1, 4, 7)
     assert np.array(report["layers"][0]["gate_mean"]).shape == (4, 3)
+    header, rows = inspection.layer_rows(report["layers"])
+    for layer, row in zip(report["layers"], rows, strict=True):
+        kernels = np.array(layer["kernel_mean"])
+        assert row[header.index("kernel sum")] == f"{kernels.sum(1).mean():.3f}" and 0 < kernels.sum(1).mean() < 1
     assert report["classes"]["layer"] == 2 and report["pairs"][0]["changed"][0] != report["pairs"][0]["changed"][1]
 
 
