@@ -266,3 +266,23 @@ def test_an_error_that_has_nothing_to_do_with_a_checkpoint_is_not_explained():
     with pytest.raises(ValueError) as error:
         int("x")
     assert explained(error.value) is None
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda text: text + text.splitlines()[0] + "\n", "Duplicate word"),
+        (
+            lambda text: "\n".join(text.splitlines()[1:]) + "\n",
+            "does not fit the model that its options describe: size",
+        ),
+        (lambda text: text + "word\n", "Incorrect dictionary format"),
+    ],
+)
+def test_a_dictionary_with_an_entry_too_many_or_too_few_is_named_in_one_line(state, folder, damage, words):
+    save(state, folder)
+    dictionary = folder / "dict.de.txt"
+    dictionary.write_text(damage(dictionary.read_text()))
+    with pytest.raises(CheckpointError, match=words) as error:
+        LightConvCGCModel.from_pretrained(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)

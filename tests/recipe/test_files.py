@@ -323,6 +323,17 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(capfd):
     assert ended_well(forked(work)) and capfd.readouterr() == ("", "")
 
 
+def test_closed_standard_streams_are_as_good_as_empty_ones(tmp_path):
+    """A closed one's number would be that of the next file that is opened, and its output would go there."""
+    code = "import sys; from fairseq_cgc.recipe.files import run_command\n"
+    code += (
+        "def main():\n    file = open('file', 'w')\n    print('lost')\n    file.write(sys.stdin.read() or 'nothing')\n"
+    )
+    words = f'{sys.executable} -c "{code}run_command(main)" <&- >&- 2>&-'
+    assert run("bash", "-c", words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == "nothing"
+
+
 def test_run_helper_reports_the_exit_status():
     assert run(sys.executable, "-c", "raise SystemExit(3)", check=False).returncode == 3
 

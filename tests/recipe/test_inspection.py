@@ -289,6 +289,11 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
             ["--input", "good", "--class-layer", "0", "--classes", "length"],
             "--class-layer is 0; expected numbers from 1 to 2",
         ),
+        (
+            ["--input", "good", "--class-layer", "1,2", "--classes", "length"],
+            "--class-layer is 1,2; give one layer",
+        ),
+        (["--input", "good", "--seed", "-1"], "--seed is -1; it must be"),
         (["--input", "good", "--show", "9"], "--show is 9; expected numbers from 1 to 2"),
         (["--input", "good", "--labels", "good", "--classes", "length"], "exclude each other"),
         (["--input", "good", "--labels", "pair"], "has 1 lines and the input 2; expected one label"),

@@ -1,4 +1,5 @@
 import json
+import re
 import zipfile
 
 import pytest
@@ -112,3 +113,17 @@ def test_half_a_surrogate_and_deep_nesting_are_named(tmp_path, text):
     wheel = write_wheel(tmp_path / "wheel.whl", {name: text})
     with pytest.raises(CorpusError):
         interface_strings.read_pairs(wheel)
+
+
+@pytest.mark.parametrize("field, value, words", [(6, 1, "encrypted"), (8, 99, "compression method")])
+def test_an_encrypted_wheel_and_one_of_an_unknown_method_are_named(tmp_path, field, value, words):
+    """The fields of zip headers: flags, whose first bit is for encryption, and method."""
+    wheel = write_wheel(tmp_path / "wheel.whl")
+    data = bytearray(wheel.read_bytes())
+    for header, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+        for match in re.finditer(re.escape(header), bytes(data)):
+            data[match.start() + field + shift] = value
+    wheel.write_bytes(data)
+    with pytest.raises(CorpusError, match=rf"not a readable zip archive \(.*{words}") as error:
+        interface_strings.read_pairs(wheel)
+    assert "\n" not in str(error.value)

@@ -195,6 +195,11 @@ def test_json_has_what_is_printed(files, capsys):
     assert (record["references"], record["sentences"], record["samples"], record["seed"]) == (["ref"], 60, 50, 7)
 
 
+def test_an_empty_name_for_the_json_file_is_refused(files):
+    with pytest.raises(UserError, match="is a folder, and a file is to be written there"):
+        main(parse(["score", "bad", "--ref", "ref", "--json", ""]))
+
+
 def test_a_json_file_that_cannot_be_written_comes_after_the_figures(files, capsys):
     with pytest.raises(UserError, match="--json good/out.json cannot be written"):
         main(parse(["score", "bad", "--ref", "ref", "--json", "good/out.json"]))
