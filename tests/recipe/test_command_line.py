@@ -106,9 +106,9 @@ def test_sentences_may_stand_before_and_behind_options():
 def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(tmp_path):
     for name in ("hyp", "ref"):
         (tmp_path / name).write_text("one two three four five\n")
-    pipe = f"{sys.executable} -m fairseq_cgc score hyp --ref ref | true; echo ${{PIPESTATUS[0]}}"
+    pipe = f"'{sys.executable}' -m fairseq_cgc score hyp --ref ref | true; echo ${{PIPESTATUS[0]}}"
     done = run("bash", "-c", pipe, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
-    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 def test_the_shell_files_call_the_command_line(nothing_installed):
