@@ -280,14 +280,14 @@ def experiment(parser):
         "--rows",
         metavar="ROW,...",
         help=f"any of {', '.join(ROWS)}; or all, which leaves out transformer and rows with a loss of their own; default: the paper's and the "
-        f"controls, {', '.join(PAPER_AND_CONTROLS)} (with --small no transformer)",
+        f"controls, {', '.join(PAPER_AND_CONTROLS)}",
     )
     parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")
     parser.add_argument(
         "--small",
         action="store_true",
-        help="a small model for two CPU cores and some ten thousand sentences: 128 channels, 4 + 3 layers, dropout 0.1, peak "
-        "rate 0.005; changes the defaults below",
+        help="a small model for a CPU core and some ten thousand sentences: 128 channels, 4 + 3 layers, dropout 0.1, peak "
+        "rate 0.005 with cosine decay; changes the defaults below",
     )
     for name, text in (
         ("max_update", "updates of a run"),

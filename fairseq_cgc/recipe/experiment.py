@@ -19,7 +19,7 @@ from .evaluation import RESULT, SCORES
 from .files import read_json, writable_folder, write_json
 from .processes import child
 from .report import last_words, render_table, write_text_and_plots
-from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS
+from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, small_options
 from .scoring import TOKENISED_BLEU
 from .significance import detectable_difference
 from .table import (
@@ -159,6 +159,7 @@ def _run(args, row, seed, folder, shuffled, processes):
         args.max_update,
         "--keep",
         args.average,
+        *(small_options(row) if args.small else []),
         *args.fairseq,
     ]
     processes.run([*COMMAND, *map(str, train)], log)
@@ -331,12 +332,8 @@ def main(args):
     for name in ("max_update", "batch_tokens", "average", "by"):
         if getattr(args, name) is None:
             setattr(args, name, (SMALL if args.small else PAPER)[name])
-    if args.small:
-        args.fairseq = [*SMALL["options"].split(), *args.fairseq]
     check_at_least(1, max_update=args.max_update, batch_tokens=args.batch_tokens, average=args.average, jobs=args.jobs)
     rows = (args.rows or ",".join(PAPER_AND_CONTROLS)).split(",") if args.rows != "all" else ALL
-    if args.small and not args.rows:
-        rows.remove("transformer")  # the sizes of --small are LightConv's
     for row in rows:
         if row not in ROWS:
             raise OptionError(f"--rows: there is no row '{row}'; choose from {', '.join(ROWS)}, or all")

@@ -45,3 +45,9 @@ def row_options(name):
     if row.of is not None:
         return [*row_options(row.of), *row.options.split()]
     return [*row.options.split(), *PAPER["options"].split(), *row.criterion.split()]
+
+
+def small_options(name):
+    """The further options that make a row's model and training small."""
+    kernels = "" if name == "transformer" else SMALL["kernels"]
+    return [*SMALL["options"].split(), *kernels.split()]

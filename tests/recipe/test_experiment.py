@@ -8,19 +8,21 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, TINY_OPTIONS, command, refused, run
+from fairseq import options as fairseq_options
 from forks import Fork
 from test_table import change_json, make_run, rows
 
 from fairseq_cgc.errors import UserError
-from fairseq_cgc.recipe import experiment
+from fairseq_cgc.recipe import experiment, training
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, make_table
 from fairseq_cgc.recipe.files import is_locked
-from fairseq_cgc.recipe.rows import VARIANTS, row_options
+from fairseq_cgc.recipe.rows import VARIANTS, row_options, small_options
 from fairseq_cgc.recipe.significance import detectable_difference
 from fairseq_cgc.recipe.table import differences, read_runs
 from fairseq_cgc.recipe.training import LOCK
@@ -145,8 +147,18 @@ def test_without_rows_an_experiment_has_those_of_the_paper_and_the_controls(prep
     monkeypatch.setattr(experiment, "make_table", lambda *_, **__: "")
     for options in ([], ["--small"]):
         experiment.main(parse(["experiment", "--data", str(prepared), "--runs", str(tmp_path), *options]))
-    small = ["lightconv", "dynamic", "cgc", "cgc-constant", "cgc-none", "cgc-learned", "cgc-shuffled"]
-    assert asked == [["transformer", *small], small]
+    rows = ["transformer", "lightconv", "dynamic", "cgc", "cgc-constant", "cgc-none", "cgc-learned", "cgc-shuffled"]
+    assert asked == [rows, rows]
+
+
+@pytest.mark.parametrize("row", ["transformer", "lightconv", "dynamic", "cgc"])
+def test_every_row_has_a_small_size(prepared, row):
+    """Of one shape: a Transformer has no kernels."""
+    words = training.train_command(Path("run"), 1, [*row_options(row), *small_options(row)], prepared, 1)
+    args = fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), words[3:])
+    sizes = args.encoder_embed_dim, args.encoder_layers, args.decoder_layers, args.lr, args.lr_scheduler
+    assert sizes == (128, 4, 3, [0.005], "cosine")
+    assert row == "transformer" or args.encoder_kernel_size_list == [3, 7, 15, 15]
 
 
 def test_two_equal_seeds_are_one(prepared, tmp_path, monkeypatch):
@@ -200,7 +212,10 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
         (["--average", "0"], "--average is 0"),
         (["--data", "nowhere"], "nowhere holds no finished preparation"),
         (["--table"], "has no run folder"),
-        (["--small", "--average", "7"], "--by update averages 7 checkpoints, and 1500 updates leave 6"),
+        (
+            ["--small", "--by", "update", "--save-interval-updates", "1000"],
+            "--by update averages 5 checkpoints, and 3000 updates leave 3",
+        ),
         (["--by", "update"], "--save-interval-updates is not given"),
     ],
 )
@@ -248,4 +263,4 @@ def test_the_table_names_settings_in_which_runs_differ(tmp_path, recwarn):
 def test_help_names_the_rows_and_the_defaults():
     done = run("bash", ROOT / "examples" / "ablations" / "run.sh", "--help")
     text = "".join(done.stdout.split())
-    assert all(row in text for row in VARIANTS) and "1500with--small" in text
+    assert all(row in text for row in VARIANTS) and "3000with--small" in text
