@@ -14,12 +14,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import RESULT, SCORES
-from .files import Between, is_locked, read_json, read_lines
+from .files import Between, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
@@ -29,6 +30,8 @@ from .training import LOCK, MODEL_FOLDER, RECORD, RUN, option_values
 
 PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
+# In the record of a run, in place of translations and references: see examples/study/record.py.
+STATISTICS_FILE, RECORDED = "statistics.json", {"test_set": str, "sentences": [[Between(0, kind=int)]]}
 LOGGED = {  # of fairseq's events: the number of updates, and the value that is of use here
     "train_inner": ("num_updates", "loss"),
     "valid": ("valid_num_updates", "valid_loss"),
@@ -57,11 +60,13 @@ class Run:
     decoding: float | None = None  # sentences a second
     hypotheses: list | None = None  # tokenised, as the references
     references: list | None = None
+    test_set: str | None = None  # hash of its tokenised references
+    recorded: np.ndarray | None = None  # its statistics, of a record without translations
 
     @cached_property
     def statistics(self):
         """Of its tokenised BLEU-4: sentences x statistics."""
-        return token_statistics(self.hypotheses, self.references)
+        return token_statistics(self.hypotheses, self.references) if self.recorded is None else self.recorded
 
     def __str__(self):
         return f"{self.row}, seed {self.seed} ({self.folder})"
@@ -155,7 +160,7 @@ def check_same_data(runs):
     for run in runs:
         if run.data["sha256"] != runs[0].data["sha256"]:
             raise _not_comparable(runs[0], run, "trained on different data (data.sha256 in run.json)")
-        if run.unfinished is None and run.references != tested[0].references:
+        if run.unfinished is None and run.test_set != tested[0].test_set:
             raise _not_comparable(tested[0], run, f"scored on different test sets (test/{_reference(run)})")
 
 
@@ -264,6 +269,11 @@ def read_results(run, test):
     run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
     run.decoding = generation.get("sentences_per_second")
     run.scores = {figure: content["scores"][figure] for figure in FIGURES}
+    run.parameters = generation.get("parameters")
+    if (test / STATISTICS_FILE).exists():
+        record = read_json(test / STATISTICS_FILE, RECORDED)
+        run.test_set, run.recorded = record["test_set"], np.array(record["sentences"], dtype=float)
+        return
     hypothesis, reference = test / "test.tok.hyp", test / _reference(run)
     run.hypotheses, run.references = read_lines(hypothesis), read_lines(reference)
     if len(run.hypotheses) != len(run.references) or not run.references:
@@ -271,7 +281,7 @@ def read_results(run, test):
             f"{hypothesis} has {len(run.hypotheses)} lines and {reference} has {len(run.references)}; expected the "
             "same number, at least one: generate again"
         )
-    run.parameters = generation.get("parameters")
+    run.test_set = sha256_of(reference)
     if run.parameters is None:  # translated by version 0.1.0
         run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
 

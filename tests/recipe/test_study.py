@@ -5,9 +5,11 @@ import runpy
 import shutil
 import sys
 
+import pytest
 from conftest import ROOT, run
 from test_table import change_json, inner, make_run, valid
 
+from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.experiment import make_table
 from fairseq_cgc.recipe.files import read_json, read_lines, write_lines
 
@@ -57,6 +59,7 @@ def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_ma
     shutil.rmtree(runs / "lightconv-1")
     assert make_table(out) == make_table(runs)
     assert not list(out.rglob("*.pt")) and not (out / "lightconv-1").exists()
+    assert not list(out.rglob("test.tok.en")), "the corpus is somebody's"
     assert not any(str(tmp_path) in file.read_text() for file in out.rglob("*.js*"))
     assert read_json(out / "cgc-1" / "run.json")["data"]["path"] == "mine"
     log = [json.loads(line)["event"] for line in read_lines(out / "cgc-1" / "log.jsonl")]
@@ -65,4 +68,11 @@ def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_ma
 
 def test_a_folder_without_runs_is_named(tmp_path):
     done = run(sys.executable, RECORD, tmp_path, tmp_path / "out", env={"PYTHONPATH": str(ROOT)}, check=False)
-    assert done.returncode == 1 and done.stderr == f"error: {tmp_path} holds no runs (*/run.json)\n"
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} has no run folder")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, -2]]}')
+    with pytest.raises(UserError, match="statistics.json.*sentences"):
+        make_table(tmp_path)
