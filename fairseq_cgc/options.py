@@ -3,6 +3,7 @@
 import copy
 import math
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import EnumMeta
 from typing import Any, Optional
@@ -207,6 +208,8 @@ def check_options(args: Namespace) -> None:
 
 def _check_convolutions(args, side):
     layers, sizes = getattr(args, f"{side}_layers"), getattr(args, f"{side}_kernel_size_list")
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise OptionError(f"--{side}-kernel-size-list is {sizes!r}; expected a list such as [3,7,15]")
     if len(sizes) not in (1, layers):
         raise OptionError(
             f"--{side}-kernel-size-list has {len(sizes)} kernel sizes, {sizes}, for --{side}-layers {layers}; "

@@ -150,6 +150,8 @@ def explained(error: BaseException) -> CheckpointError | None:
                 reason = lines[1] if len(lines[1]) < 300 else f"{lines[1][:300]} ..."
                 reason += f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
                 return CheckpointError(f"{frame.f_locals['filename']} does not fit {BUILDING[place]}: {reason}")
+            if lines[0].startswith("Model file not found"):
+                return CheckpointError(f"the checkpoint {frame.f_locals['filename']} does not exist")
             reason = f"{type(cause).__name__}: {lines[0][:300]}"
             return CheckpointError(f"{frame.f_locals['filename']} cannot be used for {BUILDING[place]}: {reason}")
     return None

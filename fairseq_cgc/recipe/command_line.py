@@ -9,12 +9,14 @@ import importlib
 import logging
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
+from .. import __version__
 from ..compat import USER_DIR
 from .files import run_command
 from .interrupts import ending_at_once
-from .rows import PAPER, PAPER_AND_CONTROLS, ROWS, SMALL, TRAINED
+from .rows import PAPER, PAPER_AND_CONTROLS, ROWS, SMALL, SYSTEMS, TRAINED
 
 
 def main(argv=None):
@@ -49,7 +51,8 @@ def parse(argv):
         epilog=f"commands:\n{listed}\n\nfairseq-cgc COMMAND --help lists the options of a command.",
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    name = parser.parse_args(argv[:1]).command
+    parser.add_argument("--version", action="version", version=f"fairseq-cgc {__version__}")
+    name = parser.parse_args(argv[:1] or ["--help"]).command
     module, declare = COMMANDS[name]
     passes_on = declare in (train, generate, experiment)
     parser = argparse.ArgumentParser(
@@ -65,7 +68,10 @@ def parse(argv):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Names each default, unless there is none or the help has its own words for it."""
+    """Names each default, unless there is none or the help has its own words for it; leaves names with hyphens whole."""
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_help_string(self, action):
         silent = action.default is None or action.default is False or "default" in action.help
@@ -150,7 +156,8 @@ def train(parser):
     parser.add_argument(
         "row",
         choices=TRAINED,
-        help=f"the system; those after {[name for name in TRAINED if not ROWS[name].of][-1]} are variants of cgc",
+        metavar="ROW",
+        help=f"the system: {', '.join(SYSTEMS)}; or a variant of cgc: {', '.join(name for name in TRAINED if ROWS[name].of)}",
     )
     _path(parser, "--data", "DIR", "prepared folder", Path("data/iwslt14.de-en"))
     _path(parser, "--runs", "DIR", "the run goes to DIR/ROW-seedN", Path("runs/iwslt14"))
@@ -271,7 +278,7 @@ def score(parser):
 
 
 def experiment(parser):
-    """Train rows over seeds, translate the test split and table the rows. Beam 6; the table has BLEU, loss, parameters
+    """Train rows over seeds, translate the test split and tabulate the rows. Beam 6; the table has BLEU, loss, parameters
     and speed. Finished steps are not repeated. Further options are passed to fairseq-train, after the rows' own.
     """
     _path(parser, "--data", "DIR", "prepared folder")

@@ -203,4 +203,4 @@ def average_into_model(paths, prepared, folder):
 def score_table(scores):
     """Text: each figure with the signature that reproduces it."""
     rows = [[name, f"{score['score']:.2f}", score["signature"]] for name, score in scores.items()]
-    return render_table(["score", "", "signature"], rows, "lrl", "plain")
+    return render_table(["", "score", "signature"], rows, "lrl", "plain")

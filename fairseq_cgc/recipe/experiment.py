@@ -74,7 +74,7 @@ def run_all(args, rows, seeds):
         except UserError as error:
             failed[name] = str(error)
             return f"{name}: failed: {error}"
-        return f"{name}: {score:.2f}"
+        return f"{name}: BLEU-4 {score:.2f}"
 
     done = {task: updates_logged(folder) for task, folder in folders.items()}
     total = args.max_update * len(folders)
@@ -138,7 +138,7 @@ class _Processes:
         if status:
             with open(log, encoding="utf-8") as file:
                 file.seek(start)
-                words = last_words(file).replace("\n", " ")
+                words = last_words(file).replace("\n", "; ")
             raise UserError(f"{words} (exit status {status}; {log})")
 
     def stop(self):

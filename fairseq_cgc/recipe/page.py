@@ -109,6 +109,8 @@ def write_page(folder, other=None, out=None):
     """
     folder, other = Path(folder), other and Path(other)
     for place in filter(None, (folder, other)):
+        if not place.exists():
+            raise UserError(f"{place} does not exist; give a run folder, two, or a folder of runs")
         if not (place / RUN).is_file() and (other or not any(place.glob(f"*/{RUN}"))):
             also = "" if other else ", nor has a folder in it; give a run folder, two, or a folder of runs"
             raise UserError(f"{place} has no {RUN}{also}")

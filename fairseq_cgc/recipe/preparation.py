@@ -139,7 +139,8 @@ def read_preparation(folder):
     path = Path(folder) / "bin" / PREPARATION
     if not path.is_file():
         raise CorpusError(
-            f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare"
+            f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare or "
+            "prepare-iwslt14, or give the folder of another with --data"
         )
     record = read_json(path, {**RECORD, "counts": {str: {"pairs": int}}, "sha256": {str: str}})
     Settings(**record["settings"]).check()

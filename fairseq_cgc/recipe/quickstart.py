@@ -1,5 +1,6 @@
 """The quickstart: from nothing to a context-gated translator of interface strings, and its BLEU."""
 
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -140,5 +141,6 @@ def report(args, run, scores):
     python = sys.executable
     if Path(python).is_relative_to(Path.cwd()):
         python = Path(python).relative_to(Path.cwd())
-    print("Translate a sentence of your own:")
-    print(f'  {python} -m fairseq_cgc translate {run / MODEL_FOLDER} "Das Fenster im Wohnzimmer ist offen."')
+    print(f"A page about the run, to open in a browser: {run / 'report.html'}\n")
+    command = shlex.join(map(str, (python, "-m", "fairseq_cgc", "translate", run / MODEL_FOLDER)))
+    print(f'Translate a sentence of your own:\n  {command} "Das Fenster im Wohnzimmer ist offen."')

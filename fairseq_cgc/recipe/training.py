@@ -77,6 +77,7 @@ RANGES = dict.fromkeys(
 )
 RANGES |= {"--cgc-pool-factor": (0, LARGEST_POOL_FACTOR)}  # the model says its own least
 LOCK = ".lock"
+TELL_EVERY = 600  # seconds, where there is no bar
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
 
@@ -440,7 +441,7 @@ def follow_training(command, run, updates, lock):
     Raises:
         UserError: it failed; with the end of its words
     """
-    tail, valid, said, dropped = [], "", 0, []
+    tail, valid, said, told, dropped = [], "", 0, time.monotonic(), []
     words, log = run / "train.log", run / "log.jsonl"
     _complete_figures(words, log)
     with (
@@ -473,8 +474,8 @@ def follow_training(command, run, updates, lock):
                 done, text = int(values["num_updates"]), f"loss {values['loss']}{valid}"
                 bar.set_postfix_str(text)
                 bar.update(done - bar.n)
-                if bar.disable and done >= said + max(1, updates // 10):
-                    said = done
+                if bar.disable and (done >= said + max(1, updates // 10) or time.monotonic() > told + TELL_EVERY):
+                    said, told = done, time.monotonic()
                     print(f"    {done}/{updates} updates, {text}", flush=True)
     if process.returncode:
         raise UserError(
@@ -580,4 +581,4 @@ def main(args):
         join_training(train_command(run, args.seed, options, data, args.max_update, launch, layout, args.keep))
         return
     train(run, args.row, args.seed, options, args.data, args.max_update, launch, layout, args.batch_tokens, args.keep)
-    print(f"[trained] -> {run}; translate and score it: fairseq-cgc generate {run}")
+    print(f"[trained] -> {run}; translate and score it: {shlex.join(['fairseq-cgc', 'generate', str(run)])}")

@@ -131,7 +131,7 @@ def test_the_gates_are_those_that_inspect_finds(pages, runs, tmp_path):
     command("inspect", run, "--input", run / "test" / "test.de", "--out", tmp_path)
     layers = json.loads((tmp_path / "gates.json").read_text())["layers"]
     _, *rows = table(read(pages["run"]), "The gate in each layer")
-    assert [row[8] for row in rows] == [f"{layer['gate']['between_share']:.1%}" for layer in layers]
+    assert [row[9] for row in rows] == [f"{layer['gate']['between_share']:.1%}" for layer in layers]
     assert "which has no gates" in read(pages["ungated"]).text_content()
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_shown_is_refused_with_a_line(tmp_path):
             shutil.copy(run / "test" / "test.tok.en", run / "test" / f"test.{name}")
     (tmp_path / "empty").mkdir()
     assert "empty has no run.json, nor has a folder in it" in refused("report", tmp_path / "empty")
-    assert "nowhere has no run.json" in refused("report", cgc, tmp_path / "nowhere")
+    assert "nowhere does not exist" in refused("report", cgc, tmp_path / "nowhere")
     assert f"{tmp_path / 'a'} has no run.json" in refused("report", tmp_path / "a", cgc)
     assert "are one run" in refused("report", cgc, cgc)
     assert f"--out {tmp_path} is a folder" in refused("report", cgc, "--out", tmp_path)
