@@ -31,7 +31,7 @@ from .files import (
 from .models import checkpoints_to_average, data_of, locate
 from .preparation import check_files, longest_sentence, read_preparation
 from .report import render_table
-from .scoring import TOKENISED_BLEU, detokenised_scores, sacrebleu_tokeniser, tokenised_bleu
+from .scoring import LABELS, TOKENISED_BLEU, detokenised_scores, sacrebleu_tokeniser, tokenised_bleu
 from .training import LOCK, MODEL_FOLDER, RECORD, RUN, prepared_folder
 from .translate import BEAM, generate
 
@@ -202,5 +202,5 @@ def average_into_model(paths, prepared, folder):
 
 def score_table(scores):
     """Text: each figure with the signature that reproduces it."""
-    rows = [[name, f"{score['score']:.2f}", score["signature"]] for name, score in scores.items()]
+    rows = [[LABELS.get(name, name), f"{score['score']:.2f}", score["signature"]] for name, score in scores.items()]
     return render_table(["", "score", "signature"], rows, "lrl", "plain")

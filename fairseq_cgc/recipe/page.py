@@ -30,7 +30,7 @@ from .inspection import (
 )
 from .report import DPI, WITHOUT_PLOTS, has_matplotlib, save_figure
 from .rows import ROWS, SYSTEMS
-from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
+from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
 from .significance import corpus_scores, statistics
 from .table import (
     Run,
@@ -233,7 +233,7 @@ def score_table(both):
         for side in both:
             found, recorded = figures["systems"][side.name], side.run.scores[metric]
             figure = f"{recorded['score']:.2f} ± {found['half_width']:.2f}"
-            rows.append([metric, side.name, figure, p_cell(found["p"]), recorded["signature"]])
+            rows.append([LABELS.get(metric, metric), side.name, figure, p_cell(found["p"]), recorded["signature"]])
     header = ["score", "run", "figure", "p of the difference", "signature"]
     if len(both) == 1:
         header, *rows = [[row[0], row[2], row[4]] for row in [header, *rows]]

@@ -17,6 +17,7 @@ from .report import render_table
 from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
+LABELS = {"BLEU": "sacreBLEU"}  # what people read in the place of a key of scores.json
 TOKENISERS = (
     "13a",
     "intl",
@@ -363,7 +364,7 @@ def score_table(scores):
     rows = []
     for metric, figures in scores.items():
         several = len(figures["systems"]) > 1
-        rows.append([metric, "score", *["95 % interval", "p"] * several])
+        rows.append([LABELS.get(metric, metric), "score", *["95 % interval", "p"] * several])
         for name, figure in figures["systems"].items():
             rows.append([name, f"{figure['score']:.2f}"])
             if several:

@@ -83,7 +83,8 @@ def articles(document, title):
 def test_a_run_s_page_has_its_scores_with_signatures_and_intervals(pages, runs):
     recorded = read_json(runs / "cgc-seed1" / "test" / "scores.json")["scores"]
     _, *rows = table(read(pages["run"]), "Scores of the test set")
-    assert [row[0] for row in rows] == list(recorded)
+    assert list(recorded) == ["tokenised BLEU-4", "BLEU", "chrF"]
+    assert [row[0] for row in rows] == ["tokenised BLEU-4", "sacreBLEU", "chrF"]
     for (_, figure, signature), score in zip(rows, recorded.values()):
         assert figure.startswith(f"{score['score']:.2f} ± ") and signature == score["signature"]
     folder = runs / "cgc-seed1" / "test"
