@@ -27,6 +27,8 @@ def options():
         else:
             values = {bool: "switch", int: "number", float: "number"}.get(option.type, "text")
         default = "–" if option.default in (None, False) else f"`{option.default}`"
+        if option.default is None and "default:" in option.metadata["help"]:
+            default = "see meaning"
         yield f"`--{option.name.replace('_', '-')}`", default, values, _text(option.metadata["help"])
 
 
