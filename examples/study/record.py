@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fairseq_cgc.recipe.evaluation import SCORES
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
-from fairseq_cgc.recipe.files import atomic_folder, read_lines, run_command, write_json, write_lines
+from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_command, write_json, write_lines
 from fairseq_cgc.recipe.rows import SHUFFLED
 from fairseq_cgc.recipe.table import STATISTICS_FILE
 from fairseq_cgc.recipe.training import RUN
@@ -27,8 +27,8 @@ def record(run, evaluations, folder):
         evaluations: dict of folder in the run's to ``table.Run``
     """
     with atomic_folder(folder, "record") as partial:
-        kept = json.loads((run.folder / RUN).read_text(encoding="utf-8"))
-        del kept["command"]
+        kept = read_json(run.folder / RUN)
+        kept.pop("command", None)
         kept["data"]["path"] = Path(kept["data"]["path"]).name
         write_json(partial / RUN, kept)
         epochs = [line for line in read_lines(run.folder / "log.jsonl") if '"event": "train_inner"' not in line]
