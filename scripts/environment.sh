@@ -43,13 +43,14 @@ find_python() {
 # make_environment FOLDER: with a supported interpreter, or with uv, which finds or downloads one.
 make_environment() {
     local base
-    rm -rf "$1"
     if base=$(find_python); then
         echo "make $1 with $("$base" --version)"
+        rm -rf "$1"
         "$base" -m venv "$1" ||
             fail "$base -m venv failed (see its output above); on Debian, apt-get install python3-venv"
     elif command -v uv >/dev/null; then
         echo "make $1 with uv's Python 3.12; the versions on the path are not supported ($base)"
+        rm -rf "$1"
         uv venv --python 3.12 "$1" && "$1/bin/python" -m ensurepip >/dev/null ||  # its own --seed asks another index than pip
             fail "uv could not make the environment (see its output above)"
     else

@@ -107,7 +107,7 @@ def main(args):
     batch = 1 if waits else args.batch
     given = read_lines(args.input) if args.input else args.sentences
     lines = given if args.input or given else decode_lines(sys.stdin.buffer, "standard input")
-    progress = {"desc": "translate", "unit": " sentences", "disable": True if sys.stdout.isatty() else None}
+    progress = {"desc": "translate", "unit": " sentences", "disable": True if waits or sys.stdout.isatty() else None}
     with tqdm(total=len(given) or None, **progress) as bar:
         for translation in translate(hub, lines, args.beam, batch):
             print(translation, flush=True)
