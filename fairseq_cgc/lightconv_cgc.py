@@ -279,7 +279,10 @@ def _fill_in(args, lightconv_architecture, training=True):
     fill_in(args)
     try:
         lightconv_architecture(args)
-    except AssertionError:  # a kernel list of the wrong length, which fairseq says without numbers
+    except (
+        AssertionError,
+        TypeError,
+    ):  # a kernel list of the wrong length, or none, which fairseq says without numbers
         check_options(args)
         raise
     check_options(args)

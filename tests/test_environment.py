@@ -100,6 +100,13 @@ def test_without_a_supported_python_the_versions_found_and_two_ways_out_are_name
     assert not (checkout / ".venv").exists()
 
 
+def test_an_environment_is_not_removed_where_no_other_can_be_made(without_a_supported_python):
+    test, checkout = without_a_supported_python
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "file").write_text("")
+    assert test().returncode == 1 and (checkout / ".venv" / "file").exists()
+
+
 def test_without_a_supported_python_uv_makes_the_environment(without_a_supported_python):
     test, checkout = without_a_supported_python
     commands = checkout / "commands"

@@ -211,6 +211,8 @@ def test_layers_take_no_mask_as_no_padding(length):
     [
         ({"encoder_kernel_size_list": [3, 7]}, r"--encoder-kernel-size-list has 2 kernel sizes, \[3, 7\].*layers 3"),
         ({"decoder_kernel_size_list": [3, 7, 9]}, "--decoder-kernel-size-list has 3 kernel sizes.*layers 2"),
+        ({"encoder_kernel_size_list": "[3,7,9]"}, r"--encoder-kernel-size-list is '\[3,7,9\]'; expected a list"),
+        ({"encoder_kernel_size_list": 3}, "--encoder-kernel-size-list is 3; expected a list"),
         ({"encoder_kernel_size_list": [3, 0, 7]}, "a kernel size is at least 1"),
         ({"encoder_attention_heads": 3}, "--encoder-attention-heads 3 does not divide the 16 channels"),
         ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),

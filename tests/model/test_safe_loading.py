@@ -262,6 +262,13 @@ def test_a_training_from_another_model_s_checkpoint_is_told_what_does_not_fit(st
     assert "\n" not in words
 
 
+def test_a_missing_checkpoint_is_called_missing(tmp_path):
+    path = str(tmp_path / "nope.pt")
+    with pytest.raises(OSError) as error:
+        load_model_ensemble_and_task([path])
+    assert str(explained(error.value)) == f"the checkpoint {path} does not exist"
+
+
 def test_an_error_that_has_nothing_to_do_with_a_checkpoint_is_not_explained():
     with pytest.raises(ValueError) as error:
         int("x")

@@ -97,6 +97,13 @@ def test_options_that_a_command_does_not_know_are_fairseq_s_where_it_has_one():
         parse(["score", "hyp", "--ref", "ref", "--dropout", "0.2"])
 
 
+def test_the_version_and_without_a_command_the_help(capsys):
+    for words, said in ((["--version"], f"fairseq-cgc {fairseq_cgc.__version__}\n"), ([], "usage: fairseq-cgc ")):
+        with pytest.raises(SystemExit) as end:
+            parse(words)
+        assert end.value.code == 0 and capsys.readouterr().out.startswith(said)
+
+
 def test_sentences_may_stand_before_and_behind_options():
     args = parse(["translate", "model", "Guten Tag.", "--beam", "4", "Bis morgen."])
     assert (str(args.model), args.sentences, args.beam) == ("model", ["Guten Tag.", "Bis morgen."], 4)

@@ -154,6 +154,23 @@ def test_a_file_in_place_of_a_sentence_is_offered_as_input(translating, tmp_path
     assert capsys.readouterr().out == "EINS\nZWEI\n"
 
 
+@pytest.mark.parametrize("typed, shown", [(False, False), (False, True), (True, False)])
+def test_no_bar_stands_among_translations_or_typed_sentences(translating, tmp_path, monkeypatch, capsys, typed, shown):
+    """But in a file's translation to another file, on a terminal that shows nothing else."""
+    bars = []
+
+    class Bar(translate.tqdm):
+        def __init__(self, **options):
+            bars.append(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr(translate, "tqdm", Bar)
+    monkeypatch.setattr("sys.stdin", (Terminal if typed else io.TextIOWrapper)(io.BytesIO(b"eins\n")))
+    monkeypatch.setattr("sys.stdout", (Terminal if shown else io.TextIOWrapper)(io.BytesIO()))
+    translating()
+    assert [bar["disable"] for bar in bars] == [True if typed or shown else None]
+
+
 def test_a_terminal_is_told_what_is_waited_for(translating, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"eins\n")))
     translating()

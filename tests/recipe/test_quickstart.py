@@ -23,13 +23,14 @@ def quickstart(work, wheel, *options, updates=30, **keywords):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, wheel):
-    work = tmp_path_factory.mktemp("work")
+    work = tmp_path_factory.mktemp("a folder")
     return work, quickstart(work, wheel, start=subprocess.Popen)  # and so are the processes that it starts
 
 
 def test_a_run_goes_from_the_wheel_to_scores_and_a_command_to_go_on_with(finished):
     work, done = finished
     words = done.stdout
+    assert f"A page about the run, to open in a browser: {work / 'lightconv_cgc-seed1' / 'report.html'}\n" in words
     for stage in ("1/6 corpus", "2/6 prepare", "3/6 train", "4/6 average", "5/6 translate", "6/6 report"):
         assert f"[{stage}" in words
     assert "train 430, valid 20, test 30 pairs" in words

@@ -329,6 +329,17 @@ def test_figures_that_a_killed_parent_did_not_write_down_are_taken_from_the_trai
     assert broken == [json.dumps(wanted[1])[:10]]
 
 
+def test_a_log_without_a_bar_hears_of_a_slow_training_now_and_then(tmp_path, monkeypatch, capsys):
+    """Every tenth of the updates, and by time where these take long."""
+    lines = [f"x | INFO | train_inner | {json.dumps({'loss': '9', 'num_updates': n})}" for n in (1, 2, 3)]
+    command = [sys.executable, "-c", f"print(*{lines!r}, sep=chr(10))"]
+    for every, told in ((600, []), (0, ["1/1000", "2/1000", "3/1000"])):
+        monkeypatch.setattr(training, "TELL_EVERY", every)
+        with locked(tmp_path / ".lock", "x") as lock:
+            training.follow_training(command, tmp_path, 1000, lock)
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == told
+
+
 def test_a_bar_starts_with_a_word_and_ends_at_100_percent(tmp_path, monkeypatch, capfd):
     class Bar(tqdm):
         def __init__(self, **options):
