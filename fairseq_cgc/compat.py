@@ -3,6 +3,7 @@
 Nothing of fairseq or torch is patched; what cannot be set through their own switches is left alone.
 """
 
+import copyreg
 import importlib.util
 import logging
 import os
@@ -101,3 +102,33 @@ def explain_user_errors() -> None:
             previous(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+def let_tasks_be_copied() -> None:
+    """A task's state cannot be copied or pickled: while it is being made it has no ``_state`` yet, and looks for it in
+    itself without end. Python's registry of such cases gets a way to make it."""
+    from fairseq.tasks.fairseq_task import StatefulContainer
+
+    copyreg.pickle(StatefulContainer, lambda state: (_made_state, (type(state), vars(state))))
+
+
+def _made_state(kind: type, values: dict):
+    state = kind()
+    vars(state).update(values)
+    return state
+
+
+def untyped(cfg):
+    """fairseq's options without its types of choices, of which pickle finds no definition."""
+    from omegaconf import OmegaConf
+
+    if not OmegaConf.is_config(cfg):
+        return cfg
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), flags={"allow_objects": True})
+
+
+def refuse_training(mode: bool = True) -> None:
+    """In the place of the ``train`` of a model made ready for translation: fairseq's refuses too, but is a function
+    inside a function, which cannot be pickled."""
+    if mode:
+        raise RuntimeError("the models of a hub interface have been prepared for translation and cannot be trained")

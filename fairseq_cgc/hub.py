@@ -4,42 +4,12 @@ import logging
 
 import torch
 from fairseq.hub_utils import GeneratorHubInterface
-from fairseq.tasks.fairseq_task import StatefulContainer
-from omegaconf import OmegaConf
 
+from .compat import refuse_training, untyped
 from .errors import CheckpointError
 from .text import is_blank
 
 logger = logging.getLogger(__name__)
-
-
-def _untyped(cfg):
-    """fairseq's options without its types of choices, of which pickle finds no definition."""
-    if not OmegaConf.is_config(cfg):
-        return cfg
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), flags={"allow_objects": True})
-
-
-def _evaluation_only(mode: bool = True) -> None:
-    if mode:
-        raise RuntimeError("the models of a hub interface have been prepared for translation and cannot be trained")
-
-
-class CopyableState(StatefulContainer):
-    """A task's state that can be copied and pickled, which fairseq's cannot: while it is being made it has no
-    ``_state`` yet, and looks for it in itself without end.
-
-    Args:
-        state: fairseq's
-    """
-
-    def __init__(self, state: StatefulContainer):
-        self.__dict__.update(state.__dict__)
-
-    def __getattr__(self, name):
-        if "_state" not in vars(self):
-            raise AttributeError(name)
-        return super().__getattr__(name)
 
 
 class TranslationHub(GeneratorHubInterface):
@@ -51,11 +21,10 @@ class TranslationHub(GeneratorHubInterface):
     """
 
     def __init__(self, cfg, task, models):
-        super().__init__(_untyped(cfg), task, models)
-        task.cfg = _untyped(task.cfg)
-        task.state = CopyableState(task.state)
+        super().__init__(untyped(cfg), task, models)
+        task.cfg = untyped(task.cfg)
         for model in models:
-            model.train = _evaluation_only  # fairseq's own refuses as well, and cannot be pickled
+            model.train = refuse_training
         if self.max_positions[0] < 2:
             raise CheckpointError(
                 f"the model takes sentences of up to {self.max_positions[0]} tokens (--max-source-positions)"

@@ -6,6 +6,7 @@ from . import compat
 compat.require_environment()
 compat.quiet_fairseq()
 compat.explain_user_errors()
+compat.let_tasks_be_copied()
 
 from . import safe_loading
 

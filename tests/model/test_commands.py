@@ -216,6 +216,8 @@ def test_a_hub_can_be_copied_pickled_and_quantized_at_any_time(data, trained):
     expected = hub.translate(sentences, beam=2)
     for other in (copy.deepcopy(hub), pickle.loads(pickle.dumps(hub))):
         assert other.translate(sentences, beam=2) == expected and other.models[0] is not hub.models[0]
+        with pytest.raises(RuntimeError, match="cannot be trained"):
+            other.train()
     quantized = torch.ao.quantization.quantize_dynamic(hub, {torch.nn.Linear})
     assert len(quantized.translate(sentences, beam=2)) == 3
     assert any("quantized" in type(module).__module__ for module in quantized.modules())
