@@ -93,6 +93,8 @@ def run_all(args, rows, seeds):
                     tqdm.write(future.result(), file=sys.stderr)
                     done[waiting.pop(future)] = args.max_update
                 bar.update(sum(done.values()) - bar.n)
+                if waiting and bar.n == total:
+                    bar.set_description("translating")
         except BaseException:
             processes.stop()
             pool.shutdown(cancel_futures=True)
@@ -127,7 +129,7 @@ class _Processes:
             start = file.tell()
             if self._stopped:
                 raise UserError("stopped")
-            with child(command, stdout=file, stderr=subprocess.STDOUT, env=self.environment) as process:
+            with child(command, stdout=file, stderr=subprocess.STDOUT, environment=self.environment) as process:
                 with self._lock:
                     self._running.add(process)
                     if self._stopped:

@@ -374,9 +374,10 @@ def join_training(command):
         UserError: fairseq-train failed
     """
     print(f"    {shlex.join(command)}", flush=True)
-    status = subprocess.run(command).returncode
-    if status:
-        raise UserError(f"fairseq-train failed with exit status {status}; see its output above")
+    with child(command) as process:
+        pass
+    if process.returncode:
+        raise UserError(f"fairseq-train failed with exit status {process.returncode}; see its output above")
 
 
 def mend_last_checkpoint(checkpoints):

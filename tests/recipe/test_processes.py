@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_a_child_ends_when_its_parent_fails():
     with pytest.raises(ValueError), child(SLEEP) as process:
         raise ValueError
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_child_keeps_freed_memory_unless_the_environment_says_otherwise(monkeypatch):
+    tell = [sys.executable, "-c", "import os; print(os.environ.get('MALLOC_MMAP_MAX_'))"]
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    with child(tell, stdout=subprocess.PIPE) as process:
+        assert process.stdout.read() == b"0\n"
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    with child(tell, stdout=subprocess.PIPE) as process:
+        assert process.stdout.read() == b"65536\n"
 
 
 def note_and_sleep(path):
