@@ -3,20 +3,64 @@
     python examples/study/record.py runs/study/multi30k examples/study/multi30k
 
 ``fairseq-cgc table --experiment examples/study/multi30k`` then makes the experiment's table of the copies. Runs that
-are not finished are left out.
+are not finished are left out. What the trained gates do with the test set's sentences is kept too, and printed.
 """
 
 import argparse
 import json
 import shutil
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 from fairseq_cgc.recipe.evaluation import SCORES
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
 from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_command, write_json, write_lines
+from fairseq_cgc.recipe.inspection import gates_of, load_model, summarise
+from fairseq_cgc.recipe.report import render_table
 from fairseq_cgc.recipe.rows import SHUFFLED
 from fairseq_cgc.recipe.table import STATISTICS_FILE
-from fairseq_cgc.recipe.training import RUN
+from fairseq_cgc.recipe.training import MODEL_FOLDER, RUN
+
+GATED = "cgc", "cgc-learned"  # the rows whose gates are learned
+GATES = "gates.json"
+GATES_SHAPE = [{"kernel_size": int, "kernel_sum": float, "gate_mean": float, "between_share": float}]
+
+
+def gates(run):
+    """What the gates of a run's averaged model are on its test set: a dict of figures a layer."""
+    record = read_json(run / RUN)["data"]
+    sentences = read_lines(Path(record["path"], "raw", f"test.{record['source_lang']}"))
+    layers, lengths = gates_of(load_model(run / MODEL_FOLDER), sentences)
+    found = [summarise(layer, lengths) for layer in layers]
+    for layer in found:
+        yield {
+            "kernel_size": layer["kernel_size"],
+            "kernel_sum": sum(map(sum, layer["kernel_mean"])) / layer["heads"],
+            "gate_mean": layer["gate"]["mean"],
+            "between_share": layer["gate"]["between_share"],
+        }
+
+
+def gates_table(folder):
+    """Markdown: what the recorded gates of each row are in each layer, in the mean over seeds and from the least to the most."""
+    rows = defaultdict(list)
+    for file in sorted(folder.glob(f"*/{GATES}")):
+        rows[read_json(file.with_name(RUN))["row"]].append(read_json(file, GATES_SHAPE))
+    header, lines = ["row", "seeds", "layer", "K", "kernel sum", "gate", "variance between sentences"], []
+    for row, runs in rows.items():
+        for number, layers in enumerate(zip(*runs), 1):
+            cells = [_range([layer[name] for layer in layers], form) for name, form in FORMS.items()]
+            lines.append([f"`{row}`", len(runs), number, layers[0]["kernel_size"], *cells])
+    return render_table(header, lines)
+
+
+FORMS = {"kernel_sum": "{:.3f}", "gate_mean": "{:.3f}", "between_share": "{:.1%}"}
+
+
+def _range(values, form):
+    least, most = form.format(min(values)), form.format(max(values))
+    return form.format(mean(values)) + (f" ({least} – {most})" if len(values) > 1 else "")
 
 
 def record(run, evaluations, folder):
@@ -42,6 +86,8 @@ def record(run, evaluations, folder):
             lines = ",\n".join(json.dumps(values) for values in sentences)
             text = f'{{"test_set": "{evaluation.test_set}", "sentences": [\n{lines}\n]}}\n'
             (partial / test / STATISTICS_FILE).write_text(text, encoding="utf-8")
+        if run.row in GATED and (run.folder / MODEL_FOLDER).exists():
+            write_json(partial / GATES, list(gates(run.folder)))
 
 
 def main():
@@ -57,6 +103,8 @@ def main():
         elif run.row != SHUFFLED:
             record(run, {"test": run, **shuffled.get(run.folder, {})}, args.out / run.folder.name)
             print(f"{run.folder.name}: recorded")
+    if list(args.out.glob(f"*/{GATES}")):
+        print(gates_table(args.out))
 
 
 if __name__ == "__main__":

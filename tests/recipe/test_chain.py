@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+import sys
 
+import numpy as np
 import pytest
 import torch
 from archive14 import write_archive
-from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused
+from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused, run
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
@@ -106,6 +108,24 @@ def test_table_6_is_made_from_the_run_folders(chain):
     score = read_json(chain["runs"] / "cgc-seed1" / "test" / "scores.json")["scores"]["tokenised BLEU-4"]["score"]
     assert f"{score:.2f}" in done.stdout
     assert (chain["runs"] / "table.md").exists() and (chain["runs"] / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_record_tells_of_the_gates_what_inspect_tells_of_the_test_set(chain, tmp_path):
+    script = ROOT / "examples" / "study" / "record.py"
+    done = run(sys.executable, script, chain["runs"], tmp_path / "record", env={"PYTHONPATH": str(ROOT)})
+    test_set = chain["data"] / "raw" / "test.de"
+    command("inspect", chain["runs"] / "cgc-seed1", "--input", test_set, "--out", tmp_path / "gates")
+    told = read_json(tmp_path / "gates" / "gates.json")["layers"]
+    kept = read_json(tmp_path / "record" / "cgc-seed1" / "gates.json")
+    assert len(kept) == len(told) > 1
+    for layer, expected in zip(kept, told):
+        taps = np.array(expected["kernel_mean"])
+        assert layer["kernel_size"] == taps.shape[1] and layer["gate_mean"] == expected["gate"]["mean"]
+        assert layer["kernel_sum"] == pytest.approx(taps.sum(1).mean()) and 0 < layer["kernel_sum"] < 1
+        assert layer["between_share"] == expected["gate"]["between_share"]
+    assert f"| `cgc` | 1 | 1 | {kept[0]['kernel_size']} | {kept[0]['kernel_sum']:.3f} |" in " ".join(
+        done.stdout.split()
+    )
 
 
 def test_averaging_by_script_gives_the_model_that_was_scored(chain, tmp_path):
