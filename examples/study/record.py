@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
+from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.evaluation import SCORES
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
 from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_command, write_json, write_lines
@@ -86,8 +87,11 @@ def record(run, evaluations, folder):
             lines = ",\n".join(json.dumps(values) for values in sentences)
             text = f'{{"test_set": "{evaluation.test_set}", "sentences": [\n{lines}\n]}}\n'
             (partial / test / STATISTICS_FILE).write_text(text, encoding="utf-8")
-        if run.row in GATED and (run.folder / MODEL_FOLDER).exists():
-            write_json(partial / GATES, list(gates(run.folder)))
+        if run.row in GATED:
+            try:
+                write_json(partial / GATES, list(gates(run.folder)))
+            except UserError as error:  # the model or the data is gone
+                print(f"{run.folder.name}: without its gates: {error}")
 
 
 def main():
