@@ -217,8 +217,8 @@ class LightConvCGCModel(LightConvModel):
                 for model in hub.models:  # an option of the wrong type may show in its first use alone
                     model(ends, torch.ones(2, dtype=torch.long), ends)
             return hub
-        except UserError:
-            raise
+        except UserError as error:  # an option of the checkpoint's, which nobody has typed
+            raise error if str(path) in str(error) else type(error)(f"{path} cannot be used: {error}") from None
         except Exception as error:  # whatever fairseq stumbles over in the options
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise explained(error) or CheckpointError(f"{path} cannot be used for translation: {reason}") from error

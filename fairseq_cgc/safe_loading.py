@@ -10,12 +10,15 @@ hook, which sees fairseq open a file and evaluate a string without a line of fai
 """
 
 import argparse
+import dis
+import math
 import os
 import re
 import sys
 import traceback
 import warnings
 from collections import OrderedDict
+from dataclasses import fields
 from types import CodeType
 from typing import Any
 
@@ -44,6 +47,7 @@ HARMLESS = {
     "dataset_impl": {"cached", "lazy", "mmap", "raw"},  # "fasta" hands file names to a shell
 }
 FETCHED = {"bpe_codes", "sentencepiece_model"}  # fairseq downloads them if they are addresses
+EMBEDDINGS = {"encoder_embed_path", "decoder_embed_path"}  # fairseq reads them whatever they are
 DTYPES = {torch.half, torch.bfloat16, torch.float, torch.double, torch.bool, torch.uint8, torch.int32, torch.int64}
 MOST_OPTIONS, DEEPEST = 100_000, 20  # far beyond any fairseq configuration, and short of exhausting anything
 
@@ -74,7 +78,9 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
                 f"{path} is truncated, not a checkpoint, or from a torch before 1.6, which torch {torch.__version__} does "
                 "not load safely; get or make it again, or use torch 2.6 or later"
             )
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # of what is then refused, or was loaded
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except UserError:
         raise
     except FileNotFoundError:
@@ -157,6 +163,12 @@ def explained(error: BaseException) -> CheckpointError | None:
     return None
 
 
+# The steps that Python takes to build a literal.
+BUILDING_VALUES = set(
+    """RESUME NOP CACHE LOAD_CONST LOAD_SMALL_INT BUILD_LIST BUILD_TUPLE BUILD_SET BUILD_MAP BUILD_CONST_KEY_MAP LIST_EXTEND
+    SET_UPDATE DICT_UPDATE LIST_APPEND UNARY_NEGATIVE BINARY_OP RETURN_VALUE RETURN_CONST""".split()
+)
+
 # Where fairseq builds a model from a checkpoint, and what of.
 BUILDING = {
     ("fairseq.checkpoint_utils", "load_model_ensemble_and_task"): "the model that its options describe",
@@ -165,8 +177,23 @@ BUILDING = {
 
 
 def _is_literal(code):
-    """Whether evaluated code can do nothing: it names no variable, attribute or module, and holds no function."""
-    return not code.co_names and not any(isinstance(constant, CodeType) for constant in code.co_consts)
+    """Whether evaluated code can only build values of a modest size: of numbers, texts and lists, by ``+``, ``-`` and ``*``.
+
+    It names no variable, attribute or module, and holds no function.
+    """
+    steps = list(dis.get_instructions(code))
+    operators = [step.argrepr for step in steps if step.opname == "BINARY_OP"]
+    times = math.prod(
+        abs(step.argval)
+        for step in steps
+        if step.opname.startswith("LOAD") and type(step.argval) is int and step.argval
+    )
+    return (
+        not code.co_names
+        and not any(isinstance(constant, CodeType) for constant in code.co_consts)
+        and all(step.opname in BUILDING_VALUES for step in steps)
+        and (not operators or set(operators) <= {"+", "-", "*"} and times <= MOST_OPTIONS)
+    )
 
 
 def _check_form(path, state):
@@ -204,8 +231,16 @@ def _check_form(path, state):
         refuse("its 'optimizer_history' does not record its updates")
 
 
+def _fits(value, default):
+    """Whether a value is of the kind of a number or a switch that it stands for."""
+    if value is None or type(default) not in (bool, int, float):
+        return True
+    return type(value) is bool if type(default) is bool else type(value) in (int, float)
+
+
 def _check_options(path, state):
     """Raises UnsafeCheckpointError for an option that is not plain data, or names what is not known to be harmless."""
+    from fairseq.dataclass.configs import GenerationConfig
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
     def refuse(found, where=()):
@@ -213,6 +248,7 @@ def _check_options(path, state):
         raise UnsafeCheckpointError(f"the checkpoint {path} was refused: {option}{found}; nothing of it was run")
 
     forms = {form: state[form] for form in ("cfg", "args") if state.get(form) is not None}
+    defaults = {field.name: field.default for field in fields(GenerationConfig)}
     named, count, rest = set(), 0, [((), forms)]
     while rest:
         where, value = rest.pop()
@@ -239,6 +275,10 @@ def _check_options(path, state):
             refuse("refers to other values (${...}), which a saved option does not", where)
         elif kind in FETCHED and type(value) is str and "://" in value:
             refuse("is an address on the network; expected a file", where)
+        elif kind in EMBEDDINGS and type(value) is str and os.path.exists(value) and not os.path.isfile(value):
+            refuse("is not a file", where)
+        elif where[:2] == ("cfg", "generation") and not _fits(value, defaults.get(last)):
+            refuse(f"is {str(value)[:60]!r}; expected a value such as {defaults[last]!r}", where)
     for group, names in (
         (("cfg", "model"), ("_name", "arch")),
         (("cfg", "task"), ("_name", "task")),

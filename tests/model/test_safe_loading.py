@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import pickle
 
 import pytest
 import torch
@@ -93,6 +94,9 @@ HOSTILE = {
     "shell": ("task", {"_name": "translation", "dataset_impl": "fasta", "source_lang": "$(HOSTILE)"}),
     "interpolation": ("task", {"_name": "translation", "data": "${oc.env:HOME}"}),
     "target": ("task", {"_name": "translation", "_target_": "os.system"}),
+    "embeddings-of-a-device": ("model", {"arch": "lightconv_cgc", "encoder_embed_path": "/dev/zero"}),
+    "generation-number": ("generation", {"lenpen": "x"}),
+    "generation-switch": ("generation", {"sampling": "yes"}),
     "no-plain-data": ("task", {"_name": "translation", "data": torch.ones(1)}),
 }
 
@@ -155,10 +159,34 @@ def test_an_option_that_a_known_architecture_evaluates_is_refused(state, folder,
         load_model_ensemble_and_task([save(state, folder)])
 
 
+@pytest.mark.parametrize("name, value", [("cgc_gate", "nonsense"), ("adaptive_softmax_cutoff", "len")])
+def test_an_option_of_a_checkpoint_s_is_not_told_as_if_somebody_had_typed_it(state, folder, name, value):
+    setattr(state["cfg"]["model"], name, value)
+    save(state, folder)
+    with pytest.raises(UserError, match=f"^{folder}/model.pt cannot be used: "):
+        LightConvCGCModel.from_pretrained(folder)
+
+
+def test_a_pickle_of_a_newer_protocol_is_refused_without_torch_s_warnings(folder, recwarn):
+    (folder / "model.pt").write_bytes(pickle.dumps({"a": [1]}, protocol=4))
+    with pytest.raises(CheckpointError, match="model.pt is truncated, damaged or not a checkpoint"):
+        load_checkpoint(folder / "model.pt")
+    assert not recwarn.list
+
+
 def test_fairseq_evaluates_literals_as_before():
     assert utils.eval_str_list("[(3, 1)] * 2 + [(5, 2)]", type=tuple) == [(3, 1), (3, 1), (5, 2)]
     assert utils.eval_str_list("10,-20.5") == [10.0, -20.5]
     assert utils.eval_bool("False") is False and utils.eval_str_dict("{'a': {1: None}}") == {"a": {1: None}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9**9**9", "[0] * 10**9", "[0] * 99999 * 99999", "f'{1:999999999}'", "'%999999999d' % 1"],
+)
+def test_fairseq_evaluates_nothing_that_would_not_end(text):
+    with pytest.raises(UnsafeCheckpointError, match="it is not a literal"):
+        utils.eval_str_list(text)
 
 
 @pytest.mark.parametrize("text", ["(lambda: 1)()", "[x for x in ().__class__.__bases__]", "open", "f'{open}'"])
