@@ -41,7 +41,7 @@ from .files import (
     write_json,
     write_lines,
 )
-from .processes import worker_pool
+from .processes import parallel_map
 from .report import render_table
 
 SPLITS = ("train", "valid", "test")
@@ -80,7 +80,7 @@ class Settings:
             raise OptionError(f"source and target language are both '{self.source_lang}'; they must differ")
         if self.bpe not in SUBWORD_MODELS:
             raise OptionError(f"the subword model is '{self.bpe}'; choose from {', '.join(SUBWORD_MODELS)}")
-        check_at_least(1, max_tokens=self.max_tokens, max_ratio=self.max_ratio)
+        check_within(1, 1_000_000, max_tokens=self.max_tokens, max_ratio=self.max_ratio)
         check_within(1, 1_000_000, bpe_size=self.bpe_size)
         check_at_least(2, valid_every=self.valid_every)
 
@@ -205,16 +205,15 @@ def _prepare(raw, out, settings, workers, like):
 
 def _run_stages(files, out, settings, workers, like, identity):
     model = out / settings.subword_model
-    with worker_pool(workers) as pool:
-        if not (out / "tok").exists():
-            _tokenise(files, out, settings, pool)
-        if not model.exists() and like:
-            with atomic_write(model) as file:
-                shutil.copyfile(like / settings.subword_model, file)
-        elif not model.exists():
-            learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
-        if not (out / "bpe").exists():
-            _apply_subwords(out, settings, pool)
+    if not (out / "tok").exists():
+        _tokenise(files, out, settings, workers)
+    if not model.exists() and like:
+        with atomic_write(model) as file:
+            shutil.copyfile(like / settings.subword_model, file)
+    elif not model.exists():
+        learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
+    if not (out / "bpe").exists():
+        _apply_subwords(out, settings, workers)
     if not (out / "bin").exists():
         binarise(out, settings, identity, files, like)
     return read_preparation(out)
@@ -235,14 +234,14 @@ def _difference(before, now):
     return ", ".join(f"{k} {before.get(k)} there, {now.get(k)} requested" for k in names if before.get(k) != now.get(k))
 
 
-def _tokenise(files, out, settings, pool):
+def _tokenise(files, out, settings, workers):
     """Make ``raw/`` and ``tok/``."""
     with atomic_folder(out / "tok", "tokens") as tok, atomic_folder(out / "raw", "held-out text") as raw:
         for split, sides in files.items():
             lines = {language: read_lines(file) for language, file in sides.items()}
             check_sides(*sides.values(), *lines.values(), f"the {split} split")
             tokenised = [
-                _parallel(pool, MosesText(language).tokenise, lines[language], f"tokenise {split}.{language}")
+                _parallel(MosesText(language).tokenise, lines[language], workers, f"tokenise {split}.{language}")
                 for language in settings.languages
             ]
             made = {split: tokenised}
@@ -399,19 +398,19 @@ class _SubwordSegmenter:
         return lambda line: " ".join(processor.encode(line, out_type=str))
 
 
-def _apply_subwords(out, settings, pool):
+def _apply_subwords(out, settings, workers):
     with atomic_folder(out / "bpe", "subwords") as partial:
         segmenter = _SubwordSegmenter(settings.bpe, out / settings.subword_model)
         for file in sorted((out / "tok").glob("[!.]*")):
-            write_lines(partial / file.name, _parallel(pool, segmenter, read_lines(file), f"segment {file.name}"))
+            write_lines(partial / file.name, _parallel(segmenter, read_lines(file), workers, f"segment {file.name}"))
 
 
-def _parallel(pool, function, lines, title):
-    """``[function(line) for line in lines]`` over the pool's processes, with a progress bar."""
+def _parallel(function, lines, workers, title):
+    """``[function(line) for line in lines]`` over processes, with a progress bar."""
     chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
     results = []
     with tqdm(total=len(lines), desc=title, unit=" lines", disable=None) as bar:
-        for chunk in pool(functools.partial(_map_chunk, function), chunks):
+        for chunk in parallel_map(functools.partial(_map_chunk, function), chunks, workers):
             results += chunk
             bar.update(len(chunk))
     return results

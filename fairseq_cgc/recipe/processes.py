@@ -44,18 +44,24 @@ def child(command, environment=os.environ, **options):
             process.stdout.close()
 
 
-@contextmanager
-def worker_pool(workers=None):
-    """Yield ``map(function, items)`` over processes: no more than cores or items, which end with this one.
+def parallel_map(function, items, workers=None):
+    """Yield ``function(item)`` of each item, in order, from no more processes than cores or items; they end with this one.
+
+    Args:
+        items: list
+        workers: processes; default: as many as can be used
 
     Raises:
         UserError: a worker was killed
     """
-    parent = os.getpid()
     cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(min(workers or cores, cores), initializer=_start_worker, initargs=(parent,)) as pool:
+    count = min(workers or cores, cores, len(items))
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(count, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
         try:
-            yield lambda function, items: map(function, items) if len(items) < 2 else pool.map(function, items)
+            yield from pool.map(function, items)
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, as happens when memory runs out; run the same command again to resume, "

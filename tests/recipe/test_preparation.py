@@ -208,6 +208,7 @@ def test_the_summary_counts_tokens_and_unknown_ones_and_warns_of_other_numbers(r
         ({"bpe_size": 0}, "--bpe-size is 0"),
         ({"max_tokens": 0}, "--max-tokens is 0"),
         ({"max_ratio": 0.5}, "--max-ratio is 0.5"),
+        ({"max_ratio": float("inf")}, "--max-ratio is inf"),
         ({"valid_every": 1}, "--valid-every is 1"),
     ],
 )

@@ -1,5 +1,6 @@
 """Children and workers end with the process that started them."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from test_files import ended_well, forked
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.files import is_locked, locked
-from fairseq_cgc.recipe.processes import child, worker_pool
+from fairseq_cgc.recipe.processes import child, parallel_map
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -78,8 +79,8 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
     def work():
-        with locked(tmp_path / ".lock", "x"), worker_pool(2) as pool:
-            list(pool(note_and_sleep, [tmp_path / "ids"] * 3))
+        with locked(tmp_path / ".lock", "x"):
+            list(parallel_map(note_and_sleep, [tmp_path / "ids"] * 3, 2))
 
     parent = forked(work)
     ids = read_ids(tmp_path / "ids", 2)
@@ -93,15 +94,22 @@ def die(_):
 
 
 def test_a_worker_that_is_killed_ends_the_work_with_a_line():
-    with pytest.raises(UserError, match="a worker process was killed") as error, worker_pool(2) as pool:
-        list(pool(die, [1, 2]))
+    with pytest.raises(UserError, match="a worker process was killed") as error:
+        list(parallel_map(die, [1, 2], 2))
     assert str(error.value).count("\n") == 0
 
 
 def test_there_are_no_more_workers_than_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    with worker_pool(10000) as pool:
-        assert len(set(pool(worker, range(50)))) <= 2
+    assert len(set(parallel_map(worker, range(50), 10000))) <= 2
+
+
+def test_there_are_no_more_workers_than_items(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    mapped = parallel_map(worker, range(2), 10000)
+    next(mapped)
+    assert len(multiprocessing.active_children()) <= 2
+    assert list(parallel_map(worker, [1])) == [os.getpid()]
 
 
 def worker(_):
