@@ -31,6 +31,7 @@ def check_at_least(least: float, **options: float | None) -> None:
 
 
 MOST_SEED = 2**32 - 1  # numpy's
+MOST_SAMPLES = 1_000_000  # of a test by resampling: more would take days, or all memory
 
 
 def check_within(least: float, most: float, **options: float | None) -> None:

@@ -139,7 +139,7 @@ def hub_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
         found = _sha256_of(file)
         if found is None or digest not in (None, found):
             raise UserError(
-                f"{file} is {'damaged or was replaced' if found else 'missing'}: its SHA-256 is {str(found)[:12]}, and "
+                f"{file} is {f'damaged or was replaced: its SHA-256 is {found[:12]}' if found else 'missing'}, and "
                 f"{PREPARATION} recorded {str(digest)[:12]}; restore it, or make the folder again"
             )
     return {

@@ -10,7 +10,7 @@ from fairseq.data import Dictionary
 
 from ..errors import CheckpointError, OptionError, check_at_least
 from ..safe_loading import load_checkpoint
-from .files import MARK, atomic_folder, atomic_write
+from .files import MARK, atomic_folder, atomic_write, check_output, sha256_of
 
 POSITIONS = 1024  # of fairseq's models, unless told otherwise
 
@@ -36,7 +36,12 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None):
 
     Raises:
         CheckpointError: fewer than ``count``, or best by more than one metric
+        OptionError: a bound for the best
     """
+    if kind == "best" and upper_bound is not None:
+        raise OptionError(
+            "--checkpoint-upper-bound is for epochs or updates, not for the best checkpoints; leave it out"
+        )
     folder, found = Path(folder), []
     for path in folder.glob("checkpoint*.pt"):
         match = KINDS[kind].fullmatch(path.name)
@@ -65,7 +70,12 @@ def _sign_of_best(paths):
     [(metric, path)] = paths.items()
     if metric.endswith(("loss", "ppl")):
         return -1
-    return 1 if load_checkpoint(path)["cfg"]["checkpoint"]["maximize_best_checkpoint_metric"] else -1
+    try:
+        return 1 if load_checkpoint(path)["cfg"]["checkpoint"]["maximize_best_checkpoint_metric"] else -1
+    except (KeyError, TypeError):
+        raise CheckpointError(
+            f"{path} does not say whether a higher {metric} is better; name the checkpoints to fairseq-cgc average"
+        ) from None
 
 
 def updates_of(state, path):
@@ -171,8 +181,12 @@ def check_dictionaries(state, bin_folder, source_lang, target_lang):
     """Raises CheckpointError if the dictionaries are not of the size that the model was trained with."""
     for side, language in (("encoder", source_lang), ("decoder", target_lang)):
         file = Path(bin_folder) / f"dict.{language}.txt"
-        entries = len(Dictionary.load(str(file)))
-        rows = state["model"][f"{side}.embed_tokens.weight"].size(0)
+        entries, embeddings = len(Dictionary.load(str(file))), state["model"].get(f"{side}.embed_tokens.weight")
+        if embeddings is None or embeddings.dim() != 2:
+            raise CheckpointError(
+                f"the checkpoint has no embeddings of words in its {side}; give one of a translation model"
+            )
+        rows = embeddings.size(0)
         if entries != rows:
             raise CheckpointError(
                 f"{file} has {entries} entries and the model's {side} was trained with {rows}: this is not the model's data "
@@ -235,6 +249,9 @@ def main(args):
         if len(args.inputs) != 1 or not folders:
             raise OptionError(f"--num-{kind}-checkpoints needs --inputs to be one existing folder")
         paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound)
+    check_output(args.output, "--output", paths)
     print("average of", *(path.name for path in paths))
-    save_checkpoint(average_checkpoints(paths), args.output)
+    state = average_checkpoints(paths)
+    state["extra_state"]["average_of"] = {path.name: sha256_of(path) for path in paths}
+    save_checkpoint(state, args.output)
     print(f"-> {args.output}")

@@ -23,7 +23,7 @@ def main(argv=None):
     """Run a command; ``argv`` as in ``sys.argv[1:]``."""
     args = parse(sys.argv[1:] if argv is None else argv)
     if args.module is None:
-        print(USER_DIR)
+        run_command(lambda: print(USER_DIR))
     else:
         run_command(lambda: _run(args))
 
@@ -83,7 +83,13 @@ def _number(parser, option, default, text):
 
 
 def _path(parser, option, metavar, text, default=None, **more):
-    parser.add_argument(option, type=Path, default=default, metavar=metavar, help=text, **more)
+    parser.add_argument(option, type=_path_of, default=default, metavar=metavar, help=text, **more)
+
+
+def _path_of(text):
+    if not text:  # which Path takes for the current folder
+        raise argparse.ArgumentTypeError("expected a path, found an empty text")
+    return Path(text)
 
 
 def quickstart(parser):
@@ -231,7 +237,7 @@ def translate(parser):
     """Translate raw sentences. From the command line, a file or standard input, one per line, to standard output."""
     _path(parser, "model", "MODEL", "a run folder, a model folder or a checkpoint")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: the lines of standard input")
-    _path(parser, "--input", "FILE", "raw sentences to translate, one per line, plain or .gz")
+    _path(parser, "--input", "FILE", "raw sentences to translate, one per line, plain or .gz, .bz2, .xz")
     _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
     _number(parser, "--beam", PAPER["beam"], "beam size")
     _number(parser, "--batch", 64, "sentences translated together")
@@ -338,7 +344,7 @@ def report(parser):
 def inspect(parser):
     """Look at a trained model's gates for raw sentences. Writes gates.json and, as PNGs, the gated kernels beside the
     ungated ones (kernels.png), the gate over the taps for a few sentences (gates.png), and how much each layer's gate
-    varies between sentences (variance.png). With --classes or --labels, the paper's analysis of classes (supplement
+    varies between sentences (variance.png); gates.md has the figures as tables. With --classes or --labels, the paper's analysis of classes (supplement
     A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
     """
     _path(parser, "checkpoint", "MODEL", "a run folder, a model folder or a checkpoint")

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ..errors import CheckpointError, OptionError, UserError, check_at_least
+from ..errors import OptionError, UserError, check_at_least
 from ..text import SUBWORD_MODELS, MosesText, is_blank
 from .checkpoints import (
     average_checkpoints,
@@ -15,11 +15,11 @@ from .checkpoints import (
     write_model,
 )
 from .files import (
+    LOCK,
     Between,
     atomic_folder,
     locked,
     mark_of,
-    read_json,
     read_lines,
     replaceable_folder,
     sha256_of,
@@ -28,11 +28,11 @@ from .files import (
     write_json,
     write_lines,
 )
-from .models import checkpoints_to_average, data_of, locate
+from .models import check_vocabulary, checkpoints_to_average, data_of, locate
 from .preparation import check_files, longest_sentence, read_preparation
 from .report import render_table
 from .scoring import LABELS, TOKENISED_BLEU, detokenised_scores, sacrebleu_tokeniser, tokenised_bleu
-from .training import LOCK, MODEL_FOLDER, RECORD, RUN, prepared_folder
+from .training import MODEL_FOLDER, RUN, prepared_folder
 from .translate import BEAM, generate
 
 SCORES = "scores.json"
@@ -148,10 +148,13 @@ def main(args):
         data = data_of(place)
         if data is None:
             raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
-    prepared, out = prepared_folder(data), usable_path(args.out or run / args.split, "--out")
-    if (run / RUN).exists():
-        check_vocabulary(run, prepared)
+    prepared, out = (
+        prepared_folder(data),
+        usable_path(args.out or run / args.split, "--out" if args.out else "the run's"),
+    )
     check_files(prepared)
+    if (run / RUN).exists():
+        check_vocabulary(run, prepared / "bin")
     averages = place.checkpoint or place.checkpoints
     replaceable_folder(out, "translations")
     if averages:
@@ -172,17 +175,6 @@ def main(args):
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} per second -> {out / SCORES}")
-
-
-def check_vocabulary(run, prepared):
-    """Raises CheckpointError if a preparation has other dictionaries or another subword model than a run's data."""
-    trained, there = read_json(run / RUN, RECORD)["data"]["sha256"], read_preparation(prepared)["sha256"]
-    for name, digest in trained.items():
-        if not name.endswith((".bin", ".idx")) and there.get(name) != digest:
-            raise CheckpointError(
-                f"{prepared} and the data that {run} was trained on differ in {name} (SHA-256 {there.get(name, 'none')[:12]} "
-                f"and {digest[:12]}): prepare the text with the run's vocabulary, --vocabulary-of"
-            )
 
 
 def average_into_model(paths, prepared, folder):

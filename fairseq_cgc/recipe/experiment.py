@@ -16,13 +16,14 @@ from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from ..errors import MOST_SEED, OptionError, UserError, check_at_least, check_within
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES
-from .files import read_json, writable_folder, write_json
+from .files import check_own_files, read_json, writable_folder, write_json
 from .processes import child
 from .report import last_words, render_table, write_text_and_plots
 from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, small_options
 from .scoring import TOKENISED_BLEU
 from .significance import detectable_difference
 from .table import (
+    MADE,
     STATISTICS,
     bleu_of,
     corpus_name,
@@ -235,6 +236,7 @@ def make_table(runs_folder, out=None, corpus=None, failed=None):
     Raises:
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
+    check_own_files(out or runs_folder, MADE)
     runs = read_experiment(runs_folder)
     corpus = corpus or corpus_name(runs)
     plots = {
@@ -348,7 +350,7 @@ def main(args):
     for seed in seeds:
         check_within(0, MOST_SEED, seeds=seed)
     check_numbers(args.fairseq)
-    writable_folder(args.runs, option="--runs")
+    check_own_files(writable_folder(args.runs, option="--runs"), MADE)
     failed = {}
     if not args.table:
         if args.by == "update":

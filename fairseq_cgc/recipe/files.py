@@ -30,6 +30,9 @@ from typing import NamedTuple
 from ..errors import CorpusError, UserError
 
 MARK = ".fairseq-cgc"  # in a folder of ours: what it is, and the files that we put there
+OURS = "fairseq-cgc"
+LOCK = ".lock"  # in a folder that is being written
+STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # names of open files, which may be regular ones
 # What versions before the mark wrote, and folders that grow over time: a JSON file with these keys, and all names there.
 UNMARKED = {
     "model": ("prepare.json", "settings sha256", "model.pt prepare.json dict.*.txt bpecodes sentencepiece.bpe.model"),
@@ -84,6 +87,42 @@ def _flocked(descriptor, operation):
         os.close(descriptor)
 
 
+def check_output(path, option, inputs=()):
+    """See, before any work, that a file may be written.
+
+    Args:
+        option: that names it
+        inputs: files that the work reads
+
+    Raises:
+        UserError: it is a folder or an input, or its folder cannot be written to
+    """
+    _refuse_folder(path, f"{option} {path}")
+    if not path.exists():
+        writable_folder(path.parent, option=option)
+    for file in map(Path, inputs):
+        if path.is_file() and file.is_file() and path.samefile(file):
+            raise UserError(f"{option} {path} is an input, and would be replaced; choose another name")
+
+
+def _refuse_folder(path, name=None):
+    if path.is_dir():
+        raise UserError(f"{name or path} is a folder, and a file is to be written there; choose another name")
+
+
+def check_own_files(folder, names):
+    """See, before any work, that of the files that are to be made in a folder those that are there are ours.
+
+    Raises:
+        UserError: one is somebody else's: it does not hold the name ``OURS``, which all of ours do
+    """
+    for path in (Path(folder) / name for name in names):
+        if path.is_dir() or path.is_file() and OURS.encode() not in path.read_bytes():
+            raise UserError(
+                f"{path} is there and is not one of ours; move it away, or choose another folder with --out"
+            )
+
+
 @contextmanager
 def atomic_write(path):
     """Yield a name to write a file under; at the end it becomes ``path``, or ``path`` is as it was.
@@ -94,13 +133,17 @@ def atomic_write(path):
         UserError: there is a folder, or no room
     """
     path = Path(path)
+    _refuse_folder(path)
     kind = os.stat(path).st_mode if path.exists() else None
-    if kind and stat.S_ISDIR(kind):
-        raise UserError(f"{path} is a folder, and a file is to be written there; choose another name")
-    if kind and not stat.S_ISREG(kind) or str(path).startswith(("/dev/", "/proc/")):
+    if kind and not stat.S_ISREG(kind) or str(path).startswith(STREAMS):
         with tempfile.TemporaryDirectory() as folder:
             yield (file := Path(folder) / "output")
-            _copy_into(path, file)
+            try:
+                _copy_into(path, file)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise UserError(f"{path} could not be written ({error.strerror}); name another output") from None
         return
     target = Path(os.path.realpath(path))
     with partial_in(target.parent) as file, _room(path):
@@ -196,10 +239,10 @@ def replaceable_folder(path, what):
     old = target.with_name(f".{target.name}.fairseq-cgc-old")
     if old.is_dir():
         remove(old) if target.exists() else os.rename(old, target)
-    if not target.exists():
+    if not target.exists() and not target.is_symlink():
         return target
     if not target.is_dir():
-        raise UserError(f"{path} is a file, and a folder ({what}) is to be written there; choose another name")
+        raise UserError(f"{path} is no folder, and a folder ({what}) is to be written there; choose another name")
     if Path.cwd().is_relative_to(target):
         raise UserError(f"{path} is the current folder or one above it, and would be replaced; name one in it")
     foreign = foreign_files(target, what)
@@ -215,7 +258,7 @@ def foreign_files(folder, what):
     """Names in a folder that are not there as part of our ``what``."""
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir())
-    if not names:
+    if not names or names == [LOCK] and not (folder / LOCK).stat().st_size:  # locked before there was anything in it
         return []
     if mark := mark_of(folder):
         ours = {*mark["files"], *ADDED} if mark["what"] == what else ()
@@ -242,7 +285,8 @@ def mark_folder(folder, what, **facts):
 def mark_of(folder):
     """The mark of a folder of ours; an empty dict where it has none."""
     path = Path(folder) / MARK
-    return read_json(path, {"what": str, "files": [str], "updates?": (int, None)}) if path.exists() else {}
+    shape = {"what": str, "files": [str], "updates?": (int, None), "checkpoints?": [str], "sha256?": {str: str}}
+    return read_json(path, shape) if path.exists() else {}
 
 
 def discard_folder(path, what):
@@ -368,11 +412,11 @@ def check_record(value, shape, path, field=""):
             raise wanted("an object")
         if str in shape:
             shape = dict.fromkeys(value, shape[str])
-        for name, part in shape.items():
-            name, place = name.removesuffix("?"), f"{field}.{name}".strip(".?")
+        for key, part in shape.items():
+            name, place = key.removesuffix("?"), f"{field}.{key}".strip(".?")
             if name in value:
                 check_record(value[name], part, path, place)
-            elif f"{name}?" not in shape:
+            elif name == key:
                 raise UserError(
                     f"{path} lacks {place}. The file is damaged or not ours: restore a copy, or make it again"
                 )
@@ -512,9 +556,9 @@ def writable_folder(path, free_bytes=0, option="--work"):
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(
-            f"the folder {path} cannot be written to ({error.strerror}); choose another with {option}"
-        ) from None
+        files = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "it, or a folder of its path, is a file" if files else error.strerror
+        raise UserError(f"the folder {path} cannot be written to ({reason}); choose another with {option}") from None
     free = shutil.disk_usage(path).free
     if free < free_bytes:
         raise UserError(

@@ -10,9 +10,9 @@ import torch
 from fairseq.data.data_utils import collate_tokens
 from tqdm import tqdm
 
-from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, check_at_least, check_within
+from ..errors import MOST_SAMPLES, MOST_SEED, CheckpointError, CorpusError, OptionError, check_at_least, check_within
 from ..lightconv_cgc import LightConvCGCEncoder
-from .files import read_lines, writable_folder, write_json
+from .files import OURS, check_own_files, read_lines, writable_folder, write_json
 from .models import load_hub
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import ROWS
@@ -607,7 +607,8 @@ def plot_classes(found, title, path):
 def main(args):
     """``fairseq-cgc inspect``."""
     check_within(0, MOST_SEED, seed=args.seed)
-    check_at_least(1, batch=args.batch, permutations=args.permutations)
+    check_at_least(1, batch=args.batch)
+    check_within(1, MOST_SAMPLES, permutations=args.permutations)
     if not args.input and not args.pairs:
         raise OptionError("give sentences with --input, minimal pairs with --pairs, or both")
     if (args.classes or args.labels) and not args.input:
@@ -629,8 +630,10 @@ def main(args):
             f"{args.labels} has {len(labels)} lines and the input {len(sentences)}; expected one label per sentence"
         )
     out = writable_folder(args.out, option="--out")
+    check_own_files(out, ["gates.json", "gates.md", "kernels.png", "gates.png", "variance.png", "classes.png"])
     hub = load_model(args.checkpoint, args.data)
     report = {
+        "written_by": OURS,
         "checkpoint": str(args.checkpoint),
         "input": [str(path) for path in args.input or ()],
         "versions": versions(),

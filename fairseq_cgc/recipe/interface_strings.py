@@ -7,7 +7,6 @@ The wheel of ``homeassistant`` (Apache-2.0) carries ``translations/de.json`` bes
 import hashlib
 import json
 import re
-import subprocess
 import sys
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from ..errors import CorpusError
 from .files import atomic_folder, partial_in, sha256_of, write_json, write_lines
+from .processes import child
 
 PACKAGE = "homeassistant"
 VERSION = "2025.4.4"
@@ -28,11 +28,13 @@ TRANSLATIONS = re.compile(r"homeassistant/components/([^/]+)/translations/(de|en
 MAX_JSON_BYTES = 8 * 2**20
 
 
-def download_wheel(folder):
+def download_wheel(folder, sha256=SHA256):
     """Download the pinned wheel with pip, from whatever package index pip is set up for.
 
+    One that is there already is taken if it has this hash, and else downloaded again, aloud.
+
     Returns:
-        the wheel's path; its hash is not checked here
+        the wheel's path; the hash of a new one is not checked here
 
     Raises:
         CorpusError: pip could not get it
@@ -40,12 +42,16 @@ def download_wheel(folder):
     folder = Path(folder)
     wheel = folder / WHEEL
     if wheel.exists():
-        return wheel
+        if sha256_of(wheel) == sha256:
+            return wheel
+        print(f"    {wheel} is truncated, damaged or another version: downloading it again", flush=True)
     with partial_in(folder, folder=True) as partial:  # pip wants a folder of its own
         # The wheel is for a newer Python and is only read, never installed.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
         command += ["--python-version", "3.13", "--dest", str(partial), f"{PACKAGE}=={VERSION}"]
-        if subprocess.run(command).returncode or not (partial / WHEEL).exists():
+        with child(command) as pip:
+            pass
+        if pip.returncode or not (partial / WHEEL).exists():
             raise CorpusError(
                 f"pip could not download {PACKAGE}=={VERSION} (see its output above): no network, or an index without "
                 f"it.\nGet {WHEEL} on another machine and give it with --archive PATH."

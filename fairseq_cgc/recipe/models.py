@@ -8,10 +8,11 @@ import torch
 
 from ..errors import CheckpointError
 from ..lightconv_cgc import LightConvCGCModel
+from ..text import PREPARATION, SUBWORD_MODELS
 from .checkpoints import KINDS, find_checkpoints
-from .files import read_json, usable_path
+from .files import read_json, sha256_of, usable_path
 from .rows import PAPER
-from .training import MODEL_FOLDER, RUN
+from .training import MODEL_FOLDER, RECORD, RUN
 
 MODEL = "model.pt"
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
@@ -62,7 +63,25 @@ def locate(path):
 def data_of(place):
     """The folder of a preparation that the run of a ``Place`` was trained on, or None."""
     record = place.run / RUN
-    return Path(read_json(record)["data"]["path"]) if record.is_file() else None
+    return Path(read_json(record, RECORD)["data"]["path"]) if record.is_file() else None
+
+
+def check_vocabulary(run, folder):
+    """Raises CheckpointError if a folder has other dictionaries or another subword model than a run's data had.
+
+    Args:
+        run: a run folder
+        folder: of dictionaries: a preparation's ``bin``
+    """
+    copies = {kind.name: kind.hub_name for kind in SUBWORD_MODELS.values()}
+    for name, digest in read_json(run / RUN, RECORD)["data"]["sha256"].items():
+        file = folder / copies.get(name, name)
+        found = sha256_of(file) if file.is_file() else "none"
+        if not name.endswith((".bin", ".idx")) and found != digest:
+            raise CheckpointError(
+                f"{folder} and the data that {run} was trained on differ in {name} (SHA-256 {found[:12]} and {digest[:12]}): "
+                "prepare the text with the run's vocabulary, --vocabulary-of"
+            )
 
 
 def checkpoints_to_average(folder, by, asked, upper_bound=None):
@@ -120,5 +139,9 @@ def load_hub(path, data=None):
     if not list(folder.glob("dict.*.txt")):
         raise CheckpointError(f"{folder} has no dictionaries (dict.*.txt); give the prepared folder with --data")
     folder = usable_path(folder.resolve(), "the prepared folder")
+    if data is not None and (place.run / RUN).is_file():
+        check_vocabulary(place.run, folder)
+    if not (folder / PREPARATION).is_file():
+        print(f"{folder} has no {PREPARATION}: sentences are taken as tokens and subwords already", file=sys.stderr)
     hub = LightConvCGCModel.from_pretrained(str(file.parent), file.name, str(folder))
     return hub.cuda() if torch.cuda.is_available() else hub

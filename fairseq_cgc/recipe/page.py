@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from ..errors import CheckpointError, OptionError, UserError
 from ..text import is_blank
 from .experiment import contents, read_experiment
-from .files import atomic_write, read_json, read_lines, writable_folder
+from .files import atomic_write, check_output, check_own_files, read_json, read_lines
 from .inspection import (
     LAYER_COLUMNS,
     by_number,
@@ -83,6 +83,10 @@ def read_translated(folder, name):
     run = read_run(folder)
     if run.unfinished:
         raise UserError(f"{folder} has no translations to show: {run.unfinished}")
+    if run.recorded is not None:
+        raise UserError(
+            f"{folder} is a run's record, without the corpus's sentences; give the run, or the folder of records"
+        )
     names = [run.data.get("source_lang", "source"), run.data["target_lang"], "hyp"]
     sides = [read_lines(run.folder / "test" / f"test.{name}") for name in names]
     for side, of in zip(sides, names):
@@ -117,9 +121,8 @@ def write_page(folder, other=None, out=None):
     if other and other.resolve() == folder.resolve():
         raise OptionError(f"{folder} and {other} are one run; give two, or one alone")
     out = Path(out or folder / (f"report-{other.resolve().name}.html" if other else "report.html"))
-    if out.is_dir():
-        raise OptionError(f"--out {out} is a folder; expected the name of a file")
-    writable_folder(out.parent, option="--out")
+    check_output(out, "--out")
+    check_own_files(out.parent, [out.name])
     content = of_runs(folder, other) if (folder / RUN).is_file() else of_experiment(folder)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

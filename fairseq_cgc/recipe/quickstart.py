@@ -10,10 +10,10 @@ from ..errors import MOST_SEED, UserError, check_at_least, check_within
 from . import interface_strings, preparation
 from .checkpoints import count_parameters, find_checkpoints, load_checkpoint
 from .evaluation import RESULT, SCORES, average_into_model, score_table, translate_and_score
-from .files import discard_folder, locked, mark_of, read_json, read_lines, replaceable_folder, writable_folder
+from .files import LOCK, discard_folder, locked, mark_of, read_json, read_lines, replaceable_folder, writable_folder
 from .page import write_page
 from .rows import row_options
-from .training import LOCK, MODEL_FOLDER, train
+from .training import MODEL_FOLDER, train
 from .translate import BEAM
 
 SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
@@ -97,7 +97,8 @@ def corpus(args, work):
     if args.archive:
         interface_strings.check_wheel(args.archive, asked["sha256"])
     if args.fresh or not record.exists():
-        wheel = args.archive or interface_strings.download_wheel(work)
+        replaceable_folder(raw, "corpus")
+        wheel = args.archive or interface_strings.download_wheel(work, asked["sha256"])
         interface_strings.write_corpus(wheel, raw, **asked)
     made = read_json(record, {"made_from": {str: (str, int)}, "pairs": {str: int}})
     if made["made_from"] != asked:

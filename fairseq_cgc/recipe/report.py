@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from tabulate import tabulate
 
 from ..errors import UserError
-from .files import atomic_write
+from .files import OURS, atomic_write, check_own_files
 
 DPI = 150  # of the PNGs
 
@@ -32,21 +32,22 @@ def write_text_and_plots(out, name, text, plots):
     Args:
         out: folder
         name: of the text's file
-        text: Markdown
+        text: Markdown, which is marked as ours
         plots: dict of name to what draws it, given its path
 
     Returns:
         *text*
 
     Raises:
-        UserError: the folder cannot be made
+        UserError: the folder cannot be made, or holds somebody's file of one of these names
     """
+    check_own_files(out, [name, *plots])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
     with atomic_write(out / name) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(f"{text}\n<!-- written by {OURS} -->\n", encoding="utf-8")
     if plots and not has_matplotlib():
         print(f"no {' and '.join(plots)} {WITHOUT_PLOTS}", file=sys.stderr)
     for plot, draw in plots.items() if has_matplotlib() else ():
@@ -69,7 +70,7 @@ def save_figure(figure, path):
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name or sentence is a dollar
     with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI)
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": OURS})
 
 
 def last_words(lines):

@@ -10,9 +10,9 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.scoring.bleu import BleuConfig, Scorer
 
-from ..errors import CorpusError, OptionError, UserError, check_at_least
+from ..errors import MOST_SAMPLES, CorpusError, OptionError, check_at_least, check_within
 from ..text import MosesText
-from .files import decode_lines, read_lines, write_json
+from .files import check_output, decode_lines, read_lines, write_json
 from .report import render_table
 from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
 
@@ -345,6 +345,9 @@ def main(args):
     """``fairseq-cgc score``."""
     if bool(args.ref) == bool(args.test_set) or bool(args.test_set) != bool(args.language_pair):
         raise OptionError("give --ref FILE, or --test-set NAME with --language-pair SOURCE-TARGET")
+    check_within(1, MOST_SAMPLES, samples=args.samples)
+    if args.json:
+        check_output(args.json, "--json", [*args.systems, *(args.ref or ())])
     files = args.ref or test_set_references(args.test_set, args.language_pair)
     language = args.lang or (args.language_pair or "en").split("-")[-1]
     systems, references = read_sides(args.systems, files)
@@ -353,10 +356,7 @@ def main(args):
     print(score_table(scores))
     if args.json:
         record = {"references": [*map(str, files)], "language": language, "sentences": len(references[0]), **options}
-        try:
-            write_json(args.json, {**record, "scores": scores})
-        except OSError as error:
-            raise UserError(f"--json {args.json} cannot be written ({error.strerror}); choose another file") from None
+        write_json(args.json, {**record, "scores": scores})
 
 
 def score_table(scores):

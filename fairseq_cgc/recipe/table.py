@@ -20,13 +20,13 @@ from tqdm import tqdm
 from ..errors import UserError
 from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import RESULT, SCORES
-from .files import Between, is_locked, read_json, read_lines, sha256_of
+from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import render_table, save_figure, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
-from .training import LOCK, MODEL_FOLDER, RECORD, RUN, option_values
+from .training import MODEL_FOLDER, RECORD, RUN, option_values
 
 PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
@@ -72,6 +72,10 @@ class Run:
         return f"{self.row}, seed {self.seed} ({self.folder})"
 
 
+MOST_UPDATES = 10**9
+MADE = "table.md", "table.png", "curves.png"
+
+
 def make_table(runs_folder, out=None, corpus=None):
     """Write ``table.md``, ``table.png`` and ``curves.png``; without matplotlib the first alone.
 
@@ -86,6 +90,7 @@ def make_table(runs_folder, out=None, corpus=None):
     Raises:
         UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
+    check_own_files(out or runs_folder, MADE)
     runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
     if not runs:
         raise UserError(f"{runs_folder} has only runs of variants; fairseq-cgc table --experiment makes their table")
@@ -229,11 +234,11 @@ def read_log(run):
                 continue
             count, value = LOGGED[kind]
             update, value = int(event[count]), float(event[value])
-            if update < 0 or not isfinite(value):
+            if not 0 <= update <= MOST_UPDATES or not isfinite(value):
                 raise ValueError
             if kind == "train_inner" and event.get("wps"):
                 run.speeds.append(float(event["wps"]))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             broken.append(number)
             continue
         while events and events[-1][0] > update:
@@ -470,9 +475,7 @@ def provenance(runs):
 
 
 def short_hashes(sha256):
-    """One hash or those of many files by their first 12 digits."""
-    if not isinstance(sha256, dict):
-        return sha256
+    """The hashes of files, by their first 12 digits."""
     return ", ".join(f"{name} {digits[:12]}" for name, digits in sha256.items())
 
 

@@ -30,6 +30,7 @@ from ..options import LARGEST_POOL_FACTOR
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint, updates_of
 from .files import (
+    LOCK,
     Between,
     discard_folder,
     foreign_files,
@@ -51,11 +52,18 @@ RECORD = {
     "row": str,
     "seed": int,
     "options?": [str],
-    "data": {"path": str, "source_lang?": str, "target_lang": str, "sha256": ({str: str}, str)},
+    "data": {
+        "path": str,
+        "source_lang?": str,
+        "target_lang": str,
+        "pairs?": {str: Between(0, kind=int)},
+        "sha256": {str: str},
+    },
     "batch_tokens?": Between(1, kind=int),
     "updates?": Between(1, kind=int),
     "done?": Between(0, kind=int),
     "versions?": {str: str},
+    "command?": [str],
 }
 # What a number of fairseq-train's can be at all: others end in its tracebacks, or train to no purpose.
 SHARE, AMOUNT = (0, 1), (0, 1e9)
@@ -76,7 +84,8 @@ RANGES = dict.fromkeys(
     AMOUNT,
 )
 RANGES |= {"--cgc-pool-factor": (0, LARGEST_POOL_FACTOR)}  # the model says its own least
-LOCK = ".lock"
+RANGES |= dict.fromkeys(["--max-source-positions", "--max-target-positions", "--update-freq", "--max-tokens"], (1, 1e9))
+FEW_BYTES = 100 * 2**20  # a disk with less left may be why a training failed
 TELL_EVERY = 600  # seconds, where there is no bar
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
@@ -154,7 +163,10 @@ def precision_options(precision, cuda):
 
 def check_numbers(options):
     """Raises OptionError for the first of fairseq-train's options whose value no training can have."""
-    for name, text in option_values(options).items():
+    values = option_values(options)
+    if values.get("--lr-scheduler") == "inverse_sqrt" and values.get("--warmup-updates") == "0":
+        raise OptionError("--warmup-updates is 0; with --lr-scheduler inverse_sqrt it must be at least 1")
+    for name, text in values.items():
         least, most = RANGES.get(name, (None, None))
         for part in text.strip("[]() ").split(",") if name in RANGES else ():
             try:
@@ -245,7 +257,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     Raises:
         UserError: the folder holds another run, is being written, or fairseq-train failed
     """
-    check_numbers(options)
+    check_numbers([*options, *layout])
     run, prepared = usable_path(run, "the run"), prepared_folder(prepared)
     checkpoints, record = run / "checkpoints", run / RUN
     identity = {"row": row, "seed": seed, "options": without_limits(options), "data": data_record(prepared)}
@@ -267,6 +279,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
             print("    already done")
             return
         check_files(prepared)
+        check_batch(prepared, [*options, *layout])
         command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
         print(f"    {shlex.join(command)}", flush=True)
         versions = {name: version(name) for name in ("torch", "ve-fairseq")} | {"python": python_version()}
@@ -308,8 +321,7 @@ def _identity(record):
         yield "--batch-tokens", "", record["batch_tokens"]
     for name, value in option_values(record["options"]).items():
         yield "", name, value
-    sha256 = record["data"]["sha256"]
-    for name, digits in sha256.items() if isinstance(sha256, dict) else [("", sha256)]:
+    for name, digits in record["data"]["sha256"].items():
         if not name.endswith(".idx"):  # which earlier versions did not record
             yield "data", name, digits[:12]
 
@@ -353,9 +365,8 @@ def validation_options(prepared, options):
         prepared: the folder of a preparation
         options: fairseq-train's
     """
-    settings, values = read_json(prepared / "bin" / PREPARATION)["settings"], option_values(options)
-    limit = max(int(values.get(f"--max-{side}-positions", POSITIONS)) for side in ("source", "target"))
-    longest, batch = longest_sentence(prepared, "valid", limit), values.get("--max-tokens", "")
+    settings = read_json(prepared / "bin" / PREPARATION)["settings"]
+    longest, batch = _longest(prepared, "valid", options), option_values(options).get("--max-tokens", "")
     of_valid = ["--max-tokens-valid", str(longest)] if batch.isdigit() and int(batch) < longest else []
     return [
         *SKIP_TOO_LONG,
@@ -365,6 +376,23 @@ def validation_options(prepared, options):
         "--target-lang",
         settings["target_lang"],
     ]
+
+
+def _longest(prepared, split, options):
+    """Tokens of the longest sentence of a split that the model takes."""
+    values = option_values(options)
+    limit = max(int(values.get(f"--max-{side}-positions", POSITIONS)) for side in ("source", "target"))
+    return longest_sentence(prepared, split, limit)
+
+
+def check_batch(prepared, options):
+    """Raises OptionError if a training sentence is longer than a batch, at which fairseq fails."""
+    batch, longest = option_values(options).get("--max-tokens", ""), _longest(prepared, "train", options)
+    if batch.isdigit() and int(batch) < longest:
+        raise OptionError(
+            f"a batch has {batch} tokens on each device and the longest training sentence has {longest}; raise "
+            "--batch-tokens, or --max-tokens"
+        )
 
 
 def join_training(command):
@@ -420,9 +448,16 @@ def keep_place_in_epoch(checkpoints, update_freq):
     if not last.exists() or not update_freq.isdigit():
         return
     state = load_checkpoint(last)
-    place, (before, *others) = state["extra_state"]["train_iterator"], state["cfg"]["optimization"]["update_freq"]
-    if place["iterations_in_epoch"] and before != int(update_freq) and not others:
-        place["iterations_in_epoch"] = place["iterations_in_epoch"] // before * int(update_freq)
+    try:
+        place, (before, *others) = state["extra_state"]["train_iterator"], state["cfg"]["optimization"]["update_freq"]
+        within = int(place["iterations_in_epoch"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{last} does not record where in its epoch it stopped: it is damaged or not fairseq's; put another checkpoint "
+            "of this run in its place, or choose another folder"
+        ) from None
+    if within and before != int(update_freq) and not others:
+        place["iterations_in_epoch"] = within // before * int(update_freq)
         state["cfg"]["optimization"]["update_freq"] = [int(update_freq)]
         save_checkpoint(state, last)
 
@@ -479,9 +514,10 @@ def follow_training(command, run, updates, lock):
                     said, told = done, time.monotonic()
                     print(f"    {done}/{updates} updates, {text}", flush=True)
     if process.returncode:
-        raise UserError(
-            f"fairseq-train failed with exit status {process.returncode}: {last_words(tail)}\nFull log: {words}"
-        )
+        reason, free = f"failed with exit status {process.returncode}: {last_words(tail)}", shutil.disk_usage(run).free
+        if free < FEW_BYTES:
+            reason = f"{reason.strip()} (the disk has {free / 2**20:.0f} MiB left: free space, then run the same command again)"
+        raise UserError(f"fairseq-train {reason}\nFull log: {words}")
 
 
 def _lines_as_they_come(source, process):
@@ -531,7 +567,7 @@ def parse_figures(line):
         if found and values.startswith("{"):
             try:
                 return event, {name: _number(value) for name, value in json.loads(values).items()}
-            except ValueError:  # a stop has cut it off
+            except (ValueError, AttributeError, RecursionError):  # a stop has cut it off, or it is no figures
                 break
     return None, None
 
@@ -549,13 +585,13 @@ def model_to_finetune(path, prepared):
     Raises:
         CheckpointError: there is none, or its run had another vocabulary than the preparation has
     """
-    from .evaluation import check_vocabulary  # which import this module
-    from .models import LAST, MODEL, locate
+    from .models import LAST, MODEL, check_vocabulary, locate  # which imports this module
 
     place = locate(path)
     if (place.run / RUN).is_file():
-        check_vocabulary(place.run, prepared)
-    return (place.checkpoint or (place.model / MODEL if place.model else place.checkpoints / LAST)).resolve()
+        check_vocabulary(place.run, prepared / "bin")
+    file = place.checkpoint or (place.model / MODEL if place.model else place.checkpoints / LAST)
+    return usable_path(file.resolve(), "--finetune-from")
 
 
 def main(args):

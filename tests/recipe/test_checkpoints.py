@@ -2,9 +2,17 @@ import argparse
 
 import pytest
 import torch
+from conftest import command, refused
 
 from fairseq_cgc.errors import CheckpointError
-from fairseq_cgc.recipe.checkpoints import average_checkpoints, find_checkpoints, load_checkpoint, write_model
+from fairseq_cgc.recipe.checkpoints import (
+    average_checkpoints,
+    check_dictionaries,
+    find_checkpoints,
+    load_checkpoint,
+    write_model,
+)
+from fairseq_cgc.recipe.files import sha256_of
 
 
 def save(path, dtype=torch.float32, **tensors):
@@ -112,6 +120,28 @@ def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):
         with pytest.raises(CheckpointError, match=words) as error:
             load_checkpoint(path)
         assert str(path) in str(error.value) and str(error.value).count("\n") <= 1
+
+
+def test_an_average_says_what_it_was_made_of(tmp_path):
+    paths = [save(tmp_path / f"checkpoint{number}.pt", weight=[1.0 * number]) for number in (1, 2)]
+    command("average", "--inputs", *paths, "--output", tmp_path / "out" / "average.pt")
+    state = load_checkpoint(tmp_path / "out" / "average.pt")
+    assert state["extra_state"]["average_of"] == {path.name: sha256_of(path) for path in paths}
+    assert state["model"]["weight"].tolist() == [1.5]
+
+
+def test_a_bound_for_the_best_checkpoints_is_refused(tmp_path):
+    words = ["--inputs", tmp_path, "--num-best-checkpoints", 1, "--output", tmp_path / "x.pt"]
+    assert "--checkpoint-upper-bound is for epochs or updates" in refused(
+        "average", *words, "--checkpoint-upper-bound", 0
+    )
+
+
+@pytest.mark.parametrize("parameters", [{"weight": [1.0]}, {"encoder.embed_tokens.weight": 1.0}])
+def test_a_model_without_embeddings_fits_no_dictionaries(tmp_path, parameters):
+    (tmp_path / "dict.de.txt").write_text("a 1\n")
+    with pytest.raises(CheckpointError, match="has no embeddings of words in its encoder"):
+        check_dictionaries(load_checkpoint(save(tmp_path / "checkpoint1.pt", **parameters)), tmp_path, "de", "en")
 
 
 def test_a_model_folder_is_complete_in_itself(tmp_path):

@@ -1,5 +1,6 @@
 """The command line as a whole; what its commands do is in the tests of their modules."""
 
+import re
 import shutil
 import signal
 import sys
@@ -52,6 +53,13 @@ def test_without_a_command_it_prints_the_folder_for_user_dir(nothing_installed):
     for words in ([], ["user-dir"]):
         done = command(*words, env=nothing_installed)
         assert done.stdout == f"{ROOT / 'fairseq_cgc'}\n"
+
+
+def test_a_full_disk_ends_it_with_a_line(nothing_installed):
+    done = run(
+        "bash", "-c", f"{sys.executable} -m fairseq_cgc user-dir > /dev/full", check=False, env=nothing_installed
+    )
+    assert done.returncode == 1 and re.fullmatch("error: No space left on device;.*\n", done.stderr)
 
 
 def test_a_wheel_has_every_command_and_the_rows(installed, nothing_installed, tmp_path):

@@ -11,6 +11,7 @@ import resource
 import signal
 import stat
 import sys
+import tempfile
 import time
 import traceback
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from fairseq_cgc.errors import CorpusError, UserError
 from fairseq_cgc.recipe import files
 from fairseq_cgc.recipe.checkpoints import save_checkpoint
 from fairseq_cgc.recipe.files import (
+    LOCK,
     MARK,
     Between,
     atomic_folder,
@@ -99,6 +101,29 @@ def test_a_device_or_a_pipe_is_written_into(tmp_path):
     assert os.read(reader, 10) == b"a\n" and pipe.is_fifo()
 
 
+def test_a_device_that_takes_nothing_is_named():
+    with pytest.raises(UserError, match="^/dev/full could not be written .No space left on device.; name another"):
+        write_json("/dev/full", {})
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no memory file system")
+def test_a_file_in_memory_is_replaced_as_any_other():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for value in (1, 2):
+            write_json(f"{folder}/x.json", value)
+        assert read_json(f"{folder}/x.json") == 2 and os.listdir(folder) == ["x.json"]
+
+
+def test_a_folder_that_has_been_locked_and_not_yet_filled_counts_as_empty(tmp_path):
+    with locked(tmp_path / "run" / LOCK, "x"):
+        assert foreign_files(tmp_path / "run", "run") == []
+        discard_folder(tmp_path / "run", "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / LOCK).write_text("somebody's")
+    assert foreign_files(tmp_path / "other", "run") == [LOCK]
+
+
 def forked(work):
     """Do some work in a child process; its id."""
     child = os.fork()
@@ -137,7 +162,7 @@ def test_a_folder_where_a_file_is_wanted_and_the_other_way_round_are_refused(tmp
     with pytest.raises(UserError, match="is a folder, and a file is to be written there"):
         write_lines(tmp_path, ["a"])
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is a file, and a folder .* is to be written there"):
+    with pytest.raises(UserError, match="is no folder, and a folder .* is to be written there"):
         fill(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 

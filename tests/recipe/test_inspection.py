@@ -256,7 +256,10 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
     assert {path.name for path in out.iterdir()} == {
         "gates.json", "gates.md", "kernels.png", "gates.png", "variance.png", "classes.png"
     }  # fmt: skip
-    assert done.stdout == (out / "gates.md").read_text() and "labels permuted, 20 times" in done.stdout
+    assert (
+        done.stdout + "\n<!-- written by fairseq-cgc -->\n" == (out / "gates.md").read_text()
+        and "labels permuted, 20 times" in done.stdout
+    )
     head = done.stdout.splitlines()[2]
     assert head.startswith(
         f"Model: `{checkpoints['cgc']}`. Input: `{corpus}`, `{pairs}`, 20 sentences, 1 pairs. Command: "

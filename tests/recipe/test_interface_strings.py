@@ -1,9 +1,13 @@
 import json
+import os
 import re
+import signal
 import zipfile
 
 import pytest
 from standin import components, write_wheel
+from test_files import ended_well, forked
+from test_processes import gone, read_ids
 
 from fairseq_cgc.errors import CorpusError
 from fairseq_cgc.recipe import interface_strings
@@ -101,6 +105,29 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
     with pytest.raises(CorpusError, match=r"pip could not download homeassistant==2025.4.4[\s\S]*--archive PATH"):
         interface_strings.download_wheel(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_wheel_is_downloaded_again_aloud_and_a_whole_one_is_not(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    wheel = tmp_path / interface_strings.WHEEL
+    wheel.write_bytes(b"half")
+    assert interface_strings.download_wheel(tmp_path, sha256_of(wheel)) == wheel and capfd.readouterr().out == ""
+    with pytest.raises(CorpusError, match="pip could not download"):
+        interface_strings.download_wheel(tmp_path)
+    assert f"{wheel} is truncated, damaged or another version: downloading it again" in capfd.readouterr().out
+    assert wheel.read_bytes() == b"half", "there is no better one"
+
+
+def test_pip_ends_with_a_command_that_is_killed(tmp_path, monkeypatch):
+    note = f"import os, time; open({str(tmp_path / 'ids')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(note)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    parent = forked(lambda: interface_strings.download_wheel(tmp_path / "work"))
+    [pid] = read_ids(tmp_path / "ids", 1)
+    os.kill(parent, signal.SIGKILL)
+    assert not ended_well(parent) and gone(pid)
 
 
 def test_the_stand_in_has_enough_pairs():

@@ -8,6 +8,7 @@ import pytest
 from fairseq_cgc.errors import CheckpointError, OptionError, UserError
 from fairseq_cgc.recipe import models, translate
 from fairseq_cgc.recipe.command_line import parse
+from fairseq_cgc.recipe.files import sha256_of
 from fairseq_cgc.recipe.models import checkpoints_to_average, data_of, load_hub, locate
 
 
@@ -24,7 +25,11 @@ def run_folder(tmp_path):
     for name in ("checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt", "checkpoint_best.pt", "checkpoint_last.pt"):
         touch(folder / "checkpoints" / name)
     touch(tmp_path / "data" / "bin" / "dict.de.txt")
-    (folder / "run.json").write_text(json.dumps({"data": {"path": str(tmp_path / "data")}}))
+    (folder / "run.json").write_text(
+        json.dumps(
+            {"row": "cgc", "seed": 1, "data": {"path": str(tmp_path / "data"), "target_lang": "en", "sha256": {}}}
+        )
+    )
     return folder
 
 
@@ -44,6 +49,29 @@ def test_a_run_its_checkpoints_and_one_of_them_are_of_one_run(run_folder):
     one = checkpoints / "checkpoint2.pt"
     assert locate(one) == (run_folder, None, checkpoints, one)
     assert data_of(locate(one)).name == "data"
+
+
+def test_dictionaries_that_are_not_the_run_s_are_refused_and_a_folder_without_a_record_is_told(
+    run_folder, loaded, capsys
+):
+    """Ones of the same size would translate, into other words."""
+    other = touch(run_folder.parent / "other" / "dict.de.txt").parent
+    record = json.loads((run_folder / "run.json").read_text())
+    record["data"]["sha256"] = {"dict.de.txt": sha256_of(other / "dict.de.txt"), "train.de-en.de.bin": "gone"}
+    (run_folder / "run.json").write_text(json.dumps(record))
+    load_hub(run_folder, other)
+    assert "other has no prepare.json: sentences are taken as tokens and subwords already" in capsys.readouterr().err
+    (other / "dict.de.txt").write_text("x 1")
+    with pytest.raises(CheckpointError, match="other and the data that .* was trained on differ in dict.de.txt"):
+        load_hub(run_folder, other)
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"row": "cgc", "seed": 1, "data": "x"}'])
+def test_a_damaged_record_of_the_run_is_named(run_folder, content):
+    (run_folder / "run.json").write_text(content)
+    with pytest.raises(UserError, match="run.json"):
+        data_of(locate(run_folder))
 
 
 def test_a_model_folder_and_its_file_need_no_run(tmp_path, run_folder):
@@ -70,6 +98,7 @@ def test_a_run_s_averaged_model_is_taken_and_else_its_best_checkpoint_aloud(run_
     assert "no averaged model" in capsys.readouterr().err
     touch(run_folder / "model" / "model.pt")
     touch(run_folder / "model" / "dict.de.txt")
+    touch(run_folder / "model" / "prepare.json")
     load_hub(run_folder)
     assert loaded[1] == (str(run_folder / "model"), "model.pt", str(run_folder / "model"))
     assert capsys.readouterr().err == ""

@@ -5,6 +5,7 @@ import shutil
 from argparse import Namespace
 
 import pytest
+from conftest import refused
 from test_preparation import SETTINGS, raw  # noqa: F401 (a fixture)
 
 from fairseq_cgc.errors import CorpusError, UserError
@@ -57,6 +58,26 @@ def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
     with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
         generate(run_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_average_does_not_replace_what_it_is_made_of(run_folder):
+    checkpoint = run_folder / "checkpoints" / "checkpoint1.pt"
+    for output, words in ((checkpoint, "is an input, and would be replaced"), (run_folder, "is a folder")):
+        assert words in refused("average", "--inputs", checkpoint, "--output", output)
+    assert checkpoint.read_text() == "checkpoint"
+
+
+def test_a_link_to_itself_is_no_output(run_folder, tmp_path):
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(UserError, match="self is no folder"):
+        generate(run_folder, tmp_path / "self")
+
+
+def test_the_quickstart_downloads_nothing_for_a_folder_that_it_may_not_write(tmp_path, monkeypatch):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "notes").write_text("mine")
+    monkeypatch.setattr(interface_strings, "download_wheel", lambda *_: pytest.fail("it downloaded"))
+    assert "holds notes, which is not part of our corpus" in refused("quickstart", "--work", tmp_path)
 
 
 def test_training_on_removes_what_was_made_of_fewer_updates_and_nothing_of_the_user_s(run_folder):

@@ -81,6 +81,13 @@ def test_fresh_starts_over(finished, wheel, tmp_path):
     assert "already done" not in done.stdout and re.search("10 updates.*, seed 1", done.stdout)
 
 
+def test_fresh_in_a_new_folder_and_with_another_seed_starts_too(finished, wheel, tmp_path):
+    """There, it locks folders that are not there yet."""
+    for work in (tmp_path / "new", shutil.copytree(finished[0], tmp_path / "work")):
+        done = quickstart(work, wheel, "--fresh", "--seed", 7, updates=2)
+        assert "2 updates, seed 7" in done.stdout and (work / "data" / "bin").is_dir()
+
+
 @pytest.mark.parametrize("lock, shared", [(".lock", True), ("data/.lock", False), ("lightconv_cgc-seed1/.lock", False)])
 def test_fresh_leaves_what_another_quickstart_works_on_alone(finished, wheel, lock, shared):
     work = finished[0]

@@ -199,15 +199,30 @@ def test_json_has_what_is_printed(files, capsys):
     assert (record["references"], record["sentences"], record["samples"], record["seed"]) == (["ref"], 60, 50, 7)
 
 
-def test_an_empty_name_for_the_json_file_is_refused(files):
-    with pytest.raises(UserError, match="is a folder, and a file is to be written there"):
-        main(parse(["score", "bad", "--ref", "ref", "--json", ""]))
+def test_an_empty_name_is_refused_before_any_work(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["score", "bad", "--ref", "ref", "--json", ""])
+    assert "--json: expected a path, found an empty text" in capsys.readouterr().err
 
 
-def test_a_json_file_that_cannot_be_written_comes_after_the_figures(files, capsys):
-    with pytest.raises(UserError, match="--json good/out.json cannot be written"):
-        main(parse(["score", "bad", "--ref", "ref", "--json", "good/out.json"]))
-    assert "BLEU4 = " in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        (
+            "good/out.json",
+            "good cannot be written to .it, or a folder of its path, is a file.; choose another with --json",
+        ),
+        (".", "is a folder, and a file is to be written there"),
+        ("ref", "--json ref is an input, and would be replaced"),
+        ("link", "--json link is an input, and would be replaced"),
+    ],
+)
+def test_a_json_file_that_cannot_be_written_or_is_an_input_is_refused_before_the_figures(files, capsys, name, words):
+    (files / "link").symlink_to("bad")
+    before = (files / "ref").read_bytes()
+    with pytest.raises(UserError, match=words):
+        main(parse(["score", "bad", "--ref", "ref", "--json", name]))
+    assert capsys.readouterr().out == "" and (files / "ref").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -225,7 +240,7 @@ def test_a_json_file_that_cannot_be_written_comes_after_the_figures(files, capsy
         (["good", "--test-set", "wmt14", "--language-pair", "xx-en"], "no test set 'wmt14' .* it has .*de-en"),
         (["-", "-", "--ref", "ref"], "- is standard input, which can stand for one file only"),
         (["good", "--ref", "ref", "--tokenize", "perl"], "--tokenize is 'perl'; choose from 13a"),
-        (["good", "bad", "--ref", "ref", "--samples", "0"], "--samples is 0; it must be at least 1"),
+        (["good", "bad", "--ref", "ref", "--samples", "0"], "--samples is 0; it must be from 1 to 1000000"),
         (["good", "bad", "--ref", "ref", "--seed", "0"], "--seed is 0; it must be at least 1"),
     ],
 )

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 import pytest
 import torch
-from conftest import LIGHTWEIGHT, TINY, Task, build_model, command
+from conftest import LIGHTWEIGHT, TINY, Task, build_model, command, refused
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_cgc.errors import UserError
@@ -72,7 +72,7 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
     wanted = {"row": row, "seed": seed, "updates": 2000, "command": ["fairseq-train"], "versions": {"torch": "2.13.0"}}
     wanted["data"] = {
         "path": "data",
-        "sha256": "abc",
+        "sha256": {"dict.de.txt": "abc"},
         "source_lang": "de",
         "target_lang": "en",
         "pairs": EXPECTED_PAIRS,
@@ -209,6 +209,7 @@ def test_a_last_line_that_is_cut_off_is_ignored(tmp_path):
         '{"event": "valid", "valid_num_updates": Infinity, "valid_loss": 1}',
         '{"event": "valid", "valid_num_updates": 3, "valid_loss": NaN}',
         "[1]",
+        pytest.param("[" * 200_000, id="deep"),
     ],
 )
 def test_a_broken_line_of_the_log_is_left_out_aloud(tmp_path, capsys, line):
@@ -365,7 +366,7 @@ def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
 @pytest.mark.parametrize("ended", [True, False])
 def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, ended):
     make_run(tmp_path, "lightconv")
-    folder = make_run(tmp_path, data={"path": "data", "sha256": "def", "target_lang": "en"})
+    folder = make_run(tmp_path, data={"path": "data", "sha256": {"dict.de.txt": "def"}, "target_lang": "en"})
     if not ended:
         (folder / "log.jsonl").unlink()
     with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* trained on different data"):
@@ -479,7 +480,13 @@ def test_the_paper_s_figures_stand_beside_what_it_has_and_dashes_beside_the_rest
 
 def test_over_another_corpus_the_paper_s_title_and_figures_are_left_out_whatever_its_name(tmp_path):
     pairs = {"train": 28332, "valid": 1014, "test": 1000}
-    data = {"sha256": "abc", "source_lang": "de", "target_lang": "en", "pairs": pairs, "path": "/data/multi30k"}
+    data = {
+        "sha256": {"dict.de.txt": "abc"},
+        "source_lang": "de",
+        "target_lang": "en",
+        "pairs": pairs,
+        "path": "/data/multi30k",
+    }
     make_run(tmp_path, data=data)
     for corpus in (None, PAPER["corpus"]):
         text = make_table(tmp_path, tmp_path / "out", corpus)
@@ -514,7 +521,7 @@ def test_updates_that_differ_are_shown_from_least_to_most(tmp_path):
 def test_under_the_table_stand_signatures_versions_seeds_and_data(text):
     assert "- tokenised BLEU-4, cgc 3: `BLEU4 = 36.50, beam 6`" in text
     assert "- sacreBLEU: `tok:13a|version:2`" in text and "- chrF: `nc:6|version:2`" in text
-    assert "Versions: torch 2.13.0. Data (SHA-256): abc." in text
+    assert "Versions: torch 2.13.0. Data (SHA-256): dict.de.txt abc." in text
     assert "LightConv 1, 2; LightConv + CGC encoder 1, 2, 3; CGC, constant gate (control) 1, 2." in text
 
 
@@ -550,7 +557,7 @@ def test_the_command_writes_table_and_plots_and_prints_the_table(tmp_path):
     done = command("table", tmp_path / "runs", "--out", tmp_path / "deep" / "out", "--corpus", "Mine")
     out = tmp_path / "deep" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "table.md", "table.png"]
-    assert (out / "table.md").read_text() == done.stdout and done.stderr == ""
+    assert (out / "table.md").read_text() == done.stdout + "\n<!-- written by fairseq-cgc -->\n" and done.stderr == ""
     assert done.stdout.startswith("# Table 6 of the paper on Mine\n")
     for name in ("curves.png", "table.png"):
         assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -640,7 +647,7 @@ def test_words_and_points_of_the_plot_keep_apart(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("fairseq_cgc.recipe.table.save_figure", lambda figure, path: figures.append(figure))
     for row, score in (("lightconv", 34.84), ("cgc", 35.21)):
-        make_run(tmp_path, row, 1, score, data={"path": "data", "sha256": "abc", "target_lang": "en"})
+        make_run(tmp_path, row, 1, score, data={"path": "data", "sha256": {"dict.de.txt": "abc"}, "target_lang": "en"})
     plot_scores(read_runs(tmp_path), "x.png", "corpus")
     [figure] = figures
     figure.draw_without_rendering()
@@ -656,7 +663,7 @@ def test_words_and_points_of_the_plot_keep_apart(tmp_path, monkeypatch):
 @NEEDS_MATPLOTLIB
 def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path, monkeypatch):
     drawn = Drawn(monkeypatch)
-    make_run(tmp_path, data={"path": "data", "sha256": "abc", "target_lang": "en"})
+    make_run(tmp_path, data={"path": "data", "sha256": {"dict.de.txt": "abc"}, "target_lang": "en"})
     plot_scores(read_runs(tmp_path), "x.png", PAPER["corpus"])
     assert not [line for line in drawn.axes.lines if line.get_marker() == "*"]
 
@@ -695,3 +702,32 @@ def test_a_variant_s_run_beside_the_systems_is_left_to_its_own_table(tmp_path):
     change_json(tmp_path / "cgc-1" / "run.json", lambda record: record.update(row="cgc-pool-1"))
     with pytest.raises(UserError, match=r"only runs of variants; fairseq-cgc table --experiment"):
         make_table(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["table.md", "curves.png"])
+def test_a_file_of_somebody_s_is_not_replaced_and_ours_is(tmp_path, name):
+    make_run(tmp_path / "runs")
+    out = tmp_path / "out"
+    for _ in range(2):
+        make_table(tmp_path / "runs", out)
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is there and is not one of ours"):
+        make_table(tmp_path / "runs", out)
+    assert (out / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["table", "experiment", "report", "inspect"])
+def test_every_command_that_makes_files_of_given_names_looks_first(tmp_path, name):
+    folder = make_run(tmp_path / "runs")
+    out = tmp_path / "out"
+    out.mkdir()
+    (folder.parent / "table.md").write_text("mine")
+    (out / "gates.md").write_text("mine")
+    (folder / "report.html").write_text("mine")
+    words = {
+        "table": ["table", folder.parent],
+        "experiment": ["experiment", "--table", "--runs", folder.parent],
+        "report": ["report", folder],
+        "inspect": ["inspect", folder, "--input", folder / "run.json", "--out", out],
+    }[name]
+    assert "is there and is not one of ours; move it away" in refused(*words)

@@ -1,6 +1,10 @@
 """Training by the protocol, and what stands around it: layouts, records, resuming, several processes."""
 
+import argparse
 import json
+import os
+import shutil
+import signal
 import socket
 import sys
 import time
@@ -12,9 +16,11 @@ import torch
 from conftest import ROOT, TINY_OPTIONS, Task, command, refused, run
 from fairseq import options as fairseq_options
 from fairseq.models import ARCH_MODEL_REGISTRY
+from test_files import ended_well, forked
+from test_processes import gone, read_ids
 from tqdm import tqdm
 
-from fairseq_cgc.errors import CorpusError, OptionError, UserError
+from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserError
 from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.distributed import distributed_options
@@ -22,6 +28,8 @@ from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines
 from fairseq_cgc.recipe.rows import SYSTEMS, TRAINED, VARIANTS, row_options
 from fairseq_cgc.recipe.training import (
     batch_options,
+    join_training,
+    keep_place_in_epoch,
     launcher,
     parse_figures,
     precision_options,
@@ -202,6 +210,26 @@ def test_a_run_that_goes_on_with_more_or_fewer_processes_is_the_run_of_one(alone
     assert_the_same_training(alone, tmp_path / "cgc-seed1")
 
 
+def test_a_second_machine_s_training_ends_with_a_command_that_is_killed(tmp_path):
+    note = f"import os, time; open({str(tmp_path / 'ids')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    parent = forked(lambda: join_training([sys.executable, "-c", note]))
+    [pid] = read_ids(tmp_path / "ids", 1)
+    os.kill(parent, signal.SIGKILL)
+    assert not ended_well(parent) and gone(pid)
+
+
+@pytest.mark.parametrize("damage", [{"extra_state": {}}, {"cfg": None}, {"cfg": {"model": {}}}])
+def test_a_last_checkpoint_that_has_lost_its_place_is_named(tmp_path, monkeypatch, damage):
+    (tmp_path / "checkpoint_last.pt").touch()
+    whole = {
+        "extra_state": {"train_iterator": {"iterations_in_epoch": 2}},
+        "cfg": {"optimization": {"update_freq": [1]}},
+    }
+    monkeypatch.setattr(training, "load_checkpoint", lambda path: {**whole, **damage})
+    with pytest.raises(CheckpointError, match="checkpoint_last.pt does not record where in its epoch it stopped"):
+        keep_place_in_epoch(tmp_path, "1")
+
+
 def test_two_machines_have_the_losses_of_one(alone, prepared, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -367,6 +395,43 @@ def test_the_validation_skips_sentences_beyond_the_model_and_takes_all_others_wh
     assert int(options[options.index("--max-tokens-valid") + 1]) <= 9 < longest
 
 
+def test_a_batch_that_cannot_hold_a_training_sentence_is_refused_before_any_work(prepared, tmp_path):
+    longest = max(len(line.split()) + 1 for n in ("de", "en") for line in read_lines(prepared / "bpe" / f"train.{n}"))
+    training.check_batch(prepared, ["--max-tokens", str(longest)])
+    words = refused("train", "cgc", "--data", prepared, "--runs", tmp_path, "--batch-tokens", 10)
+    assert words.startswith(
+        f"a batch has 10 tokens on each device and the longest training sentence has {longest}; raise"
+    )
+    assert not (tmp_path / "cgc-seed1" / "run.json").exists()
+
+
+def test_a_training_that_fails_on_a_full_disk_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: argparse.Namespace(free=300_000))
+    fails = [sys.executable, "-c", "import sys; sys.exit('enforce fail at inline_container.cc')"]
+    with locked(tmp_path / ".lock", "x") as lock, pytest.raises(UserError, match="the disk has 0 MiB left: free space"):
+        training.follow_training(fails, tmp_path, 2, lock)
+
+
+def test_a_training_starts_from_the_model_that_it_is_to_refine(finished, prepared, tmp_path):
+    """With a rate of almost 0 it stays what it was."""
+    runs, _ = finished
+    options = ["--max-update", 1, "--lr", 1e-9, "--weight-decay", 0]
+    train_row("cgc-constant", prepared, tmp_path, *options, "--finetune-from", runs / "cgc-constant-seed1")
+    first, refined = (
+        load_checkpoint(folder / "cgc-constant-seed1" / "checkpoints" / "checkpoint_last.pt")["model"]
+        for folder in (runs, tmp_path)
+    )
+    assert first.keys() == refined.keys()
+    assert all(torch.allclose(value, refined[name], atol=1e-6) for name, value in first.items())
+
+
+def test_a_model_to_refine_whose_name_fairseq_cannot_read_or_that_is_none_is_refused(finished, prepared, tmp_path):
+    options = ["train", "cgc-constant", "--data", prepared, "--runs", tmp_path / "runs", "--batch-tokens", 400]
+    odd = shutil.copytree(finished[0] / "cgc-constant-seed1", tmp_path / "a:b")
+    assert "--finetune-from" in (words := refused(*options, "--finetune-from", odd)) and "separates paths" in words
+    assert "does not exist" in refused(*options, "--finetune-from", tmp_path / "nowhere")
+
+
 def test_languages_are_named_to_fairseq_which_would_guess_them_from_file_names(prepared, tmp_path):
     words = " ".join(training.train_command(tmp_path, 1, [], prepared, 1))
     assert "--source-lang de --target-lang en" in words
@@ -481,6 +546,10 @@ def test_help_names_the_rows():
         ("--simcut-p", "1.5"),
         ("--simcut-alpha", "-1"),
         ("--warmup-updates", "many"),
+        ("--max-source-positions", "x"),
+        ("--max-source-positions", "-1"),
+        ("--update-freq", "0"),
+        ("--warmup-updates", "0"),
     ],
 )
 def test_a_number_that_no_training_can_have_is_refused_before_any_work(tmp_path, option, value):
