@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from ..errors import UserError
 
 # glibc gives a large tensor pages of its own and hands them back when it is freed: getting and clearing them anew is
-# 15 % of a small model's training step on a CPU (docs/speed.md). Other allocators do not read this.
+# a sixth of a small model's training step on a CPU (docs/speed.md). Other allocators do not read this.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 _libc = ctypes.CDLL(None)
 
