@@ -54,7 +54,7 @@ def test_rows_are_trained_translated_and_tabled(ablated):
     assert list(rows(first.stdout)) == ["`cgc`", "`cgc-constant`", "`cgc-shuffled`"]
     found = rows(second.stdout)
     assert list(found) == ["`cgc`", "`cgc-constant`", "`cgc-shuffled`", "`cgc-slow`"]
-    assert (runs / "table.md").read_text() == second.stdout
+    assert (runs / "table.md").read_text() == second.stdout + "\n<!-- written by fairseq-cgc -->\n"
     assert found["`cgc`"]["parameters"] == found["`cgc-slow`"]["parameters"] != found["`cgc-constant`"]["parameters"]
     for row, cells in found.items():
         assert float(cells["validation loss"]) > 0 and float(cells["sentences a second"].replace(",", "")) > 0
