@@ -148,10 +148,8 @@ def main(args):
         data = data_of(place)
         if data is None:
             raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
-    prepared, out = (
-        prepared_folder(data),
-        usable_path(args.out or run / args.split, "--out" if args.out else "the run's"),
-    )
+    prepared = prepared_folder(data)
+    out = usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
     check_files(prepared)
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
