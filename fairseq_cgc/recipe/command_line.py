@@ -94,7 +94,8 @@ def _path_of(text):
 
 def quickstart(parser):
     """Train a small translator of interface strings, from nothing to its BLEU. A context-gated LightConv learns
-    German-English from Home Assistant's strings, translates held-out ones with beam 6, and is scored. A second run skips finished steps and resumes where the first one stopped.
+    German-English from Home Assistant's strings, translates held-out ones with beam 6, and is scored. A second run skips
+    finished steps and resumes where the first one stopped.
     """
     _path(parser, "--work", "DIR", "work folder", Path("runs/quickstart"))
     parser.add_argument(
@@ -245,8 +246,8 @@ def translate(parser):
 
 def score(parser):
     """Score translations against a reference. Tokenised BLEU-4 (fairseq-score's figure), sacreBLEU and chrF, each with
-    its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with the first
-    one by paired bootstrap resampling.
+    its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with
+    the first one by paired bootstrap resampling.
     """
     parser.add_argument(
         "systems",
@@ -292,8 +293,8 @@ def experiment(parser):
     parser.add_argument(
         "--rows",
         metavar="ROW,...",
-        help=f"any of {', '.join(ROWS)}; or all, which leaves out transformer and rows with a loss of their own; default: the paper's and the "
-        f"controls, {', '.join(PAPER_AND_CONTROLS)}",
+        help=f"any of {', '.join(ROWS)}; or all, which leaves out transformer and rows with a loss of their own; default: "
+        f"the paper's and the controls, {', '.join(PAPER_AND_CONTROLS)}",
     )
     parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")
     parser.add_argument(
@@ -344,8 +345,8 @@ def report(parser):
 def inspect(parser):
     """Look at a trained model's gates for raw sentences. Writes gates.json and, as PNGs, the gated kernels beside the
     ungated ones (kernels.png), the gate over the taps for a few sentences (gates.png), and how much each layer's gate
-    varies between sentences (variance.png); gates.md has the figures as tables. With --classes or --labels, the paper's analysis of classes (supplement
-    A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
+    varies between sentences (variance.png); gates.md has the figures as tables. With --classes or --labels, the paper's
+    analysis of classes (supplement A.1) with a permutation test (classes.png); with --pairs, a table of minimal pairs.
     """
     _path(parser, "checkpoint", "MODEL", "a run folder, a model folder or a checkpoint")
     _path(parser, "--input", "FILE", "raw sentences, one per line, plain or .gz, .bz2, .xz", nargs="+")

@@ -118,9 +118,7 @@ def check_own_files(folder, names):
     """
     for path in (Path(folder) / name for name in names):
         if path.is_dir() or path.is_file() and OURS.encode() not in path.read_bytes():
-            raise UserError(
-                f"{path} is there and is not one of ours; move it away, or choose another folder with --out"
-            )
+            raise UserError(f"{path} is there and is not one of ours; move it away, or choose another folder")
 
 
 @contextmanager
