@@ -149,6 +149,7 @@ def test_a_buffer_in_fairseq_s_format_is_continued_in_fairseq_s_way():
 
 @pytest.mark.parametrize("gated", [False, True], ids=["ungated", "gated"])
 @pytest.mark.parametrize("K", [1, 3, 7])
+@torch.no_grad()  # as decoding is; torch 2.4's embedding bag fails otherwise
 def test_several_new_tokens_at_once_are_as_many_steps(gated, K):
     model = source_gated(decoder_kernel_size_list=[K, 3]) if gated else models(decoder_kernel_size_list=[K, 3])[2]
     conv, x = model.decoder.layers[0].conv, torch.randn(9, 2, 16).double()

@@ -169,7 +169,7 @@ def test_an_option_of_a_checkpoint_s_is_not_told_as_if_somebody_had_typed_it(sta
 
 def test_a_pickle_of_a_newer_protocol_is_refused_without_torch_s_warnings(folder, recwarn):
     (folder / "model.pt").write_bytes(pickle.dumps({"a": [1]}, protocol=4))
-    with pytest.raises(CheckpointError, match="model.pt is truncated, damaged or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="model.pt is truncated"):  # more words with torch < 2.6
         load_checkpoint(folder / "model.pt")
     assert not recwarn.list
 
@@ -207,7 +207,8 @@ def test_a_torchscript_program_is_refused_before_torch_opens_it(folder):
 
 def test_a_torch_that_would_not_be_safe_is_given_no_file_of_the_old_format(state, folder, monkeypatch):
     torch.save(state, folder / "model.pt", _use_new_zipfile_serialization=False)
-    assert load_checkpoint(folder / "model.pt")["cfg"]["model"].arch == "lightconv_cgc"
+    if torch.__version__ >= "2.6":
+        assert load_checkpoint(folder / "model.pt")["cfg"]["model"].arch == "lightconv_cgc"
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1"))
     with pytest.raises(CheckpointError, match="torch 2.5.1 does not load safely"):
         load_checkpoint(folder / "model.pt")
@@ -271,9 +272,8 @@ def test_a_damaged_checkpoint_is_named_in_one_line(state, folder):
         (folder / "model.pt").write_bytes(content)
         with pytest.raises(CheckpointError) as error:
             load_checkpoint_to_cpu(str(folder / "model.pt"))
-        assert (
-            str(error.value) == f"{folder / 'model.pt'} is truncated, damaged or not a checkpoint; get or make it again"
-        )
+        assert str(error.value).startswith(f"{folder / 'model.pt'} is truncated, ")
+        assert "get or make it again" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_training_from_another_model_s_checkpoint_is_told_what_does_not_fit(state, folder):
