@@ -6,9 +6,10 @@ import re
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
-from threading import Lock
+from threading import Event
 
 from tqdm import tqdm
 
@@ -63,14 +64,15 @@ def run_all(args, rows, seeds):
     if SHUFFLED in rows and CGC not in trained:
         trained.insert(0, CGC)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    processes = _Processes({"OMP_NUM_THREADS": str(threads), **os.environ})
+    stopped = Event()
+    execute = partial(_execute, stopped=stopped, environment={"OMP_NUM_THREADS": str(threads), **os.environ})
     folders = {(row, seed): args.runs / f"{row}-seed{seed}" for seed in seeds for row in trained}
     failed = {}
 
     def run(row, seed):
         name, folder = f"{row}, seed {seed}", folders[row, seed]
         try:
-            _run(args, row, seed, folder, SHUFFLED in rows, processes)
+            _run(args, row, seed, folder, SHUFFLED in rows, execute)
             score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
             failed[name] = str(error)
@@ -97,7 +99,7 @@ def run_all(args, rows, seeds):
                 if waiting and bar.n == total:
                     bar.set_description("translating")
         except BaseException:
-            processes.stop()
+            stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
     return failed
@@ -114,44 +116,26 @@ def updates_logged(folder):
     return int(found[-1]) if found else 0
 
 
-class _Processes:
-    """Commands of several threads, which can be stopped together."""
+def _execute(command, log, stopped, environment=os.environ):
+    """Run a command to its end, or until an event is set; its words go to the end of a file.
 
-    def __init__(self, environment):
-        self.environment, self._running, self._stopped, self._lock = environment, set(), False, Lock()
-
-    def run(self, command, log):
-        """Run a command to its end, its words to the end of a file.
-
-        Raises:
-            UserError: it failed, with its last words; or it was stopped
-        """
-        with open(log, "a", encoding="utf-8") as file:
-            start = file.tell()
-            if self._stopped:
-                raise UserError("stopped")
-            with child(command, stdout=file, stderr=subprocess.STDOUT, environment=self.environment) as process:
-                with self._lock:
-                    self._running.add(process)
-                    if self._stopped:
-                        process.terminate()
-            status = process.returncode
-            with self._lock:
-                self._running.discard(process)
-        if status:
-            with open(log, encoding="utf-8") as file:
-                file.seek(start)
-                words = last_words(file).replace("\n", "; ")
-            raise UserError(f"{words} (exit status {status}; {log})")
-
-    def stop(self):
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
+    Raises:
+        UserError: it failed, with its last words; or it was stopped
+    """
+    with open(log, "a", encoding="utf-8") as file:
+        start = file.tell()
+        with child(command, stdout=file, stderr=subprocess.STDOUT, environment=environment) as process:
+            while process.poll() is None:
+                if stopped.wait(0.1):
+                    raise UserError("stopped")
+    if process.returncode:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            file.seek(start)
+            words = last_words(file).replace("\n", "; ")
+        raise UserError(f"{words} (exit status {process.returncode}; {log})")
 
 
-def _run(args, row, seed, folder, shuffled, processes):
+def _run(args, row, seed, folder, shuffled, execute):
     """What is left to do of a run."""
     log = args.runs / f"{folder.name}.log"
     train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
@@ -165,7 +149,7 @@ def _run(args, row, seed, folder, shuffled, processes):
         *(small_options(row) if args.small else []),
         *args.fairseq,
     ]
-    processes.run([*COMMAND, *map(str, train)], log)
+    execute([*COMMAND, *map(str, train)], log)
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
     generate = ["generate", folder, "--average", args.average, "--by", args.by]
     tests = {"test": generate}
@@ -175,9 +159,9 @@ def _run(args, row, seed, folder, shuffled, processes):
     for test, command in tests.items():
         scores = folder / test / SCORES
         if not scores.exists() or read_json(scores, RESULT)["generation"].get("checkpoints") != names:
-            processes.run([*COMMAND, *map(str, command)], log)
+            execute([*COMMAND, *map(str, command)], log)
     if SHUFFLED_TEST in tests:
-        _validate_shuffled(folder, args, processes)
+        _validate_shuffled(folder, execute)
 
 
 def company(sentences):
@@ -190,7 +174,7 @@ def company(sentences):
     return ["--batch-size", str(size), "--max-tokens", str(size * 4096)]  # more than any sentence has
 
 
-def _validate_shuffled(folder, args, processes):
+def _validate_shuffled(folder, execute):
     """The validation loss of the last update with shuffled contexts."""
     path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
     if path.exists():
@@ -213,7 +197,7 @@ def _validate_shuffled(folder, args, processes):
     command += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
     log.unlink(missing_ok=True)
     of_valid = validation_options(Path(command[3]).parent, command)
-    processes.run([*command, *EVERY_SENTENCE, *NO_WORKERS, *of_valid], log)
+    execute([*command, *EVERY_SENTENCE, *NO_WORKERS, *of_valid], log)
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
     losses = [values["valid_loss"] for event, values in figures if event == "valid"]
     if not losses:

@@ -3,12 +3,12 @@
 import argparse
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -194,10 +194,9 @@ def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
 
 
 def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
-    processes = experiment._Processes(dict(os.environ))
     code = "import sys; sys.exit('error: no room here\\nmake some')"
     with pytest.raises(UserError, match=r"^no room here; make some \(exit status 1; .*\)$"):
-        processes.run([sys.executable, "-c", code], tmp_path / "log")
+        experiment._execute([sys.executable, "-c", code], tmp_path / "log", Event())
 
 
 @pytest.mark.parametrize(
