@@ -407,17 +407,8 @@ def _apply_subwords(out, settings, workers):
 
 def _parallel(function, lines, workers, title):
     """``[function(line) for line in lines]`` over processes, with a progress bar."""
-    chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
-    results = []
-    with tqdm(total=len(lines), desc=title, unit=" lines", disable=None) as bar:
-        for chunk in parallel_map(functools.partial(_map_chunk, function), chunks, workers):
-            results += chunk
-            bar.update(len(chunk))
-    return results
-
-
-def _map_chunk(function, lines):
-    return [function(line) for line in lines]
+    results = parallel_map(function, lines, workers, CHUNK)
+    return list(tqdm(results, title, len(lines), unit=" lines", disable=None))
 
 
 def binarise(out, settings, identity, files, like=None):

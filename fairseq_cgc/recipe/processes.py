@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from math import ceil
 
 from ..errors import UserError
 
@@ -44,24 +45,25 @@ def child(command, environment=os.environ, **options):
             process.stdout.close()
 
 
-def parallel_map(function, items, workers=None):
+def parallel_map(function, items, workers=None, chunk=1):
     """Yield ``function(item)`` of each item, in order, from no more processes than cores or items; they end with this one.
 
     Args:
         items: list
         workers: processes; default: as many as can be used
+        chunk: how many items a worker takes at a time
 
     Raises:
         UserError: a worker was killed
     """
     cores = len(os.sched_getaffinity(0))
-    count = min(workers or cores, cores, len(items))
-    if len(items) < 2:
+    count = min(workers or cores, cores, ceil(len(items) / chunk))
+    if len(items) <= chunk:
         yield from map(function, items)
         return
     with ProcessPoolExecutor(count, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
         try:
-            yield from pool.map(function, items)
+            yield from pool.map(function, items, chunksize=chunk)
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, as happens when memory runs out; run the same command again to resume, "
