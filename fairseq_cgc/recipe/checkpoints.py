@@ -201,24 +201,10 @@ def save_checkpoint(state, path):
 
 
 def _save(state, path):
-    """torch hides what the system says of a write that failed, such as a full disk."""
-    failed = []
-
-    class File(io.FileIO):
-        def write(self, data):
-            try:
-                return super().write(data)
-            except OSError as error:
-                failed.append(error)
-                raise
-
-    try:
-        with File(path, "w") as file:
-            torch.save(state, file)
-    except RuntimeError:
-        if failed:
-            raise failed[0] from None
-        raise
+    """By way of memory: torch hides what the system says of a write that failed, such as a full disk."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def write_model(state, bin_folder, folder, **facts):
