@@ -14,7 +14,7 @@ from ..errors import MOST_SAMPLES, CorpusError, OptionError, check_at_least, che
 from ..text import MosesText
 from .files import check_output, decode_lines, read_lines, write_json
 from .report import render_table
-from .significance import bootstrap_p, compare_statistics, corpus_scores, resample, statistics
+from .significance import bootstrap_p, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
 LABELS = {"BLEU": "sacreBLEU"}  # what people read in the place of a key of scores.json
@@ -162,26 +162,6 @@ def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
         baseline = baseline or (score, resampled)
         figures[system] = {"score": score, "mean": float(resampled.mean()), "half_width": float(high - low) / 2, "p": p}
     return figures
-
-
-def compare_over_seeds(ours, theirs, references):
-    """The difference of two systems in tokenised BLEU-4, with seeds and sentences as repeats.
-
-    Args:
-        ours, theirs: lists of hypotheses, one list a seed, in the same order of seeds
-        references: list of sentences, tokenised as the hypotheses are
-
-    Returns:
-        Difference: its mean over seeds (ours - theirs), 95 % interval and p; see ``compare_statistics``
-
-    Raises:
-        CorpusError: lists of different length, or empty
-        OptionError: fewer than two seeds, or another number of them
-    """
-    if len(ours) != len(theirs):
-        raise OptionError(f"{len(ours)} seeds of one system and {len(theirs)} of the other; expected the same seeds")
-    ours, theirs = ([token_statistics(hypotheses, references) for hypotheses in seeds] for seeds in (ours, theirs))
-    return compare_statistics(ours, theirs, token_metric())
 
 
 def token_statistics(hypotheses, references):

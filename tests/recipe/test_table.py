@@ -17,7 +17,8 @@ from fairseq_cgc.recipe.checkpoints import load_checkpoint
 from fairseq_cgc.recipe.files import is_locked, read_json
 from fairseq_cgc.recipe.iwslt14 import EXPECTED_PAIRS
 from fairseq_cgc.recipe.rows import PAPER, SYSTEMS, row_options
-from fairseq_cgc.recipe.scoring import compare, compare_over_seeds
+from fairseq_cgc.recipe.scoring import compare, token_metric, token_statistics
+from fairseq_cgc.recipe.significance import compare_statistics
 from fairseq_cgc.recipe.table import (
     count_parameters,
     make_table,
@@ -445,7 +446,8 @@ def test_the_difference_over_seeds_stands_before_each_seed_s_with_its_sign_and_p
         found = compare(systems, [references], True, False)["tokenised BLEU-4"]["systems"]
         gap = found["cgc"]["score"] - found["lightconv"]["score"]
         seeds.append(f"{gap:+.2f} (seed {seed}, p = {found['cgc']['p']:.3f})")
-    over = compare_over_seeds(sides["cgc"], sides["lightconv"], references)
+    ours, theirs = ([token_statistics(h, references) for h in sides[row]] for row in ("cgc", "lightconv"))
+    over = compare_statistics(ours, theirs, token_metric())
     assert over.difference > 0
     assert rows(text)["LightConv + CGC encoder"]["difference to LightConv"] == (
         f"{over.difference:+.2f} [{over.low:+.2f}, {over.high:+.2f}], p = {over.p:.3f}; {', '.join(seeds)}"
