@@ -383,9 +383,9 @@ def check_record(value, shape, path, field=""):
     """See that a value read from a file is what we wrote there.
 
     Args:
-        shape: ``int``, ``float`` (finite), ``str``, ``object`` (anything), ``Between``; a tuple of alternatives, in which
-            None stands for itself; a list of the shape of all items; a dict of names to shapes, where ``?`` ends the
-            name of what may be missing, and ``{str: shape}`` has any names
+        shape: ``int``, ``float`` (finite), ``str``, ``object`` (anything), ``Between``; (shape, None) for that or None; a
+            list of the shape of all items; a dict of names to shapes, where ``?`` ends the name of what may be missing,
+            and ``{str: shape}`` has any names
         path: of the file, for the error
         field: the value's place in it
 
@@ -403,8 +403,8 @@ def check_record(value, shape, path, field=""):
             "copy, or make it again"
         )
 
-    if isinstance(shape, tuple) and not isinstance(shape, Between):
-        return _check_one_of(value, shape, path, field, wanted)
+    if type(shape) is tuple:  # this, or None
+        return value if value is None else check_record(value, shape[0], path, field)
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             raise wanted("an object")
@@ -438,18 +438,6 @@ def check_record(value, shape, path, field=""):
                 else f"{words} that is finite"
             )
     return value
-
-
-def _check_one_of(value, shapes, path, field, wanted):
-    if value is None and None in shapes:
-        return value
-    shapes, failures = [shape for shape in shapes if shape is not None], []
-    for shape in shapes:
-        try:
-            return check_record(value, shape, path, field)
-        except UserError as error:
-            failures.append(error)
-    raise failures[0]
 
 
 COMPRESSED = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}

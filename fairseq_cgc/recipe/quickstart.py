@@ -100,7 +100,7 @@ def corpus(args, work):
         replaceable_folder(raw, "corpus")
         wheel = args.archive or interface_strings.download_wheel(work, asked["sha256"])
         interface_strings.write_corpus(wheel, raw, **asked)
-    made = read_json(record, {"made_from": {str: (str, int)}, "pairs": {str: int}})
+    made = read_json(record, {"made_from": {str: object}, "pairs": {str: int}})
     if made["made_from"] != asked:
         raise UserError(
             f"{raw} was made from {made['made_from']}, and {asked} is requested; choose another --work, or --fresh to "
