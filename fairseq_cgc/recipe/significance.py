@@ -167,39 +167,28 @@ def _p(difference, *noise):
     return float(np.exp(brentq(beyond, lowest, 0))) if beyond(lowest) > 0 else 0.0
 
 
-def detectable_difference(seed_noise, seeds, sentence_error=0.0, sentences=1000, power=0.8, level=0.05):
-    """The smallest true difference that ``compare_statistics`` finds significant with this probability.
+def detectable_difference(seed_noise, seeds, sentence_error=0.0, sentences=1000):
+    """The smallest true difference that four of five studies find significant (``compare_statistics``, p < 0.05).
 
     Args:
         seed_noise: standard deviation of a seed's difference between two systems, as a ``Difference`` has it
             (for two systems whose seeds have nothing in common, the square root of 2 times that of one)
-        seeds: how many each system is to be trained with
+        seeds: how many each system is to be trained with, at least two
         sentence_error: standard error that comes from the sentences, whatever the number of seeds
         sentences: of the test set
-        power: probability to find it
-        level: of significance, two-sided
 
     Returns:
         the difference, in the unit of the noise
-
-    Raises:
-        OptionError: fewer than two seeds, noise that is no positive number, a probability outside 0 ... 1
     """
     from scipy.optimize import brentq
     from scipy.stats import chi2, norm
 
-    if seeds < 2:
-        raise OptionError(f"{seeds} seeds: noise between them needs two or more")
-    if not (np.isfinite([seed_noise, sentence_error]).all() and seed_noise > 0 and sentence_error >= 0):
-        raise OptionError(f"the noise is {seed_noise} between seeds, {sentence_error} of sentences; it must be above 0")
-    if not 0 < level < power < 1:
-        raise OptionError(f"the level is {level} and the power {power}; expected 0 < level < power < 1")
     error = np.hypot(seed_noise / seeds**0.5, sentence_error)
     quantiles = (np.arange(10_000) + 0.5) / 10_000  # the noise that may be seen, each as probable
     seen = seed_noise * np.sqrt(chi2.ppf(quantiles, seeds - 1) / (seeds - 1))
-    needed = _half_width(level, seen, seeds, sentence_error, sentences)
+    needed = _half_width(0.05, seen, seeds, sentence_error, sentences)
 
     def lacking(true):
-        return (norm.sf((needed - true) / error) + norm.cdf((-needed - true) / error)).mean() - power
+        return (norm.sf((needed - true) / error) + norm.cdf((-needed - true) / error)).mean() - 0.8
 
     return float(brentq(lacking, 0, needed.max() + 10 * error))

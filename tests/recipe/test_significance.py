@@ -133,14 +133,6 @@ def test_more_seeds_detect_a_smaller_difference():
     assert found == sorted(found, reverse=True) and found[1] == pytest.approx(0.8 * 3.264, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"seeds": 1}, {"seed_noise": 0}, {"seed_noise": float("nan")}, {"power": 1.5}, {"level": 0}]
-)
-def test_a_power_that_cannot_be_told_is_refused(wrong):
-    with pytest.raises(OptionError):
-        detectable_difference(**{"seed_noise": 1.0, "seeds": 3, **wrong})
-
-
 def test_a_single_seed_has_no_comparison_over_seeds():
     system = simulated(np.random.default_rng(1), 1, 50, 1, 0)
     with pytest.raises(OptionError, match="1 seeds of 50 sentences"):
