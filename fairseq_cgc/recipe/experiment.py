@@ -224,8 +224,8 @@ def make_table(runs_folder, out=None, corpus=None, failed=None):
     runs = read_experiment(runs_folder)
     corpus = corpus or corpus_name(runs)
     plots = {
-        "table.png": lambda path: plot_scores(runs, path, corpus),
-        "curves.png": lambda path: plot_curves([run for run in runs if run.row in SYSTEMS], path, corpus),
+        "table.png": lambda: plot_scores(runs, corpus),
+        "curves.png": lambda: plot_curves([run for run in runs if run.row in SYSTEMS], corpus),
     }
     return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus, failed or {}), plots)
 

@@ -14,7 +14,7 @@ from ..errors import MOST_SAMPLES, MOST_SEED, CheckpointError, CorpusError, Opti
 from ..lightconv_cgc import LightConvCGCEncoder
 from .files import OURS, check_own_files, read_lines, writable_folder, write_json
 from .models import load_hub
-from .report import render_table, save_figure, write_text_and_plots
+from .report import render_table, write_text_and_plots
 from .rows import ROWS
 
 UNGATED, GATED = ROWS["lightconv"].colour, ROWS["cgc"].colour
@@ -481,7 +481,7 @@ def versions():
     return {name: version(name) for name in ("torch", "ve-fairseq")}
 
 
-# Plots; all raise ModuleNotFoundError without matplotlib
+# Plots: figures of matplotlib
 
 
 def _grid(layers, heads, title, quantity):
@@ -509,7 +509,7 @@ def _taps(layer):
     return np.arange(layer.gates.shape[2]) + layer.offset
 
 
-def plot_kernels(layers, heads, path):
+def plot_kernels(layers, heads):
     """The gated kernels beside the ungated ones: means, and the band from the 5th to the 95th percentile."""
     figure, grid = _grid(layers, heads, "kernels: ungated, and gated over the sentences (mean, 5–95 %)", "weight")
     for row, layer in zip(grid, layers):
@@ -524,10 +524,10 @@ def plot_kernels(layers, heads, path):
                 taps, layer.kernels[:, head].mean(0), "o-", color=GATED, markersize=2.5, linewidth=1, label="gated"
             )
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_gates(layers, heads, shown, sentences, path):
+def plot_gates(layers, heads, shown, sentences):
     """The gate over K for a few sentences, and in grey the mean of all."""
     figure, grid = _grid(layers, heads, "the gate over the taps, for a few sentences", "gate")
     for row, layer in zip(grid, layers):
@@ -540,7 +540,7 @@ def plot_gates(layers, heads, shown, sentences, path):
     figure.legend(
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False, fontsize=8
     )
-    save_figure(figure, path)
+    return figure
 
 
 def _short(sentence, length=80):
@@ -548,7 +548,7 @@ def _short(sentence, length=80):
     return sentence if len(sentence) <= length else sentence[: length - 1] + "…"
 
 
-def plot_variances(summaries, path):
+def plot_variances(summaries):
     """A bar a layer: the variance of the gate's pattern, and that between sentences."""
     from matplotlib.figure import Figure
 
@@ -569,7 +569,7 @@ def plot_variances(summaries, path):
     axes.set_ylabel("variance of the gate")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 def _ending(name, length=24):
@@ -577,7 +577,7 @@ def _ending(name, length=24):
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
-def plot_classes(found, title, path):
+def plot_classes(found, title):
     """The matrix of between-class minus within-class distances (Fig. 5 of the supplement)."""
     from matplotlib.figure import Figure
 
@@ -601,7 +601,7 @@ def plot_classes(found, title, path):
     axes.set_ylabel("the row's class")
     verdict = textwrap.fill(class_verdict(found).replace(" = ", "\u00a0=\u00a0"), round(10 * side))
     axes.set_title(f"{title}: above 0 in {found['share']:.1%} of the pairs\n{verdict}", fontsize=10)
-    save_figure(figure, path)
+    return figure
 
 
 def main(args):
@@ -662,9 +662,9 @@ def main(args):
         ]
         texts += [LAYER_COLUMNS, render_table(*layer_rows(report["layers"]))]
         plots |= {
-            "kernels.png": lambda path: plot_kernels(chosen, heads, path),
-            "gates.png": lambda path: plot_gates(chosen, heads, shown, sentences, path),
-            "variance.png": lambda path: plot_variances(report["layers"], path),
+            "kernels.png": lambda: plot_kernels(chosen, heads),
+            "gates.png": lambda: plot_gates(chosen, heads, shown, sentences),
+            "variance.png": lambda: plot_variances(report["layers"]),
         }
     if args.classes or labels:
         kind = args.classes or args.labels.name
@@ -678,7 +678,7 @@ def main(args):
         report["classes"] = {"of": kind, "compared": what, "layer": number, "seed": args.seed, **found}
         title = f"{kind}, {what} of layer {number}"
         texts.append(class_table(found, title))
-        plots["classes.png"] = lambda path: plot_classes(found, title, path)
+        plots["classes.png"] = lambda: plot_classes(found, title)
     if pairs:
         report["pairs"] = [compare_pair(hub, *pair) for pair in pairs]
         texts += [PAIR_COLUMNS, pair_table(report["pairs"])]

@@ -3,10 +3,9 @@
 import base64
 import re
 import shlex
-import struct
 from difflib import SequenceMatcher
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import jinja2
@@ -28,7 +27,7 @@ from .inspection import (
     sentence_classes,
     summarise,
 )
-from .report import DPI, WITHOUT_PLOTS, has_matplotlib, save_figure
+from .report import WITHOUT_PLOTS, has_matplotlib, save_figure
 from .rows import ROWS, SYSTEMS
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
 from .significance import corpus_scores, statistics
@@ -145,11 +144,11 @@ def of_experiment(folder):
     systems = [run for run in runs if run.row in SYSTEMS]
     plots = [
         image(
-            lambda path: plot_scores(runs, path, corpus),
+            lambda: plot_scores(runs, corpus),
             f"{TOKENISED_BLEU} per row: one dot per seed and their mean; the figures are in the table.",
         ),
         image(
-            lambda path: plot_curves(systems, path, corpus),
+            lambda: plot_curves(systems, corpus),
             "Validation loss against updates, one line per run; the last losses are in the table.",
         ),
     ]
@@ -175,14 +174,14 @@ def of_runs(folder, other=None):
         "commands": [(side.name, shlex.join(read_json(side.run.folder / RUN).get("command", []))) for side in both],
         "hashes": short_hashes(runs[0].data["sha256"]),
         "curve": image(
-            lambda path: plot_curves(runs, path, corpus, titles),
+            lambda: plot_curves(runs, corpus, titles),
             f"Validation loss against updates. After the last one: {', '.join(losses) or 'none'}.",
         ),
         "scores": score_table(both),
         "resampling": f"{SAMPLES} samples, seed {SEED}",
         "lengths": length_table(lengths),
         "length_plot": image(
-            lambda path: plot_lengths(lengths, [side.run for side in both], path),
+            lambda: plot_lengths(lengths, [side.run for side in both]),
             f"{TOKENISED_BLEU} by the length of the source; the figures are in the table.",
         ),
         **sentences(both),
@@ -274,7 +273,7 @@ def length_table(rows):
     return {"caption": caption, "header": header, "rows": cells}
 
 
-def plot_lengths(rows, runs, path):
+def plot_lengths(rows, runs):
     """BLEU of ``by_length`` with its intervals."""
     from matplotlib.figure import Figure
 
@@ -293,7 +292,7 @@ def plot_lengths(rows, runs, path):
     axes.spines[["top", "right"]].set_visible(False)
     if len(runs) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 def sentences(both):
@@ -375,11 +374,11 @@ def gates(side):
     heads = range(layers[0].gates.shape[1])
     plots = [
         image(
-            lambda path: plot_kernels(layers, heads, path),
+            lambda: plot_kernels(layers, heads),
             "The kernels of each layer and head without the gate, and with it, over the sentences.",
         ),
         image(
-            lambda path: plot_variances(summaries, path),
+            lambda: plot_variances(summaries),
             "Each layer's variance of the gate, of its pattern and between sentences; the figures are in the table.",
         ),
     ]
@@ -390,15 +389,13 @@ def image(draw, alt):
     """A plot as (its PNG in base64, words that stand for it, width, height), or None without matplotlib.
 
     Args:
-        draw: called with the path to write
+        draw: returns the figure
     """
     if not has_matplotlib():
         return None
-    with TemporaryDirectory() as folder:
-        draw(path := Path(folder) / "plot.png")
-        content = path.read_bytes()
-    size = (round(pixels * 96 / DPI) for pixels in struct.unpack(">II", content[16:24]))  # a screen has 96 an inch
-    return base64.b64encode(content).decode(), alt, *size
+    save_figure(figure := draw(), content := BytesIO())
+    size = (round(inches * 96) for inches in figure.get_size_inches())  # a screen has 96 an inch
+    return base64.b64encode(content.getvalue()).decode(), alt, *size
 
 
 def prose(text):

@@ -33,7 +33,7 @@ def write_text_and_plots(out, name, text, plots):
         out: folder
         name: of the text's file
         text: Markdown, which is marked as ours
-        plots: dict of name to what draws it, given its path
+        plots: dict of name to what draws it: a function that returns a figure
 
     Returns:
         *text*
@@ -51,7 +51,8 @@ def write_text_and_plots(out, name, text, plots):
     if plots and not has_matplotlib():
         print(f"no {' and '.join(plots)} {WITHOUT_PLOTS}", file=sys.stderr)
     for plot, draw in plots.items() if has_matplotlib() else ():
-        draw(out / plot)
+        with atomic_write(out / plot) as partial:
+            save_figure(draw(), partial)
     return text
 
 
@@ -63,14 +64,13 @@ def has_matplotlib():
     return find_spec("matplotlib") is not None
 
 
-def save_figure(figure, path):
-    """Write a figure as a PNG, which appears whole."""
+def save_figure(figure, file):
+    """Write a figure as a PNG."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name or sentence is a dollar
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": OURS})
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": OURS})
 
 
 def last_words(lines):

@@ -22,7 +22,7 @@ from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import RESULT, SCORES
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
-from .report import render_table, save_figure, write_text_and_plots
+from .report import render_table, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
@@ -100,8 +100,8 @@ def make_table(runs_folder, out=None, corpus=None):
         "table.md",
         markdown(runs, corpus),
         {
-            "table.png": lambda path: plot_scores(runs, path, corpus),
-            "curves.png": lambda path: plot_curves(runs, path, corpus),
+            "table.png": lambda: plot_scores(runs, corpus),
+            "curves.png": lambda: plot_curves(runs, corpus),
         },
     )
 
@@ -493,16 +493,10 @@ def colour_of(row):
     return ROWS[row].colour or ROWS[ROWS[row].of].colour
 
 
-def plot_scores(runs, path, corpus):
+def plot_scores(runs, corpus):
     """BLEU per row: one dot per seed, their mean ± standard deviation, and the paper's figure where it may stand there.
 
     The means of LightConv, CGC and its control go through all rows as lines.
-
-    Args:
-        path: of the PNG, which appears whole
-
-    Raises:
-        ModuleNotFoundError: no matplotlib
     """
     from matplotlib.figure import Figure
 
@@ -533,20 +527,16 @@ def plot_scores(runs, path, corpus):
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_curves(runs, path, corpus, names=None):
+def plot_curves(runs, corpus, names=None):
     """Validation loss against updates, a line a run, its colour the row's.
 
     The axis ends where each run is past the first fifth of its updates: what tells runs apart is below.
 
     Args:
-        path: of the PNG, which appears whole
         names: of the runs, where two are to be told apart; ``None``: their rows'
-
-    Raises:
-        ModuleNotFoundError: no matplotlib
     """
     from matplotlib.figure import Figure
 
@@ -573,7 +563,7 @@ def plot_curves(runs, path, corpus, names=None):
     axes.set_ylabel("validation loss (high values cut off)")
     axes.set_title(corpus if len(runs) == 1 else f"{corpus}: one line per run")
     axes.grid(alpha=0.3)
-    save_figure(figure, path)
+    return figure
 
 
 def main(args):

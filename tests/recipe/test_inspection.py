@@ -366,7 +366,7 @@ def test_long_names_of_classes_leave_their_plot_its_room(tmp_path, recwarn):
     pytest.importorskip("matplotlib")
     names = [f"/a/long/path{'/folder' * 20}/{number}/test.de" for number in range(2)]
     found = {"difference": [[0.0, 0.1], [0.2, 0.0]], "classes": names, "share": 1.0, **with_p(0.5)}
-    inspection.plot_classes(found, "of files", tmp_path / "classes.png")
+    save_figure(inspection.plot_classes(found, "of files"), tmp_path / "classes.png")
     assert not [warning for warning in recwarn if "layout" in str(warning.message)]
     assert inspection._ending(names[1]) == "…folder/folder/1/test.de" and inspection._ending("question") == "question"
 
@@ -406,19 +406,6 @@ def test_dollars_and_underscores_in_sentences_and_names_are_shown_as_they_are(tm
     assert not label.get_parse_math() and not axes.title.get_parse_math()
 
 
-class Drawn:
-    """Keeps the figures that would be saved, laid out."""
-
-    def __init__(self, monkeypatch):
-        self.figures = []
-        monkeypatch.setattr(inspection, "save_figure", lambda figure, path: self.figures.append(figure))
-
-    def figure(self):
-        [figure] = self.figures
-        figure.draw_without_rendering()
-        return figure
-
-
 def layers_of(count=2):
     chance = np.random.default_rng(3)
     gates = [chance.random((6, 4, 7)) for _ in range(count)]
@@ -426,28 +413,26 @@ def layers_of(count=2):
 
 
 @pytest.mark.parametrize("name", ["weight", "gate"])
-def test_kernels_and_gates_name_what_they_show(monkeypatch, name):
-    drawn = Drawn(monkeypatch)
+def test_kernels_and_gates_name_what_they_show(name):
     if name == "weight":
-        inspection.plot_kernels(layers_of(), range(4), "x.png")
+        figure = inspection.plot_kernels(layers_of(), range(4))
     else:
-        inspection.plot_gates(layers_of(), range(4), [0, 1], ["one"] * 6, "x.png")
-    assert drawn.figure().get_supylabel() == name
+        figure = inspection.plot_gates(layers_of(), range(4), [0, 1], ["one"] * 6)
+    assert figure.get_supylabel() == name
 
 
-def test_the_legend_of_the_variances_keeps_off_the_bars(monkeypatch):
-    drawn = Drawn(monkeypatch)
-    inspection.plot_variances([inspection.summarise(layer, [3] * 6) for layer in layers_of()], "x.png")
-    figure = drawn.figure()
+def test_the_legend_of_the_variances_keeps_off_the_bars():
+    figure = inspection.plot_variances([inspection.summarise(layer, [3] * 6) for layer in layers_of()])
+    figure.draw_without_rendering()
     assert not figure.axes[0].get_legend()
     assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
 
 
-def test_the_matrix_of_classes_is_readable(monkeypatch):
-    drawn = Drawn(monkeypatch)
+def test_the_matrix_of_classes_is_readable():
     found = {"difference": [[0, 0.9, 0.1], [-0.85, 0, 0.2], [0.0004, 0.3, 0]], "classes": ["a", "b", "c"], "share": 0.8}
-    inspection.plot_classes({**found, **with_p(0.001, 0.3)}, "kind", "x.png")
-    axes = drawn.figure().axes[0]
+    figure = inspection.plot_classes({**found, **with_p(0.001, 0.3)}, "kind")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
     assert {text.get_text(): text.get_color() for text in axes.texts} == {
         "+0.9": "white", "+0.1": "black", "-0.85": "white", "+0.2": "black", "+0.0004": "black", "+0.3": "black"
     }  # fmt: skip

@@ -607,26 +607,16 @@ def test_a_table_of_runs_that_have_not_come_far_is_made_too(tmp_path):
     make_table(tmp_path)
 
 
-class Drawn:
-    """Keeps the figure that would be saved."""
-
-    def __init__(self, monkeypatch):
-        monkeypatch.setattr(
-            "fairseq_cgc.recipe.table.save_figure", lambda figure, path: setattr(self, "axes", figure.axes[0])
-        )
-
-
 @NEEDS_MATPLOTLIB
-def test_a_row_has_a_dot_a_seed_their_mean_and_the_paper_s_star(full, monkeypatch):
-    drawn = Drawn(monkeypatch)
-    plot_scores(read_runs(full), "x.png", PAPER["corpus"])
-    labels = [label.get_text() for label in drawn.axes.get_yticklabels()]
+def test_a_row_has_a_dot_a_seed_their_mean_and_the_paper_s_star(full):
+    axes = plot_scores(read_runs(full), PAPER["corpus"]).axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [
         "CGC, constant gate (control)", "LightConv + CGC encoder", "LightConv + Dynamic encoder", "LightConv", "Transformer"
     ]  # fmt: skip
 
     def marked(marker):
-        lines = [line for line in drawn.axes.lines if line.get_marker() == marker]
+        lines = [line for line in axes.lines if line.get_marker() == marker]
         points = [point for line in lines for point in zip(line.get_ydata(), line.get_xdata())]
         return [(labels[place], value) for place, value in points]
 
@@ -639,19 +629,16 @@ def test_a_row_has_a_dot_a_seed_their_mean_and_the_paper_s_star(full, monkeypatc
     assert dict(marked("D")) == pytest.approx(means)
     assert [value for label, value in marked("o") if label == "LightConv + CGC encoder"] == [35.0, 35.6, 36.5]
     assert dict(marked("*")) == {system.title: system.paper_bleu for system in SYSTEMS.values() if system.paper_bleu}
-    words = [text.get_text() for text in drawn.axes.texts]
+    words = [text.get_text() for text in axes.texts]
     assert words == ["34.90 (n = 2)", "35.70 (n = 3)", "no scores", "34.20 (n = 2)", "33.00 (n = 1)"]
 
 
 @NEEDS_MATPLOTLIB
-def test_words_and_points_of_the_plot_keep_apart(tmp_path, monkeypatch):
+def test_words_and_points_of_the_plot_keep_apart(tmp_path):
     """Two rows, the fewest: title, axis name and legend have their room, and figures stand beside the axes."""
-    figures = []
-    monkeypatch.setattr("fairseq_cgc.recipe.table.save_figure", lambda figure, path: figures.append(figure))
     for row, score in (("lightconv", 34.84), ("cgc", 35.21)):
         make_run(tmp_path, row, 1, score, data={"path": "data", "sha256": {"dict.de.txt": "abc"}, "target_lang": "en"})
-    plot_scores(read_runs(tmp_path), "x.png", "corpus")
-    [figure] = figures
+    figure = plot_scores(read_runs(tmp_path), "corpus")
     figure.draw_without_rendering()
     (axes,), (legend,), whole = figure.axes, figure.legends, figure.bbox
     inside = axes.get_window_extent()
@@ -663,32 +650,29 @@ def test_words_and_points_of_the_plot_keep_apart(tmp_path, monkeypatch):
 
 
 @NEEDS_MATPLOTLIB
-def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path, monkeypatch):
-    drawn = Drawn(monkeypatch)
+def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path):
     make_run(tmp_path, data={"path": "data", "sha256": {"dict.de.txt": "abc"}, "target_lang": "en"})
-    plot_scores(read_runs(tmp_path), "x.png", PAPER["corpus"])
-    assert not [line for line in drawn.axes.lines if line.get_marker() == "*"]
+    axes = plot_scores(read_runs(tmp_path), PAPER["corpus"]).axes[0]
+    assert not [line for line in axes.lines if line.get_marker() == "*"]
 
 
 @NEEDS_MATPLOTLIB
-def test_error_bars_are_the_deviation_over_seeds(full, monkeypatch):
-    drawn = Drawn(monkeypatch)
-    plot_scores(read_runs(full), "x.png", PAPER["corpus"])
-    widths = [segment[1][0] - segment[0][0] for lines in drawn.axes.collections for segment in lines.get_segments()]
+def test_error_bars_are_the_deviation_over_seeds(full):
+    axes = plot_scores(read_runs(full), PAPER["corpus"]).axes[0]
+    widths = [segment[1][0] - segment[0][0] for lines in axes.collections for segment in lines.get_segments()]
     wanted = [2 * stdev(scores) for scores in ((34.8, 35.0), (35.0, 35.6, 36.5), (34.0, 34.4))]
     assert widths == pytest.approx(wanted)
 
 
 @NEEDS_MATPLOTLIB
-def test_there_is_a_curve_a_run_in_its_row_s_colour_unfinished_ones_too(full, tmp_path, monkeypatch):
-    drawn = Drawn(monkeypatch)
+def test_there_is_a_curve_a_run_in_its_row_s_colour_unfinished_ones_too(full, tmp_path):
     make_run(tmp_path, "cgc", 1)
     make_run(tmp_path, "cgc", 2, updates=50000)
     make_run(tmp_path, "lightconv", 1)
-    plot_curves(read_runs(tmp_path), "x.png", PAPER["corpus"])
-    colours = [line.get_color() for line in drawn.axes.lines]
+    axes = plot_curves(read_runs(tmp_path), PAPER["corpus"]).axes[0]
+    colours = [line.get_color() for line in axes.lines]
     assert colours == [SYSTEMS["lightconv"].colour, SYSTEMS["cgc"].colour, SYSTEMS["cgc"].colour]
-    assert all(list(line.get_xdata()) == [1000, 2000] for line in drawn.axes.lines)
+    assert all(list(line.get_xdata()) == [1000, 2000] for line in axes.lines)
 
 
 def test_the_corpus_is_named_as_the_paper_s_where_it_is_that(tmp_path):
