@@ -95,7 +95,7 @@ RECORD = {
 }
 
 
-def prepare(raw, out, settings=Settings(), workers=None):
+def prepare(raw, out, settings=Settings(), workers=None, like=None):
     """Prepare a corpus. Stages whose output is there are skipped; each appears whole or not at all.
 
     Args:
@@ -105,6 +105,8 @@ def prepare(raw, out, settings=Settings(), workers=None):
         out: the output folder
         settings: what to make
         workers: processes; default: one a core
+        like: another preparation, to use its settings and vocabulary, for a new test set or a corpus to fine-tune on;
+            ``train`` may be missing then
 
     Returns:
         the content of ``prepare.json``
@@ -114,20 +116,49 @@ def prepare(raw, out, settings=Settings(), workers=None):
         OptionError: settings that cannot be
         UserError: ``out`` holds another preparation, or another process writes it
     """
-    return _prepare(raw, out, settings, workers, like=None)
-
-
-def prepare_with_vocabulary(raw, like, out, workers=None):
-    """Prepare a new test set, or a corpus to fine-tune on, with the settings and vocabulary of a preparation.
-
-    Args:
-        raw: as for ``prepare``; ``train`` may be missing
-        like: the output folder of ``prepare``, for its settings, subword model and dictionaries
-        out, workers, returns, raises: as for ``prepare``
-    """
-    record = read_preparation(like)
-    check_files(like, record)
-    return _prepare(raw, out, Settings(**record["settings"]), workers, Path(like))
+    if like:
+        like, vocabulary = Path(like), read_preparation(like)
+        check_files(like, vocabulary)
+        settings = Settings(**vocabulary["settings"])
+    settings.check()
+    out = Path(out)
+    check_at_least(1, workers=workers)
+    files = {
+        split: {language: _raw_file(raw[split], language) for language in settings.languages}
+        for split in SPLITS
+        if split in raw
+    }
+    identity = {
+        "settings": asdict(settings),
+        "raw": {f"{split}.{language}": sha256_of(f) for split, fs in files.items() for language, f in fs.items()},
+        "versions": {name: version(name) for name in ("sacremoses", "subword-nmt", "ve-fairseq")},
+    }
+    if settings.bpe == "sentencepiece":
+        identity["versions"]["sentencepiece"] = version("sentencepiece")
+    if like:
+        identity["vocabulary_of"] = vocabulary["sha256"]
+    record, names = out / PREPARATION, ("raw", "tok", "bpe", "bin", settings.subword_model)
+    if not record.exists() and (there := [name for name in names if (out / name).exists()]):
+        raise UserError(
+            f"{out} holds {' and '.join(there)} but no {PREPARATION}: fairseq-cgc did not make that and left it alone; choose another "
+            "folder, or move it away"
+        )
+    with locked(out / ".lock", f"the preparation {out}"):
+        if record.exists():
+            before = read_json(record, RECORD)
+            for part in (*identity, "vocabulary_of"):
+                if before.get(part) != identity.get(part):
+                    raise UserError(
+                        f"{out} holds a preparation with other {part}: {_difference(before.get(part), identity.get(part))}.\n"
+                        "Choose another folder, or remove this one."
+                    )
+            if "counts" in before and (out / "bin").exists():
+                return before
+        else:
+            write_json(record, identity)
+        result = _run_stages(files, out, settings, workers, like, identity)
+        write_json(record, result)
+        return result
 
 
 def read_preparation(folder):
@@ -161,48 +192,6 @@ def check_files(folder, record=None):
             )
 
 
-def _prepare(raw, out, settings, workers, like):
-    settings.check()
-    out = Path(out)
-    check_at_least(1, workers=workers)
-    files = {
-        split: {language: _raw_file(raw[split], language) for language in settings.languages}
-        for split in SPLITS
-        if split in raw
-    }
-    identity = {
-        "settings": asdict(settings),
-        "raw": {f"{split}.{language}": sha256_of(f) for split, fs in files.items() for language, f in fs.items()},
-        "versions": {name: version(name) for name in ("sacremoses", "subword-nmt", "ve-fairseq")},
-    }
-    if settings.bpe == "sentencepiece":
-        identity["versions"]["sentencepiece"] = version("sentencepiece")
-    if like:
-        identity["vocabulary_of"] = read_preparation(like)["sha256"]
-    record, names = out / PREPARATION, ("raw", "tok", "bpe", "bin", settings.subword_model)
-    if not record.exists() and (there := [name for name in names if (out / name).exists()]):
-        raise UserError(
-            f"{out} holds {' and '.join(there)} but no {PREPARATION}: fairseq-cgc did not make that and left it alone; choose another "
-            "folder, or move it away"
-        )
-    with locked(out / ".lock", f"the preparation {out}"):
-        if record.exists():
-            before = read_json(record, RECORD)
-            for part, wanted in identity.items():
-                if before.get(part) != wanted:
-                    raise UserError(
-                        f"{out} holds a preparation with other {part}: {_difference(before.get(part), wanted)}.\n"
-                        "Choose another folder, or remove this one."
-                    )
-            if "counts" in before and (out / "bin").exists():
-                return before
-        else:
-            write_json(record, identity)
-        result = _run_stages(files, out, settings, workers, like, identity)
-        write_json(record, result)
-        return result
-
-
 def _run_stages(files, out, settings, workers, like, identity):
     model = out / settings.subword_model
     if not (out / "tok").exists():
@@ -228,10 +217,10 @@ def _raw_file(prefix, language):
 
 
 def _difference(before, now):
-    if not isinstance(before, dict):
-        return f"{before} there, {now} requested"
-    names = [*now, *(name for name in before if name not in now)]
-    return ", ".join(f"{k} {before.get(k)} there, {now.get(k)} requested" for k in names if before.get(k) != now.get(k))
+    before, now = before or {}, now or {}
+    return ", ".join(
+        f"{k} {before.get(k)} there, {now.get(k)} requested" for k in {**now, **before} if before.get(k) != now.get(k)
+    )
 
 
 def _tokenise(files, out, settings, workers):
@@ -556,9 +545,6 @@ def main(args):
     if args.valid and not args.train:
         raise OptionError("--valid needs --train; give both, or leave it out")
     writable_folder(args.out, option="--out")
-    if args.vocabulary_of:
-        result = prepare_with_vocabulary(raw, args.vocabulary_of, args.out, args.workers)
-    else:
-        result = prepare(raw, args.out, settings_of(args, *languages.values()), args.workers)
+    result = prepare(raw, args.out, settings_of(args, *languages.values()), args.workers, args.vocabulary_of)
     print(*summary(result), sep="\n")
     print(f"-> {args.out} (binarised data: {args.out / 'bin'})")

@@ -19,7 +19,6 @@ from fairseq_cgc.recipe.preparation import (
     clean_pairs,
     hold_out,
     prepare,
-    prepare_with_vocabulary,
     summary,
 )
 
@@ -167,14 +166,14 @@ def test_a_new_test_set_gets_the_vocabulary_of_an_existing_preparation(raw, tmp_
     for language, line in (("de", "Das Haus ist Xylophon.\n"), ("en", "The house is a xylophone.\n")):
         (tmp_path / f"new.{language}").write_text(line, encoding="utf-8")
     new = {"test": tmp_path / "new"}
-    result = prepare_with_vocabulary(new, tmp_path / "data", tmp_path / "out", workers=1)
+    result = prepare(new, tmp_path / "out", workers=1, like=tmp_path / "data")
     assert list(result["counts"]) == ["test"] and result["counts"]["test"]["de"]["unknown"] > 0
     for name in ("dict.de.txt", "dict.en.txt", "bpecodes"):
         assert (tmp_path / "out" / "bin" / name).read_bytes() == (tmp_path / "data" / "bin" / name).read_bytes()
     assert read(tmp_path / "out" / "tok", "test")[0] == ["das haus ist xylophon ."]
     assert (tmp_path / "out" / "bin" / "test.de-en.de.bin").exists()
     with pytest.raises(UserError, match="holds no finished preparation"):
-        prepare_with_vocabulary(new, tmp_path / "nowhere", tmp_path / "out2", workers=1)
+        prepare(new, tmp_path / "out2", workers=1, like=tmp_path / "nowhere")
 
 
 def test_a_corpus_to_fine_tune_on_gets_the_vocabulary_of_an_existing_preparation(raw, tmp_path):
@@ -183,11 +182,13 @@ def test_a_corpus_to_fine_tune_on_gets_the_vocabulary_of_an_existing_preparation
         for language, line in (("de", "Das Haus ist Xylophon.\n"), ("en", "The house is a xylophone.\n")):
             (tmp_path / f"{split}2.{language}").write_text(line * 50, encoding="utf-8")
     new = {split: tmp_path / f"{split}2" for split in ("train", "test")}
-    result = prepare_with_vocabulary(new, tmp_path / "data", tmp_path / "out", workers=1)
+    result = prepare(new, tmp_path / "out", workers=1, like=tmp_path / "data")
     assert result["counts"]["valid"]["pairs"] == 50 // SETTINGS.valid_every
     assert result["counts"]["train"]["de"]["unknown"] > 0
     for name in ("dict.de.txt", "dict.en.txt", "bpecodes"):
         assert (tmp_path / "out" / "bin" / name).read_bytes() == (tmp_path / "data" / "bin" / name).read_bytes()
+    with pytest.raises(UserError, match="other vocabulary_of"):
+        prepare(new, tmp_path / "out", SETTINGS, workers=1)
 
 
 def test_the_summary_counts_tokens_and_unknown_ones_and_warns_of_other_numbers(raw, tmp_path):
