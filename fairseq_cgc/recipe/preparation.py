@@ -24,7 +24,7 @@ from pathlib import Path
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import make_dataset
-from fairseq.tokenizer import tokenize_line
+from fairseq.tasks import FairseqTask
 from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within
@@ -408,60 +408,34 @@ def binarise(out, settings, identity, files, like=None):
         files: the raw files, a split and language
         like: a preparation whose dictionaries to use
     """
-    splits = [split for split in SPLITS if (out / "bpe" / f"{split}.{settings.source_lang}").exists()]
+    counts = {split: {} for split in SPLITS if (out / "bpe" / f"{split}.{settings.source_lang}").exists()}
+    for split in counts.keys() & files.keys():
+        counts[split]["raw_pairs"] = len(read_lines(files[split][settings.source_lang]))
     with atomic_folder(out / "bin", "binarised data") as partial:
         print("binarise", flush=True)
-        if like:
-            vocabularies = [
-                Dictionary.load(str(like / "bin" / f"dict.{language}.txt")) for language in settings.languages
-            ]
-        else:
-            vocabularies = _vocabularies(out / "bpe", settings)
-        for language, vocabulary in zip(settings.languages, vocabularies):
+        for language, vocabulary in zip(settings.languages, _vocabularies(out / "bpe", settings, like)):
             vocabulary.save(str(partial / f"dict.{language}.txt"))
-            for split in splits:
-                text, binary = (
-                    out / "bpe" / f"{split}.{language}",
-                    partial / f"{split}.{'-'.join(settings.languages)}.{language}",
-                )
-                to_numbers = VocabularyDatasetBinarizer(vocabulary, append_eos=True)
-                FileBinarizer.multiprocess_dataset(str(text), "mmap", to_numbers, str(binary), len(vocabulary))
+            for split, count in counts.items():
+                text, to_numbers = out / "bpe" / f"{split}.{language}", VocabularyDatasetBinarizer(vocabulary)
+                binary = partial / f"{split}.{'-'.join(settings.languages)}.{language}"
+                made = FileBinarizer.multiprocess_dataset(str(text), "mmap", to_numbers, str(binary), len(vocabulary))
+                count["pairs"] = made.num_seq
+                count[language] = {"tokens": made.num_tok - made.num_seq, "unknown": made.num_replaced}
         shutil.copyfile(out / settings.subword_model, partial / SUBWORD_MODELS[settings.bpe].hub_name)
-        dictionaries = {language: partial / f"dict.{language}.txt" for language in settings.languages}
-        sha256 = {settings.subword_model: sha256_of(out / settings.subword_model)}
-        sha256 |= {file.name: sha256_of(file) for file in dictionaries.values()}
-        sha256 |= {file.name: sha256_of(file) for file in sorted([*partial.glob("*.bin"), *partial.glob("*.idx")])}
-        write_json(
-            partial / PREPARATION, {**identity, "counts": _counts(out, splits, files, dictionaries), "sha256": sha256}
-        )
+        dictionaries = [partial / f"dict.{language}.txt" for language in settings.languages]
+        data = sorted([*partial.glob("*.bin"), *partial.glob("*.idx")])
+        sha256 = {file.name: sha256_of(file) for file in (out / settings.subword_model, *dictionaries, *data)}
+        write_json(partial / PREPARATION, {**identity, "counts": counts, "sha256": sha256})
 
 
-def _vocabularies(folder, settings):
-    """fairseq's dictionaries of the training text, one a language, with its defaults."""
+def _vocabularies(folder, settings, like):
+    """fairseq's dictionaries, one a language: those of a preparation, or of the training text, with its defaults."""
+    if like:
+        return [Dictionary.load(str(like / "bin" / f"dict.{language}.txt")) for language in settings.languages]
     texts = [str(folder / f"train.{language}") for language in settings.languages]
-    made = []
-    for files in [sorted(texts)] if settings.joined_dictionary else [[text] for text in texts]:
-        made.append(vocabulary := Dictionary())
-        for file in files:
-            Dictionary.add_file_to_dictionary(file, vocabulary, tokenize_line, num_workers=1)
-        vocabulary.finalize(padding_factor=8)
-    return made * (2 if settings.joined_dictionary else 1)
-
-
-def _counts(out, splits, files, dictionaries):
-    known = {language: {line.rpartition(" ")[0] for line in read_lines(f)} for language, f in dictionaries.items()}
-    counts = {}
-    for split in splits:
-        counts[split] = {}
-        if split in files:
-            counts[split]["raw_pairs"] = len(read_lines(next(iter(files[split].values()))))
-        for language in dictionaries:
-            lines = [line.split() for line in read_lines(out / "bpe" / f"{split}.{language}")]
-            tokens = sum(map(len, lines))
-            unknown = sum(token not in known[language] for line in lines for token in line)
-            counts[split]["pairs"] = len(lines)
-            counts[split][language] = {"tokens": tokens, "unknown": unknown}
-    return counts
+    if settings.joined_dictionary:
+        return [FairseqTask.build_dictionary(sorted(texts))] * 2
+    return [FairseqTask.build_dictionary([text]) for text in texts]
 
 
 def longest_sentence(prepared, split, limit):

@@ -18,18 +18,6 @@ from .significance import bootstrap_p, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
 LABELS = {"BLEU": "sacreBLEU"}  # what people read in the place of a key of scores.json
-TOKENISERS = (
-    "13a",
-    "intl",
-    "char",
-    "zh",
-    "ja-mecab",
-    "ko-mecab",
-    "spm",
-    "flores101",
-    "flores200",
-    "none",
-)  # sacreBLEU's
 UNSPACED = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # languages whose words 13a does not find
 SAMPLES = 1000  # of the bootstrap
 SEED = 12345
@@ -66,8 +54,8 @@ def sacrebleu_tokeniser(language, asked=None):
         OptionError: none of that name, or what it needs is not installed
     """
     name = asked or UNSPACED.get(re.split("[-_.]", language)[0].lower(), "13a")
-    if name not in TOKENISERS:
-        raise OptionError(f"--tokenize is '{name}'; choose from {', '.join(TOKENISERS)}")
+    if name not in sacrebleu.BLEU.TOKENIZERS:
+        raise OptionError(f"--tokenize is '{name}'; choose from {', '.join(sacrebleu.BLEU.TOKENIZERS)}")
     try:
         sacrebleu.BLEU(tokenize=name)
     except Exception as error:  # of a package or a model that is not there

@@ -239,7 +239,7 @@ def test_a_json_file_that_cannot_be_written_or_is_an_input_is_refused_before_the
         (["good", "--test-set", "none", "--language-pair", "de-en"], "no test set 'none' for --language-pair de-en"),
         (["good", "--test-set", "wmt14", "--language-pair", "xx-en"], "no test set 'wmt14' .* it has .*de-en"),
         (["-", "-", "--ref", "ref"], "- is standard input, which can stand for one file only"),
-        (["good", "--ref", "ref", "--tokenize", "perl"], "--tokenize is 'perl'; choose from 13a"),
+        (["good", "--ref", "ref", "--tokenize", "perl"], "--tokenize is 'perl'; choose from none, zh, 13a"),
         (["good", "bad", "--ref", "ref", "--samples", "0"], "--samples is 0; it must be from 1 to 1000000"),
         (["good", "bad", "--ref", "ref", "--seed", "0"], "--seed is 0; it must be at least 1"),
     ],
