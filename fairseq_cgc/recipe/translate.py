@@ -45,6 +45,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     command += [*SKIP_TOO_LONG, *EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    hypotheses = {}
     with (
         open(log, "w", encoding="utf-8") as log_file,
         atomic_write(output) as partial,
@@ -56,38 +57,13 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     ):
         for line in process.stdout:
             file.write(line)
-            bar.update(line.startswith("H-"))
+            if match := re.fullmatch(r"H-(\d+)\t[^\t]*\t(.*)\n", line):
+                hypotheses.setdefault(int(match[1]), match[2])
+                bar.update()
         if process.wait():
             words = last_words(log.read_text(encoding="utf-8", errors="replace").splitlines())
             raise UserError(f"fairseq-generate failed with exit status {process.returncode}: {words}")
-    return read_hypotheses(output)
-
-
-def read_hypotheses(path):
-    """The ``H-`` lines of fairseq-generate's output: dict of sentence number to best hypothesis."""
-    hypotheses = {}
-    for line in read_lines(path):
-        match = re.fullmatch(r"H-(\d+)\t[^\t]*\t(.*)", line)
-        if match:
-            hypotheses.setdefault(int(match[1]), match[2])
     return hypotheses
-
-
-def translate(hub, sentences, beam=BEAM, batch=1):
-    """Translate raw sentences; for blank and for very long ones see ``TranslationHub``.
-
-    Args:
-        hub: what ``LightConvCGCModel.from_pretrained`` returns
-        sentences: iterable of raw sentences
-        beam: beam size
-        batch: how many to translate together; it changes nothing but the speed
-
-    Yields:
-        raw translations
-    """
-    sentences = iter(sentences)
-    while group := list(islice(sentences, batch)):
-        yield from hub.sample(group, beam)
 
 
 def main(args):
@@ -106,9 +82,10 @@ def main(args):
         print("enter one sentence per line; Ctrl-D ends", file=sys.stderr)
     batch = 1 if waits else args.batch
     given = read_lines(args.input) if args.input else args.sentences
-    lines = given if args.input or given else decode_lines(sys.stdin.buffer, "standard input")
+    lines = iter(given if args.input or given else decode_lines(sys.stdin.buffer, "standard input"))
     progress = {"desc": "translate", "unit": " sentences", "disable": True if waits or sys.stdout.isatty() else None}
     with tqdm(total=len(given) or None, **progress) as bar:
-        for translation in translate(hub, lines, args.beam, batch):
-            print(translation, flush=True)
-            bar.update()
+        while group := list(islice(lines, batch)):
+            for translation in hub.sample(group, args.beam):
+                print(translation, flush=True)
+                bar.update()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -169,8 +170,8 @@ class Terminal(io.TextIOWrapper):
 @pytest.fixture
 def translating(monkeypatch):
     """``translate`` in upper case, without a model."""
-    monkeypatch.setattr(translate, "load_hub", lambda *_: None)
-    monkeypatch.setattr(translate, "translate", lambda hub, lines, *_: (line.upper() for line in lines))
+    hub = SimpleNamespace(sample=lambda lines, beam: [line.upper() for line in lines])
+    monkeypatch.setattr(translate, "load_hub", lambda *_: hub)
     return lambda *words: translate.main(parse(["translate", "model", *map(str, words)]))
 
 
