@@ -260,7 +260,7 @@ def compare_classes(kernels, labels, lengths=None, permutations=1000, seed=1):
 def by_number(label):
     """The key that sorts classes of lengths by their number, and others behind them."""
     head = str(label).split("–")[0]
-    return (0, int(head), label) if head.isdigit() else (1, 0, label)
+    return (0, int(head), label) if head.isdecimal() else (1, 0, label)
 
 
 def _distances(vectors, codes, sizes):

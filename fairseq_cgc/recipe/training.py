@@ -203,7 +203,7 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
         torchrun += ["--standalone"]
     else:
         host, _, port = master.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise OptionError(f"--master is {master}; expected HOST:PORT, such as node1:29500")
         torchrun += [
             "--nnodes",
