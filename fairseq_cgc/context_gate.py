@@ -20,41 +20,12 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise OptionError(f"{name} is '{value}'; choose from {', '.join(choices)}")
 
 
-class GateLinear(nn.Module):
-    """A matrix of the gate's, which ``ops.context_gate`` multiplies with. Too small to be worth quantizing, as ``nn.Linear`` is.
+class GateLinear(nn.Linear):
+    """A matrix of the gate's, which ``ops.context_gate`` multiplies with. Not ``nn.Linear`` itself: it is too small to be worth
+    quantizing."""
 
-    Args:
-        in_features, out_features: its sizes
-
-    Attributes:
-        weight: out_features x in_features
-    """
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-
-    def extra_repr(self):
-        return "out_features={}, in_features={}".format(*self.weight.shape)
-
-
-class GateNorm(nn.Module):
-    """The affine pair of the gate's LayerNorm, which ``ops.context_gate`` computes.
-
-    Args:
-        shape: d or H x d
-
-    Attributes:
-        weight, bias: of that shape
-    """
-
-    def __init__(self, *shape: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(shape))
-
-    def extra_repr(self):
-        return ", ".join(map(str, self.weight.shape))
+    def reset_parameters(self) -> None:
+        """Left to the gate."""
 
 
 class ContextGate(nn.Module):
@@ -136,15 +107,14 @@ class ContextGate(nn.Module):
         self.zero_init = zero_init
         self.shuffle = shuffle
         self.options = GateOptions(norm, activation, pool)
-        self.encode = GateLinear(pool_factor * kernel_size, latent_dim)
-        self.norm = GateNorm(latent_dim) if norm == "latent" else GateNorm(num_heads, latent_dim)
-        self.decode = GateLinear(latent_dim, kernel_size)
+        self.encode = GateLinear(pool_factor * kernel_size, latent_dim, bias=False)
+        self.norm = nn.LayerNorm(latent_dim if norm == "latent" else (num_heads, latent_dim))  # its affine pair alone
+        self.decode = GateLinear(latent_dim, kernel_size, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.encode.weight)
-        nn.init.ones_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
+        self.norm.reset_parameters()
         if self.zero_init:
             nn.init.zeros_(self.decode.weight)
         else:

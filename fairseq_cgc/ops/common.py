@@ -120,7 +120,7 @@ class _FirstDerivative(Function):
 
     @staticmethod
     def forward(ctx, number, *tensors):
-        return tuple(gradient.view_as(gradient) for gradient in tensors[:number])
+        return tuple(None if gradient is None else gradient.view_as(gradient) for gradient in tensors[:number])
 
     @staticmethod
     def backward(ctx, *grads):
@@ -143,13 +143,7 @@ def once_differentiable(backward: Callable) -> Callable:
             gradients = backward(ctx, *grads)
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return gradients
-        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
-        origins = [tensor for tensor in (*ctx.saved_tensors, *grads) if tensor is not None and tensor.requires_grad]
-        marked = _FirstDerivative.apply(len(places), *(gradients[place] for place in places), *origins)
-        gradients = list(gradients)
-        for place, gradient in zip(places, marked):
-            gradients[place] = gradient
-        return tuple(gradients)
+        return _FirstDerivative.apply(len(gradients), *gradients, *ctx.saved_tensors, *grads)
 
     return wrapped
 
