@@ -45,7 +45,7 @@ RESULT = {
         "checkpoints?": [str],
         "sha256?": {str: str},
         "updates?": (int, None),
-        "parameters?": Between(1, kind=int),
+        "parameters": Between(1, kind=int),
     },
 }
 

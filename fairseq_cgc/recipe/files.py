@@ -33,16 +33,8 @@ MARK = ".fairseq-cgc"  # in a folder of ours: what it is, and the files that we 
 OURS = "fairseq-cgc"
 LOCK = ".lock"  # in a folder that is being written
 STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # names of open files, which may be regular ones
-# What versions before the mark wrote, and folders that grow over time: a JSON file with these keys, and all names there.
-UNMARKED = {
-    "model": ("prepare.json", "settings sha256", "model.pt prepare.json dict.*.txt bpecodes sentencepiece.bpe.model"),
-    "translations": (
-        "scores.json",
-        "scores generation",
-        "scores.json generate.txt generate.txt.log test.* valid.* train.* loss.json validate.log",
-    ),
-    "corpus": ("corpus.json", "made_from pairs", "corpus.json train.* valid.* test.*"),
-    "held-out text": ("../prepare.json", "settings raw", "valid.* test.*"),
+# Folders that grow, and have no mark: the record in each, its keys, and all names there.
+GROWING = {
     "preparation": ("prepare.json", "settings raw", "prepare.json raw tok bpe bin bpe.codes spm.model .lock"),
     "run": (
         "run.json",
@@ -261,7 +253,7 @@ def foreign_files(folder, what):
     if mark := mark_of(folder):
         ours = {*mark["files"], *ADDED} if mark["what"] == what else ()
         return sorted(name for name in _files_in(folder) if name not in ours)
-    proof, keys, patterns = UNMARKED.get(what, ("", "", ""))
+    proof, keys, patterns = GROWING.get(what, ("", "", ""))
     with suppress(UserError, OSError):
         content = read_json(folder / proof)
         if isinstance(content, dict) and all(key in content for key in keys.split()):

@@ -18,7 +18,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
-from .checkpoints import count_parameters, load_checkpoint
 from .evaluation import RESULT, SCORES
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
@@ -26,7 +25,7 @@ from .report import render_table, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
-from .training import MODEL_FOLDER, RECORD, RUN, option_values
+from .training import RECORD, RUN, option_values
 
 PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
@@ -274,7 +273,7 @@ def read_results(run, test):
     run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
     run.decoding = generation.get("sentences_per_second")
     run.scores = {figure: content["scores"][figure] for figure in FIGURES}
-    run.parameters = generation.get("parameters")
+    run.parameters = generation["parameters"]
     if (test / STATISTICS_FILE).exists():
         record = read_json(test / STATISTICS_FILE, RECORDED)
         run.test_set, run.recorded = record["test_set"], np.array(record["sentences"], dtype=float)
@@ -287,8 +286,6 @@ def read_results(run, test):
             "same number, at least one: generate again"
         )
     run.test_set = sha256_of(reference)
-    if run.parameters is None:  # translated by version 0.1.0
-        run.parameters = count_parameters(load_checkpoint(run.folder / MODEL_FOLDER / "model.pt"))
 
 
 def finished(runs, row):

@@ -427,23 +427,6 @@ def test_the_current_folder_and_those_above_it_are_refused(tmp_path, monkeypatch
             fill(path)
 
 
-def test_a_model_and_translations_made_before_the_mark_are_replaced(tmp_path):
-    for what, old in (
-        ("model", {"model.pt": "", "dict.de.txt": "", "prepare.json": '{"settings": {}, "sha256": {}}'}),
-        ("translations", {"test.hyp": "", "generate.txt": "", "scores.json": '{"scores": {}, "generation": {}}'}),
-    ):
-        folder = tmp_path / what
-        folder.mkdir()
-        for name, text in old.items():
-            (folder / name).write_text(text)
-        assert foreign_files(folder, what) == []
-        (folder / "mine").write_text("")
-        assert foreign_files(folder, what) == ["mine"]
-        (folder / "mine").unlink()
-        fill(folder, what)
-        assert names(folder) == [MARK, "part"]
-
-
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_folder_is_replaced_at_once_or_what_a_kill_leaves_is_mended(tmp_path, monkeypatch, at_once):
     """Where the file system has no exchange, the folder may be away for a moment: its name is then put back."""

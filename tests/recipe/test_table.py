@@ -13,14 +13,13 @@ from conftest import LIGHTWEIGHT, TINY, Task, build_model, command, refused
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_cgc.errors import UserError
-from fairseq_cgc.recipe.checkpoints import load_checkpoint
+from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.files import is_locked, read_json
 from fairseq_cgc.recipe.iwslt14 import EXPECTED_PAIRS
 from fairseq_cgc.recipe.rows import PAPER, SYSTEMS, row_options
 from fairseq_cgc.recipe.scoring import compare, token_metric, token_statistics
 from fairseq_cgc.recipe.significance import compare_statistics
 from fairseq_cgc.recipe.table import (
-    count_parameters,
     make_table,
     markdown,
     plot_curves,
@@ -69,7 +68,6 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
     """A run folder with all that a finished run has."""
     folder = root / (name or f"{row}-{seed}")
     (folder / "test").mkdir(parents=True)
-    (folder / "model").mkdir()
     wanted = {"row": row, "seed": seed, "updates": 2000, "command": ["fairseq-train"], "versions": {"torch": "2.13.0"}}
     wanted["data"] = {
         "path": "data",
@@ -80,11 +78,6 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
     }
     (folder / "run.json").write_text(json.dumps({**wanted, **record}))
     write_log(folder, log)
-    options = argparse.Namespace(arch="lightconv_cgc")
-    torch.save(
-        {**SAVED, "model": {"weight": torch.zeros(1).expand(parameters)}, "cfg": {"model": options, **TASK}},
-        folder / "model" / "model.pt",
-    )
     references, hypotheses = translations(SHARE.get(row, 0), seed)
     (folder / "test" / "test.tok.hyp").write_text("".join(line + "\n" for line in hypotheses))
     (folder / "test" / "test.tok.en").write_text("".join(line + "\n" for line in references))
@@ -92,7 +85,9 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
         figure: {"score": score - place, "signature": signature.format(score)}
         for place, (figure, signature) in enumerate(NAMES.items())
     }
-    (folder / "test" / "scores.json").write_text(json.dumps({"scores": scores, "generation": {"beam": 6}}))
+    (folder / "test" / "scores.json").write_text(
+        json.dumps({"scores": scores, "generation": {"beam": 6, "parameters": parameters}})
+    )
     return folder
 
 
@@ -509,7 +504,9 @@ def test_what_is_not_as_in_the_paper_s_protocol_is_told(full, text):
 def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
     for seed, beam, names in ((1, 6, ["a", "b"]), (2, 5, ["a"])):
         path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
-        path.write_text(json.dumps({**read_json(path), "generation": {"beam": beam, "checkpoints": names}}))
+        path.write_text(
+            json.dumps({**read_json(path), "generation": {"beam": beam, "checkpoints": names, "parameters": 1}})
+        )
     make_run(tmp_path, seed=3, updates=50000)
     assert differing(tmp_path) == ["`checkpoints averaged`: 2 (cgc 1); 1 (cgc 2)", "`beam`: 6 (cgc 1); 5 (cgc 2)"]
 
