@@ -16,6 +16,7 @@ from ..errors import CorpusError, OptionError, UserError
 from .download import download, downloaded, looks_like_html
 from .files import (
     atomic_folder,
+    decode_lines,
     locked,
     read_json,
     replaceable_folder,
@@ -44,9 +45,7 @@ TEST_SETS = (
 # The largest of the files, a side of the training data, has about 20 MiB, and all of the archive about 60.
 MAX_BYTES = 256 * 2**20
 MAX_FILE_BYTES = 64 * 2**20
-MAX_HEADER_BYTES = 64 * 2**10  # of a header that says more about the next file, such as a long name
 CHUNK = 2**16
-HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 DROPPED = ("<url>", "<talkid>", "<keywords>")
 REMOVED = ("<title>", "</title>", "<description>", "</description>")
@@ -143,20 +142,23 @@ def read_archive(path, languages=LANGUAGES):
     folders = {"-".join(pair): files_of("-".join(pair), languages) for pair in (languages, languages[::-1])}
     content = {folder: {} for folder in folders}
     try:
-        with gzip.open(path) as file:
-            unpacked = _Unpacked(path, file)
-            for name, size in _members(unpacked):
+        with _Capped(path) as file:
+            for name, member in _members(file, path):
                 folder, *rest = [part for part in name.split("/") if part not in ("", ".")] or [""]
                 if folder not in folders or len(rest) != 1 or rest[0] not in folders[folder].values():
                     continue
                 if rest[0] in content[folder]:
                     raise CorpusError(f"{path} holds {_shown(name)} twice; get {ARCHIVE} again")
-                if size > MAX_FILE_BYTES:
-                    raise CorpusError(
-                        f"{_shown(name)} in {path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}; get {ARCHIVE} again"
-                    )
-                content[folder][rest[0]] = unpacked.take(size, name)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                content[folder][rest[0]] = member.read()
+    except (
+        EOFError,
+        gzip.BadGzipFile,
+        zlib.error,
+        tarfile.TarError,
+        RecursionError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise CorpusError(f"{path} is truncated or damaged ({error}); get {ARCHIVE} again") from None
     folder = max(folders, key=lambda name: len(content[name]))
     content, files = content[folder], folders[folder]
@@ -169,107 +171,45 @@ def read_archive(path, languages=LANGUAGES):
             f"{path} lacks {len(missing)} of the {len(files)} files expected in its folder {folder}/; get {ARCHIVE} "
             f"again.\nMissing: {', '.join(missing)}"
         )
-    return {name: _decoded(content.pop(name), f"{folder}/{name} in {path}") for name in files.values()}
+    return {
+        name: "\n".join(decode_lines(content.pop(name).split(b"\n"), f"{folder}/{name} in {path}"))
+        for name in files.values()
+    }
 
 
-class _Unpacked:
-    """What a gzip file holds, read piece by piece up to a limit."""
-
-    def __init__(self, path, file):
-        self.path, self.position, self._file = path, 0, file
+class _Capped(gzip.GzipFile):
+    """What a gzip file holds, up to a limit: ``tarfile`` reads a header whole, whatever size it claims."""
 
     def read(self, size):
-        """So many bytes; fewer at the end."""
-        data = self._file.read(size)
-        self.position += len(data)
-        if self.position > MAX_BYTES:
+        if not 0 <= size <= MAX_FILE_BYTES:
+            raise CorpusError(f"{self.name} holds a file or a header of {size:,} bytes; get {ARCHIVE} again")
+        self._check(self.tell() + size)
+        return super().read(size)
+
+    def seek(self, offset, whence=0):
+        self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, end):
+        if end > MAX_BYTES:
             raise CorpusError(
-                f"{self.path} unpacks to more than {MAX_BYTES:,} bytes, so it is not a copy of {ARCHIVE}; get it again"
+                f"{self.name} unpacks to more than {MAX_BYTES:,} bytes, so it is not a copy of {ARCHIVE}; get it again"
             )
-        return data
-
-    def take(self, size, name):
-        """So many bytes, which belong to this member."""
-        data = self.read(size)
-        if len(data) < size:
-            raise CorpusError(f"{self.path} is truncated: it ends within {_shown(name)}; get {ARCHIVE} again")
-        return data
-
-    def skip(self, size, name):
-        for done in range(0, size, CHUNK):
-            self.take(min(CHUNK, size - done), name)
 
 
-def _members(unpacked):
-    """Walk over a tar archive without going back or keeping anything of it.
-
-    ``tarfile`` reads some headers whole whatever their size, and keeps all it has seen.
-
-    Yields:
-        (name, size) of each regular file, whose content may be read up to its end before going on
-    """
-    path, long_name = unpacked.path, None
-    while (block := unpacked.read(tarfile.BLOCKSIZE)).strip(b"\0"):
-        try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-        except tarfile.HeaderError as error:
-            found = "holds a damaged tar archive" if unpacked.position > len(block) else "holds no tar archive"
-            raise CorpusError(f"{path} {found} ({error}); get {ARCHIVE} again") from None
-        name, kind, size = long_name or header.name, header.type, header.size
-        padding = -size % tarfile.BLOCKSIZE
-        if size < 0:
-            raise CorpusError(f"{path} is damaged: {_shown(name)} claims {size} bytes; get {ARCHIVE} again")
-        if kind in HEADERS:
-            if size > MAX_HEADER_BYTES:
-                raise CorpusError(f"{path} holds {_shown(name)}, a header of {size:,} bytes; get {ARCHIVE} again")
-            data = unpacked.take(size + padding, name)[:size]
-            if kind == tarfile.GNUTYPE_LONGNAME:
-                long_name = data.split(b"\0")[0].decode("utf-8", "backslashreplace")
-            elif kind == tarfile.XHDTYPE:
-                long_name = _pax_path(path, name, data) or long_name
-            continue
-        long_name = None
-        if name.startswith("/") or ".." in name.split("/"):
-            raise CorpusError(f"{path} holds {_shown(name)}, a path out of its folder; get {ARCHIVE} again")
-        if kind == tarfile.DIRTYPE:
-            continue
-        if kind not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise CorpusError(
-                f"{path} holds {_shown(name)}, a link or a device; expected only files and folders: get {ARCHIVE} again"
-            )
-        end = unpacked.position + size + padding
-        yield name, size
-        unpacked.skip(end - unpacked.position, name)
-    while unpacked.read(CHUNK):  # to the end, where gzip's checksum is
+def _members(file, path):
+    """Each regular file of a tar archive, as (name, what reads its content)."""
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
+        while (member := archive.next()) is not None:
+            archive.members = []  # of which it would keep all
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                raise CorpusError(f"{path} holds {_shown(member.name)}, a path out of its folder; get {ARCHIVE} again")
+            if member.size < 0 or member.issparse() or not (member.isdir() or member.isreg()):
+                raise CorpusError(f"{path} holds {_shown(member.name)}, which is no plain file; get {ARCHIVE} again")
+            if not member.isdir():
+                yield member.name, archive.extractfile(member)
+    while file.read(CHUNK):  # to the end, where gzip's checksum is
         pass
-
-
-def _pax_path(path, name, data):
-    """The path that an extended header of this name gives the file after it, if any."""
-    found, start = None, 0
-    while start < len(data):
-        match = re.compile(rb"([0-9]{1,9}) ([^=]+)=").match(data, start)
-        end = start + int(match[1]) if match else 0
-        if not match or not match.end() < end <= len(data):
-            raise CorpusError(f"{path} is damaged: the header {_shown(name)} cannot be read; get {ARCHIVE} again")
-        if match[2].startswith(b"GNU.sparse"):
-            raise CorpusError(f"{path} holds a sparse file ({_shown(name)}); expected whole files: get {ARCHIVE} again")
-        if match[2] == b"path":
-            found = data[match.end() : end - 1].decode("utf-8", "backslashreplace")
-        start = end
-    return found
-
-
-def _decoded(data, name):
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise CorpusError(
-            f"{name}, line {line}: byte 0x{data[error.start]:02x} at column {column} is not valid UTF-8; get {ARCHIVE} "
-            "again"
-        ) from None
 
 
 def _shown(text):
