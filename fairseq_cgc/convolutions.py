@@ -109,8 +109,7 @@ class _ContextGatedConv(nn.Module):
         """
         Args:
             x: T x B x C (B x T x C with ``batch_first``)
-            padding_mask: B x T, true at padding, where x is taken as zero; or a ``Padding`` of it, where x is
-                zero already
+            padding_mask: B x T, true at padding, where x is taken as zero; or a ``Padding`` of it
             record: a list that gets this call's ``RecordedGate``
             gate: B x H x K, to use instead of the layer's own
 
@@ -126,10 +125,10 @@ class _ContextGatedConv(nn.Module):
         if self.batch_first:
             x = x.transpose(0, 1)
         padding = Padding.of(padding_mask)
-        if padding is not None and padding.mask.shape != (x.size(1), x.size(0)):
+        if padding is not None:
             found, wanted = tuple(padding.mask.shape), (x.size(1), x.size(0))
-            raise ValueError(f"the padding mask is {found}, expected B x T: {wanted}")
-        if padding is not None and padding is not padding_mask:
+            if found != wanted:
+                raise ValueError(f"the padding mask is {found}, expected B x T: {wanted}")
             x = padding.zero(x)
         if x.numel():
             y = self._convolve(x if self.gct is None else self.gct(x), padding, record, gate)

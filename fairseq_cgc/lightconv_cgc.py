@@ -78,15 +78,12 @@ class LightConvCGCEncoderLayer(nn.Module):
         Returns:
             T x B x C
         """
-        padding = Padding.of(padding)
         residual = x
         if self.normalize_before:
             x = self.layer_norm1(x)
         x = self.linear1(self.input_dropout_module(x))
         if self.act is not None:
             x = self.act(x)
-        if padding is not None:
-            x = padding.zero(x)
         x = self.conv(x, padding, record, gate)
         x = residual + self.dropout_module(self.linear2(x))
         if not self.normalize_before:
