@@ -21,6 +21,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 import zlib
 from contextlib import contextmanager, suppress
 from math import isfinite
@@ -31,6 +32,10 @@ from ..errors import CorpusError, UserError
 
 MARK = ".fairseq-cgc"  # in a folder of ours: what it is, and the files that we put there
 OURS = "fairseq-cgc"
+MARKS = tuple(  # in a file of ours: Markdown, JSON, PNG, HTML
+    form.format(OURS).encode()
+    for form in ("<!-- written by {} -->", '"written_by": "{}"', "Software\0{}", '<meta name="generator" content="{}">')
+)
 LOCK = ".lock"  # in a folder that is being written
 STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # names of open files, which may be regular ones
 # Folders that grow, and have no mark: the record in each, its keys, and all names there.
@@ -60,8 +65,12 @@ def partial_in(parent, folder=False):
     while True:
         path = parent / f".fairseq-cgc-{secrets.token_hex(4)}.partial"
         path.mkdir() if folder else path.touch(exist_ok=False)
-        with _flocked(os.open(path, os.O_RDONLY), fcntl.LOCK_EX):
-            if not path.exists():  # taken for a dead process's before it was locked
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # taken for a dead process's before it was locked
+            continue
+        with _flocked(descriptor, fcntl.LOCK_EX):
+            if not path.exists():  # likewise
                 continue
             try:
                 yield path
@@ -106,10 +115,10 @@ def check_own_files(folder, names):
     """See, before any work, that of the files that are to be made in a folder those that are there are ours.
 
     Raises:
-        UserError: one is somebody else's: it does not hold the name ``OURS``, which all of ours do
+        UserError: one is somebody else's: it has none of ``MARKS``
     """
     for path in (Path(folder) / name for name in names):
-        if path.is_dir() or path.is_file() and OURS.encode() not in path.read_bytes():
+        if path.is_dir() or path.is_file() and not any(mark in path.read_bytes() for mark in MARKS):
             raise UserError(f"{path} is there and is not one of ours; move it away, or choose another folder")
 
 
@@ -318,12 +327,17 @@ def locked(path, what, shared=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
-            ) from None
+        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+        for last in (*[False] * 30, True):  # ``is_locked`` of another process holds it for a moment
+            try:
+                fcntl.flock(descriptor, operation)
+                break
+            except BlockingIOError:
+                if last:
+                    raise UserError(
+                        f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
+                    ) from None
+                time.sleep(0.01)
         yield descriptor
     finally:
         os.close(descriptor)

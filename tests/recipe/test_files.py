@@ -479,6 +479,26 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path):
     assert names(tmp_path) == ["output"]
 
 
+def test_a_look_at_a_lock_keeps_nobody_from_it(tmp_path):
+    """``is_locked``, which holds it for a moment, called by another process all the time."""
+    lock = tmp_path / ".lock"
+    with locked(lock, "x"):
+        pass
+
+    def look():
+        while True:
+            is_locked(lock)
+
+    pid = forked(look)
+    try:
+        for _ in range(200):
+            with locked(lock, "x"):
+                pass
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def test_a_lock_is_held_by_one_process_and_let_go_at_its_end(tmp_path):
     lock = tmp_path / "deep" / ".lock"
     assert not is_locked(lock)

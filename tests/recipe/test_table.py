@@ -693,7 +693,7 @@ def test_a_file_of_somebody_s_is_not_replaced_and_ours_is(tmp_path, name):
     out = tmp_path / "out"
     for _ in range(2):
         make_table(tmp_path / "runs", out)
-    (out / name).write_text("mine")
+    (out / name).write_text("my notes on fairseq-cgc")
     with pytest.raises(UserError, match=f"{name} is there and is not one of ours"):
         make_table(tmp_path / "runs", out)
     assert (out / name).read_text() == "mine"
