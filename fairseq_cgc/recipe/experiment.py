@@ -18,6 +18,7 @@ from ..errors import MOST_SEED, OptionError, UserError, check_at_least, check_wi
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES
 from .files import check_own_files, read_json, writable_folder, write_json
+from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table, write_text_and_plots
 from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, small_options
@@ -158,7 +159,8 @@ def _run(args, row, seed, folder, shuffled, execute):
         tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, *options]
     for test, command in tests.items():
         scores = folder / test / SCORES
-        if not scores.exists() or read_json(scores, RESULT)["generation"].get("checkpoints") != names:
+        made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
+        if (made.get("checkpoints"), made.get("beam")) != (names, PAPER["beam"]):
             execute([*COMMAND, *map(str, command)], log)
     if SHUFFLED_TEST in tests:
         _validate_shuffled(folder, execute)
@@ -168,8 +170,16 @@ def company(sentences):
     """fairseq's options for batches of which none is a single sentence's, which has no other to take a context from.
 
     Args:
-        sentences: how many there are, at least two
+        sentences: how many there are
+
+    Raises:
+        OptionError: there is a single one
     """
+    if sentences < 2:
+        raise OptionError(
+            f"{SHUFFLED} gives a sentence another one's context, and there is {sentences} sentence in a split to "
+            "evaluate; leave the row out, or prepare more"
+        )
     size = next(size for size in (*range(64, 2, -1), 2) if sentences % size != 1)
     return ["--batch-size", str(size), "--max-tokens", str(size * 4096)]  # more than any sentence has
 
@@ -341,7 +351,9 @@ def main(args):
             _keep_enough_updates(args)
         if args.data is None:
             raise OptionError("give the prepared folder with --data; --table alone needs none")
-        prepared_folder(args.data)
+        splits = read_preparation(prepared_folder(args.data))["counts"]
+        for split in {"valid", "test"} & splits.keys() if SHUFFLED in rows else ():
+            company(splits[split]["pairs"])
         failed = run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
     if not failed or list(args.runs.glob(f"*/{RUN}")):
         print(make_table(args.runs, corpus=args.corpus, failed=failed), end="", flush=True)

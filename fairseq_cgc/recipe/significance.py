@@ -84,9 +84,9 @@ def resample(statistics, samples, seed):
     Returns:
         samples x statistics: sums over each resample's sentences
     """
-    size = len(statistics)
-    times = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), samples)
-    return times @ statistics
+    size, chance = len(statistics), np.random.default_rng(seed)
+    at_once = [min(1000, samples - done) for done in range(0, samples, 1000)]  # in little memory
+    return np.concatenate([chance.multinomial(size, np.full(size, 1 / size), n) @ statistics for n in at_once])
 
 
 def bootstrap_p(resampled, difference):

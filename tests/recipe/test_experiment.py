@@ -72,6 +72,22 @@ def test_no_sentence_of_the_shuffled_control_is_alone_in_its_batch(sentences):
     assert sentences % int(options[options.index("--batch-size") + 1]) != 1
 
 
+def test_a_single_sentence_has_no_other_to_take_a_context_from():
+    with pytest.raises(UserError, match="^cgc-shuffled gives a sentence another one's context, and there is 1 sentence"):
+        company(1)
+
+
+@pytest.mark.parametrize(("change", "again"), [({}, False), ({"beam": 4}, True), ({"checkpoints": ["other"]}, True)])
+def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypatch, change, again):
+    folder, asked = make_run(tmp_path, name="cgc-seed1"), []
+    made = {"beam": 6, "checkpoints": ["a.pt"], "parameters": 1}
+    change_json(folder / "test" / "scores.json", lambda scores: scores.update(generation={**made, **change}))
+    monkeypatch.setattr(experiment, "find_checkpoints", lambda *_: [Path("a.pt")])
+    args = parse(["experiment", "--data", "data", "--runs", str(tmp_path), *map(str, QUICK)])
+    experiment._run(args, "cgc", 1, folder, False, lambda command, log: asked.append(command[3]))
+    assert asked == ["train", *["generate"] * again]
+
+
 def test_the_shuffled_run_is_the_trained_model_with_other_contexts(ablated):
     runs, *_ = ablated
     one, other = (

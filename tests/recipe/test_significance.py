@@ -48,6 +48,12 @@ def test_other_metrics_score_as_sacrebleu_does_over_several_references():
     assert corpus_scores(metric, found.sum(0)) == pytest.approx(metric.corpus_score(HYPOTHESES, references).score)
 
 
+def test_resamples_are_those_of_numpy_at_once():
+    column = np.arange(7.0)[:, None]
+    times = np.random.default_rng(5).multinomial(7, np.full(7, 1 / 7), 2500)
+    np.testing.assert_array_equal(resample(column, 2500, 5), times @ column)
+
+
 def test_a_resample_is_as_large_as_the_corpus_and_the_same_for_every_system():
     column = np.arange(20.0)[:, None]
     one, other = resample(np.hstack([column, np.ones((20, 1))]), 50, 7), resample(column, 50, 7)
