@@ -157,3 +157,10 @@ def test_an_affine_pair_per_head_is_each_head_s_own():
         gate.norm.bias[1] += 0.5
         changed = (gate(x) - before).abs().amax((0, 2)) > 1e-4
     assert changed.tolist() == [False, True, False, False]
+
+
+def test_autocast_leaves_the_gate_its_precision():
+    gate, x = ContextGate(4, 7), torch.randn(20, 3, 64)
+    exact = gate(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(gate(x), exact, rtol=0, atol=0)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.autograd import Function
 
-from ..common import once_differentiable
+from ..common import once_differentiable, without_autocast
 from ..lightconv import has_triton
 from ..padding import Padding
 from . import torch as pytorch
@@ -70,7 +70,8 @@ def context_gate(
         B x H x K, in means' dtype. Its gradients can't be differentiated once more: an error.
     """
     name = implementation or choose_gate(means, (encode, scale, shift, decode, weight), options)
-    return _ContextGate.apply(means, encode, scale, shift, decode, weight, padding, options, name)
+    with without_autocast(means):
+        return _ContextGate.apply(means, encode, scale, shift, decode, weight, padding, options, name)
 
 
 def choose_gate(means: Tensor, parameters: tuple, options: GateOptions) -> str:
