@@ -45,6 +45,9 @@ class TranslationHub(GeneratorHubInterface):
         """Translate one raw sentence, or a list of them; ``translate`` does it with beam 5."""
         if isinstance(sentences, str):
             return self.sample([sentences], beam, verbose, **kwargs)[0]
-        said = [sentence for sentence in sentences if not is_blank(sentence)]
+        rows = [row for row, sentence in enumerate(sentences) if not is_blank(sentence)]
+        said, arguments = [sentences[row] for row in rows], kwargs.get("inference_step_args") or {}
+        if (prefixes := arguments.get("prefix_tokens")) is not None:  # fairseq's, a row for each sentence
+            kwargs["inference_step_args"] = {**arguments, "prefix_tokens": prefixes[rows]}
         translations = iter(super().sample(said, beam, verbose, **kwargs) if said else [])
         return ["" if is_blank(sentence) else next(translations) for sentence in sentences]

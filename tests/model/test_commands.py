@@ -254,6 +254,14 @@ def test_blank_lines_stay_blank_and_do_not_disturb_the_others(data, trained):
     assert hub.translate("\u3000") == "" and all((wanted[0], wanted[-1]))
 
 
+def test_prefixes_go_with_their_sentences_past_blank_ones(data, trained):
+    hub = LightConvCGCModel.from_pretrained(trained[0].parent, "checkpoint_last.pt", str(data / "bin"))
+    words = torch.tensor([[hub.tgt_dict.nspecial + row] for row in range(3)])
+    found = hub.sample(["Ein Hund.", "", "Ein Hund."], beam=2, inference_step_args={"prefix_tokens": words})
+    wanted = hub.sample(["Ein Hund."] * 2, beam=2, inference_step_args={"prefix_tokens": words[[0, 2]]})
+    assert found == [wanted[0], "", wanted[1]] and wanted[0] != wanted[1]
+
+
 def test_a_sentence_longer_than_the_batches_of_the_training_is_translated(data, trained, caplog):
     hub = LightConvCGCModel.from_pretrained(trained[0].parent, "checkpoint_last.pt", str(data / "bin"), max_tokens=20)
     assert hub.translate("Baum " * 50, beam=2) and "is cut" not in caplog.text
