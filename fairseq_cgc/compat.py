@@ -3,6 +3,7 @@
 Nothing of fairseq or torch is patched; what cannot be set through their own switches is left alone.
 """
 
+import argparse
 import copyreg
 import importlib.util
 import logging
@@ -116,6 +117,24 @@ def _made_state(kind: type, values: dict):
     state = kind()
     vars(state).update(values)
     return state
+
+
+def trainer_options(args):
+    """The options of the training that a model is built for.
+
+    fairseq's command line puts them into the model's namespace. With Hydra the model's are one part of a configuration,
+    which knows what it is a part of.
+    """
+    from omegaconf import OmegaConf
+
+    whole = args._get_parent() if OmegaConf.is_config(args) else None
+    if whole is None:
+        return args
+    parts = (dict(whole.get(part) or {}) for part in ("common", "dataset", "distributed_training", "task"))
+    names = {
+        part: (whole.get(part) or {}).get("_name") for part in ("task", "criterion", "optimizer", "tokenizer", "bpe")
+    }
+    return argparse.Namespace(**{name: value for part in parts for name, value in part.items()} | names)
 
 
 def untyped(cfg):

@@ -13,6 +13,7 @@ from fairseq.modules import FairseqDropout, LayerNorm
 from torch import Tensor, nn
 
 from .channel_gate import GatedChannelTransformation
+from .compat import trainer_options
 from .context_gate import ContextGate, LearnedGate
 from .convolutions import ContextGatedDynamicConv, ContextGatedLightweightConv, RecordedGate
 from .decoder import IncrementalDecoder, reorder_encoder_out
@@ -21,10 +22,22 @@ from .hub import TranslationHub
 from .ops.padding import Padding
 from .optimizer import exempt_from_weight_decay, scale_learning_rate
 from .options import add_options, check_optimizer, check_options, fill_in, gate_arguments, gated_layers, without_layers
-from .safe_loading import explained
+from .safe_loading import check_names, explained
 from .text import PREPARATION, hub_options
 
 logger = logging.getLogger(__name__)
+
+LIGHTCONV_NAMES = {  # for --retain-dropout-modules
+    "LightConvCGCEncoder": "LightConvEncoder",
+    "LightConvCGCEncoderLayer": "LightConvEncoderLayer",
+    "ContextGatedLightweightConv": "LightweightConv1dTBC",
+    "ContextGatedDynamicConv": "DynamicConv_scripatable",  # as fairseq spells it
+    "DynamicConv1dTBC": "DynamicConv_scripatable",
+    "IncrementalDecoder": "LightConvDecoder",
+    "IncrementalDecoderLayer": "LightConvDecoderLayer",
+    "IncrementalLightweightConv": "LightweightConv1dTBC",
+    "SourceGatedLightweightConv": "LightweightConv1dTBC",
+}
 
 
 class LightConvCGCEncoderLayer(nn.Module):
@@ -196,11 +209,11 @@ class LightConvCGCModel(LightConvModel):
             CheckpointError: the folder or the checkpoint does not exist, or no model can be built of it
         """
         model_name_or_path, data_name_or_path = str(model_name_or_path), str(data_name_or_path)
-        for file in checkpoint_file.split(os.pathsep):
-            path = Path(model_name_or_path, file)
+        paths = [Path(model_name_or_path, file) for file in checkpoint_file.split(os.pathsep)]
+        for path in paths:
             if not path.exists():
                 raise CheckpointError(f"the checkpoint {path} does not exist; give its folder and checkpoint_file=")
-        data = Path(data_name_or_path)
+        all_of_them, data = os.pathsep.join(map(str, paths)), Path(data_name_or_path)
         if data_name_or_path.startswith("."):
             data = Path(model_name_or_path, data_name_or_path)
         if (data / PREPARATION).exists():
@@ -215,10 +228,13 @@ class LightConvCGCModel(LightConvModel):
                     model(ends, torch.ones(2, dtype=torch.long), ends)
             return hub
         except UserError as error:  # an option of the checkpoint's, which nobody has typed
-            raise error if str(path) in str(error) else type(error)(f"{path} cannot be used: {error}") from None
+            named = any(str(path) in str(error) for path in paths)
+            raise error if named else type(error)(f"{all_of_them} cannot be used: {error}") from None
         except Exception as error:  # whatever fairseq stumbles over in the options
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise explained(error) or CheckpointError(f"{path} cannot be used for translation: {reason}") from error
+            raise explained(error) or CheckpointError(
+                f"{all_of_them} cannot be used for translation: {reason}"
+            ) from error
 
     @classmethod
     def build_model(cls, args, task):
@@ -233,10 +249,12 @@ class LightConvCGCModel(LightConvModel):
         encoder = LightConvCGCEncoder(args, embeddings.encoder.dictionary, embeddings.encoder.embed_tokens)
         decoder = IncrementalDecoder(args, embeddings.decoder.dictionary, embeddings.decoder.embed_tokens)
         model = cls(encoder, decoder)
+        for dropout in model.modules_of(FairseqDropout):
+            dropout.module_name = LIGHTCONV_NAMES.get(dropout.module_name, dropout.module_name)
         if args.cgc_lr_scale != 1:
             gates = model.modules_of(ContextGate, LearnedGate)
             scale_learning_rate((parameter for gate in gates for parameter in gate.parameters()), args.cgc_lr_scale)
-        if getattr(args, "optimizer", None) == "cgc_adam":
+        if getattr(trainer_options(args), "optimizer", None) == "cgc_adam":
             exempt_from_weight_decay(gct.beta for gct in model.modules_of(GatedChannelTransformation))
         return model
 
@@ -283,8 +301,10 @@ def _fill_in(args, lightconv_architecture, training=True):
         check_options(args)
         raise
     check_options(args)
-    if training and args.cgc_lr_scale != 1:
-        check_optimizer(args)
+    if training:
+        check_names(trainer_options(args))
+        if args.cgc_lr_scale != 1:
+            check_optimizer(trainer_options(args), args.cgc_lr_scale)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")

@@ -225,8 +225,11 @@ def _check_convolutions(args, side):
         )
 
 
-def check_optimizer(args: Namespace) -> None:
+def check_optimizer(args: Any, cgc_lr_scale: float) -> None:
     """Refuse a training whose optimizer would not see ``--cgc-lr-scale``.
+
+    Args:
+        args: the training's options, as ``compat.trainer_options`` gives them
 
     Raises:
         OptionError: naming the option to change
@@ -245,4 +248,4 @@ def check_optimizer(args: Namespace) -> None:
         )
     else:
         return
-    raise OptionError(f"--cgc-lr-scale {args.cgc_lr_scale} needs {reason}")
+    raise OptionError(f"--cgc-lr-scale {cgc_lr_scale} needs {reason}")

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from .errors import CheckpointError, UnsafeCheckpointError, UserError
+from .errors import CheckpointError, OptionError, UnsafeCheckpointError, UserError
 
 # What fairseq builds by the names in a checkpoint, and of these the ones whose code was read and found to open nothing
 # but dictionaries, data and subword models, to start no process and to fetch nothing. Optimizers and schedulers are not
@@ -40,11 +40,11 @@ HARMLESS = {
         "label_smoothed_cross_entropy_with_rdrop",
         "label_smoothed_cross_entropy_with_simcut",
     },
-    "tokenizer": {"moses", "moses_lowercase", "space"},
-    "eval_bleu_detok": {"moses", "moses_lowercase", "space"},
-    "bpe": {"fastbpe", "sentencepiece", "subword_nmt"},
+    "tokenizer": {"moses", "moses_lowercase", "nltk", "space"},
+    "eval_bleu_detok": {"moses", "moses_lowercase", "nltk", "space"},
+    "bpe": {"characters", "fastbpe", "sentencepiece", "subword_nmt"},
     "scoring": {"bert_score", "bleu", "chrf", "meteor", "sacrebleu", "wer"},
-    "dataset_impl": {"cached", "lazy", "mmap", "raw"},  # "fasta" hands file names to a shell
+    "dataset_impl": {"cached", "huffman", "lazy", "mmap", "raw"},  # "fasta" hands file names to a shell
 }
 FETCHED = {"bpe_codes", "sentencepiece_model"}  # fairseq downloads them if they are addresses
 EMBEDDINGS = {"encoder_embed_path", "decoder_embed_path"}  # fairseq reads them whatever they are
@@ -98,6 +98,24 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
     _check_form(path, state)
     _check_options(path, state)
     return state
+
+
+def check_names(args: Any) -> None:
+    """Refuse a training whose checkpoints would be refused.
+
+    Args:
+        args: its options, a namespace or fairseq's configuration of the model
+
+    Raises:
+        OptionError: one of them names what is not in ``HARMLESS``
+    """
+    for kind in HARMLESS.keys() - {"model"}:
+        value = getattr(args, kind, None)
+        if isinstance(value, str) and value not in HARMLESS[kind]:
+            raise OptionError(
+                f"--{kind.replace('_', '-')} is {value}, and this plugin would not load the checkpoints of such a training; "
+                f"choose from {', '.join(sorted(HARMLESS[kind]))}, or add it to fairseq_cgc.safe_loading.HARMLESS"
+            )
 
 
 def keep_weights_only_loading() -> None:
@@ -182,6 +200,7 @@ def _is_literal(code):
     It names no variable, attribute or module, and holds no function.
     """
     steps = list(dis.get_instructions(code))
+    size = len(steps) + sum(len(constant) for constant in code.co_consts if hasattr(constant, "__len__"))
     operators = [step.argrepr for step in steps if step.opname == "BINARY_OP"]
     times = math.prod(
         abs(step.argval)
@@ -192,7 +211,7 @@ def _is_literal(code):
         not code.co_names
         and not any(isinstance(constant, CodeType) for constant in code.co_consts)
         and all(step.opname in BUILDING_VALUES for step in steps)
-        and (not operators or set(operators) <= {"+", "-", "*"} and times <= MOST_OPTIONS)
+        and (not operators or set(operators) <= {"+", "-", "*"} and times * size <= MOST_OPTIONS)
     )
 
 

@@ -9,6 +9,7 @@ from conftest import ROOT
 from fairseq import options
 
 from fairseq_cgc.recipe.command_line import parse
+from fairseq_cgc.safe_loading import HARMLESS
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
 SCRIPTS = {
@@ -59,6 +60,14 @@ def test_commands_have_the_options_they_are_shown_with(path, monkeypatch):
         elif words[0] in PARSERS:
             assert "--user-dir" in words
             options.parse_args_and_arch(PARSERS[words[0]](), input_args=words[1:])
+
+
+def test_the_user_folder_of_the_page_allows_a_name(monkeypatch):
+    page = (ROOT / "docs" / "fairseq.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(# my_plugin.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setitem(HARMLESS, "task", set(HARMLESS["task"]))
+    exec(code, {})
+    assert HARMLESS["task"] == {"translation", "translation_multi_simple_epoch"}
 
 
 def test_the_readme_has_the_commands_that_are_tested_here():

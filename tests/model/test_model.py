@@ -6,6 +6,7 @@ from conftest import LIGHTWEIGHT, TINY, Task, build_model, run, tiny_model
 from fairseq.data import data_utils
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.models.lightconv import LightConvModel
+from fairseq.modules import FairseqDropout
 
 from benchmarks.contenders import dictionary
 from fairseq_cgc import LightConvCGCModel
@@ -374,3 +375,14 @@ def test_options_are_declared_once_and_follow_from_there():
         parser.parse_args(["--cgc-norm", "batch"])
     namespace = argparse.Namespace(**{option.name: option.default for option in OPTIONS})
     assert gate_arguments(namespace, False)["gate"] == "none" and gate_arguments(namespace)["gate"] == "context"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"cgc_decoder": "source"}, {"encoder_conv_type": "dynamic", "decoder_conv_type": "dynamic"}]
+)
+def test_retain_dropout_modules_takes_lightconv_s_names(options):
+    ours, theirs = (
+        {m.module_name for m in model.modules() if isinstance(m, FairseqDropout)}
+        for model in (tiny_model(**options), tiny_model("lightconv", **{**LIGHTWEIGHT, **options}))
+    )
+    assert ours == theirs

@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 from conftest import TINY, Task, tiny_model
-from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, build_model
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, build_optimizer
 from omegaconf import OmegaConf
 
@@ -107,6 +107,29 @@ def test_a_scale_that_nobody_would_see_is_refused(options, words):
 )
 def test_half_precision_that_keeps_parameters_apart_is_taken(options):
     tiny_model(cgc_lr_scale=0.1, optimizer="cgc_adam", **options)
+
+
+def model_of_hydra(optimizer, common=None, **options):
+    """A model as fairseq-hydra-train builds it: its options are a part of a configuration that has all."""
+    config = {"common": common or {}, "task": {"_name": "translation"}, "optimizer": {"_name": optimizer}, "bpe": None}
+    config["model"] = {"_name": "lightconv_cgc", "cgc_lr_scale": 0.1, **TINY, **options}
+    return build_model(OmegaConf.create(config).model, Task())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "common", "words"),
+    [("adam", {}, "--cgc-lr-scale 0.1 needs an optimizer"), ("cgc_adam", {"fp16": True}, "--fp16-no-flatten-grads")],
+)
+def test_a_scale_that_nobody_would_see_is_refused_with_hydra_too(optimizer, common, words):
+    with pytest.raises(OptionError, match=words):
+        model_of_hydra(optimizer, common)
+
+
+def test_with_hydra_too_gates_get_their_rate_and_gct_s_beta_no_decay():
+    made = model_of_hydra("cgc_adam", encoder_gct=True)
+    marked = {name for name, p in made.named_parameters() if hasattr(p, "optim_overrides")}
+    wanted = {name for name, _ in made.named_parameters() if ".conv.gate." in name or name.endswith("gct.beta")}
+    assert marked == wanted and any(name.endswith("gct.beta") for name in marked)
 
 
 def test_the_latent_size_can_be_the_kernel_s():

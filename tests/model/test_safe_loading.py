@@ -9,6 +9,7 @@ import torch
 from conftest import TINY, tiny_model
 from fairseq import utils
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu, load_model_ensemble_and_task
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
@@ -90,7 +91,7 @@ HOSTILE = {
     "criterion": ("criterion", {"_name": "ctc", "wer_args": "HOSTILE"}),
     "bpe": ("bpe", {"_name": "gpt2", "gpt2_encoder_json": "http://localhost/x"}),
     "bpe-address": ("bpe", {"_name": "subword_nmt", "bpe_codes": "http://localhost/x"}),
-    "tokenizer": ("tokenizer", "nltk"),
+    "tokenizer": ("tokenizer", "shell"),
     "shell": ("task", {"_name": "translation", "dataset_impl": "fasta", "source_lang": "$(HOSTILE)"}),
     "interpolation": ("task", {"_name": "translation", "data": "${oc.env:HOME}"}),
     "target": ("task", {"_name": "translation", "_target_": "os.system"}),
@@ -182,7 +183,14 @@ def test_fairseq_evaluates_literals_as_before():
 
 @pytest.mark.parametrize(
     "text",
-    ["9**9**9", "[0] * 10**9", "[0] * 99999 * 99999", "f'{1:999999999}'", "'%999999999d' % 1"],
+    [
+        "9**9**9",
+        "[0] * 10**9",
+        "[0] * 99999 * 99999",
+        f"[{'0,' * 9999}] * 9999",
+        "f'{1:999999999}'",
+        "'%999999999d' % 1",
+    ],
 )
 def test_fairseq_evaluates_nothing_that_would_not_end(text):
     with pytest.raises(UnsafeCheckpointError, match="it is not a literal"):
@@ -193,6 +201,23 @@ def test_fairseq_evaluates_nothing_that_would_not_end(text):
 def test_fairseq_evaluates_no_expression_that_could_do_something(text):
     with pytest.raises(UnsafeCheckpointError, match="is not a literal"):
         utils.eval_str_dict(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("task", "translation_lev"),
+        ("criterion", "ctc"),
+        ("bpe", "gpt2"),
+        ("eval_bleu_detok", "x"),
+        ("dataset_impl", "fasta"),
+    ],
+)
+def test_a_training_whose_checkpoints_would_be_refused_is_refused(option, value):
+    words = f"--{option.replace('_', '-')} is {value}, and this plugin would not load the checkpoints .*; choose from "
+    with pytest.raises(UserError, match=words):
+        ARCH_CONFIG_REGISTRY["lightconv_cgc"](argparse.Namespace(**TINY, **{option: value}))
+    ARCH_CONFIG_REGISTRY["lightconv_cgc"](argparse.Namespace(**TINY, bpe="subword_nmt", dataset_impl=None))
 
 
 def test_python_code_elsewhere_is_evaluated_as_ever():
@@ -263,6 +288,14 @@ def test_a_foreign_checkpoint_is_named_in_one_error(state, folder, case):
         LightConvCGCModel.from_pretrained(folder)
     assert str(folder / "model.pt") in str(error.value)
     assert str(error.value).count("\n") <= 1 and "weights_only" not in str(error.value)
+
+
+def test_of_an_ensemble_the_checkpoint_that_is_damaged_is_named(state, folder):
+    save(state, folder)
+    (folder / "bad.pt").write_text("text")
+    with pytest.raises(CheckpointError, match="bad.pt is truncated") as error:
+        LightConvCGCModel.from_pretrained(folder, "bad.pt:model.pt")
+    assert "model.pt" not in str(error.value)
 
 
 def test_a_damaged_checkpoint_is_named_in_one_line(state, folder):
