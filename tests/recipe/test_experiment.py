@@ -73,7 +73,9 @@ def test_no_sentence_of_the_shuffled_control_is_alone_in_its_batch(sentences):
 
 
 def test_a_single_sentence_has_no_other_to_take_a_context_from():
-    with pytest.raises(UserError, match="^cgc-shuffled gives a sentence another one's context, and there is 1 sentence"):
+    with pytest.raises(
+        UserError, match="^cgc-shuffled gives a sentence another one's context, and there is 1 sentence"
+    ):
         company(1)
 
 
