@@ -696,7 +696,7 @@ def test_a_file_of_somebody_s_is_not_replaced_and_ours_is(tmp_path, name):
     (out / name).write_text("my notes on fairseq-cgc")
     with pytest.raises(UserError, match=f"{name} is there and is not one of ours"):
         make_table(tmp_path / "runs", out)
-    assert (out / name).read_text() == "mine"
+    assert (out / name).read_text() == "my notes on fairseq-cgc"
 
 
 @pytest.mark.parametrize("name", ["table", "experiment", "report", "inspect"])
