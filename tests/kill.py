@@ -16,11 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import ROOT, TINY_OPTIONS
+sys.path.insert(0, str(Path(__file__).parent.parent))  # of which pytest's settings tell the tests
 
-from fairseq_cgc.recipe.checkpoints import load_checkpoint
-from fairseq_cgc.recipe.files import MARK, is_locked, read_json
-from fairseq_cgc.recipe.preparation import SPLITS, check_files
+from conftest import ROOT, TINY_OPTIONS  # noqa: E402
+
+from fairseq_cgc.recipe.checkpoints import load_checkpoint  # noqa: E402
+from fairseq_cgc.recipe.files import MARK, is_locked, read_json  # noqa: E402
+from fairseq_cgc.recipe.preparation import SPLITS, check_files  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
