@@ -118,7 +118,8 @@ def check_own_files(folder, names):
         UserError: one is somebody else's: it has none of ``MARKS``
     """
     for path in (Path(folder) / name for name in names):
-        if path.is_dir() or path.is_file() and not any(mark in path.read_bytes() for mark in MARKS):
+        content = path.read_bytes() if path.is_file() else None
+        if path.is_dir() or content is not None and not any(mark in content for mark in MARKS):
             raise UserError(f"{path} is there and is not one of ours; move it away, or choose another folder")
 
 
