@@ -1,4 +1,5 @@
 import importlib
+import json
 import os
 import random
 import subprocess
@@ -36,6 +37,17 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(1)
+
+
+DATA = {"path": "data", "source_lang": "de", "target_lang": "en", "sha256": {}, "pairs": {"train": 50, "test": 5}}
+
+
+def write_record(folder, **record):
+    """Write a run's ``run.json``; what is not given is that of a finished run of two updates."""
+    wanted = {"row": "cgc", "seed": 1, "options": [], "data": DATA, "updates": 2, "done": 2}
+    wanted |= {"versions": {"torch": "2.13.0"}, "command": ["fairseq-train"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({**wanted, **record}))
 
 
 class Task(contenders.Task):

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from ..errors import CheckpointError, OptionError, UserError
 from ..text import is_blank
 from .experiment import contents, read_experiment
-from .files import atomic_write, check_output, check_own_files, read_json, read_lines
+from .files import atomic_write, check_output, check_own_files, read_lines
 from .inspection import (
     LAYER_COLUMNS,
     by_number,
@@ -86,7 +86,7 @@ def read_translated(folder, name):
         raise UserError(
             f"{folder} is a run's record, without the corpus's sentences; give the run, or the folder of records"
         )
-    names = [run.data.get("source_lang", "source"), run.data["target_lang"], "hyp"]
+    names = [run.data["source_lang"], run.data["target_lang"], "hyp"]
     sides = [read_lines(run.folder / "test" / f"test.{name}") for name in names]
     for side, of in zip(sides, names):
         if len(side) != len(run.references):
@@ -171,7 +171,7 @@ def of_runs(folder, other=None):
         "names": [side.name for side in both],
         "languages": [language.replace("_", "-") for language in both[0].languages],
         "facts": fact_table(both),
-        "commands": [(side.name, shlex.join(read_json(side.run.folder / RUN).get("command", []))) for side in both],
+        "commands": [(side.name, shlex.join(side.run.command)) for side in both],
         "hashes": short_hashes(runs[0].data["sha256"]),
         "curve": image(
             lambda: plot_curves(runs, corpus, titles),
@@ -192,12 +192,12 @@ def of_runs(folder, other=None):
 
 def facts(run):
     """What a run is: dict of names to words."""
-    data, pairs = run.data, run.data.get("pairs") or {}
+    data = run.data
     return {
         "system": f"{ROWS[run.row].title} ({run.row})",
         "folder": str(run.folder),
-        "data": f"{data['path']}, {data.get('source_lang', '?')}–{data['target_lang']}, "
-        + ", ".join(f"{split} {count:,}" for split, count in pairs.items())
+        "data": f"{data['path']}, {data['source_lang']}–{data['target_lang']}, "
+        + ", ".join(f"{split} {count:,}" for split, count in data["pairs"].items())
         + " pairs",
         "seed": f"{run.seed}",
         "parameters": f"{run.parameters:,}",

@@ -45,9 +45,10 @@ class Run:
     folder: Path
     row: str  # a key of ROWS
     seed: int
-    asked: int  # updates
+    updates: int  # asked for
     data: dict
     versions: dict
+    command: list  # fairseq-train's
     settings: dict = field(default_factory=dict)  # what it was told beyond its row's options: name to value
     done: int = 0  # updates
     tokens: float = 0.0  # target tokens trained on
@@ -108,12 +109,12 @@ def make_table(runs_folder, out=None, corpus=None):
 def is_papers_corpus(runs):
     """Whether the runs' data has the languages and the numbers of pairs of the paper's IWSLT'14 De-En."""
     data = runs[0].data
-    return data.get("pairs") == EXPECTED_PAIRS and (data.get("source_lang"), data.get("target_lang")) == LANGUAGES
+    return data["pairs"] == EXPECTED_PAIRS and (data["source_lang"], data["target_lang"]) == LANGUAGES
 
 
 def corpus_name(runs):
     """IWSLT'14's, where it is that, or that of the folder of the data."""
-    return PAPER["corpus"] if is_papers_corpus(runs) else Path(runs[0].data.get("path", "the corpus")).name
+    return PAPER["corpus"] if is_papers_corpus(runs) else Path(runs[0].data["path"]).name
 
 
 def other_sizes(runs):
@@ -185,10 +186,10 @@ def read_run(folder):
     writing = is_locked(folder / LOCK)  # before the log: a run that ends meanwhile is called unfinished
     run = _read_record(folder)
     read_log(run)
-    of_all = f"{run.done:,} of {run.asked:,} updates"
+    of_all = f"{run.done:,} of {run.updates:,} updates"
     if writing:
-        run.unfinished = f"training, {of_all}" if run.done < run.asked else f"still being written, {of_all} done"
-    elif run.done < run.asked:
+        run.unfinished = f"training, {of_all}" if run.done < run.updates else f"still being written, {of_all} done"
+    elif run.done < run.updates:
         run.unfinished = f"stopped at {of_all}; resume it"
     elif not (folder / "test" / SCORES).exists():
         run.unfinished = "not translated yet: fairseq-cgc generate"
@@ -199,21 +200,20 @@ def read_run(folder):
 
 def _read_record(folder):
     path = folder / RUN
-    record = read_json(path, {**RECORD, "updates": Between(1, kind=int), "versions": {str: str}})
-    row, seed, updates, data, versions = (record[name] for name in ("row", "seed", "updates", "data", "versions"))
+    record = read_json(path, RECORD)
+    row = record["row"]
     if row not in ROWS:
         raise UserError(f"{path}: the row is {row!r}; expected one of {', '.join(ROWS)}")
-    return Run(folder, row, seed, updates, data, versions, _settings(row, record))
+    told = {name: record[name] for name in ("seed", "updates", "data", "versions")}
+    return Run(folder, row, **told, command=record.get("command", []), settings=_settings(row, record))
 
 
 def _settings(row, record):
     """Where a run's record leaves its row's options, and its tokens an update."""
     settings = {"tokens an update": f"{record['batch_tokens']:,}"} if "batch_tokens" in record else {}
-    if "options" in record:
-        own, told = option_values(row_options(row)), option_values(record["options"])
-        settings |= {name: value for name, value in told.items() if own.get(name) != value}
-        settings |= {name: "left out" for name in own if name not in told}
-    return settings
+    own, told = option_values(row_options(row)), option_values(record["options"])
+    settings |= {name: value for name, value in told.items() if own.get(name) != value}
+    return settings | {name: "left out" for name in own if name not in told}
 
 
 def read_log(run):
@@ -410,8 +410,7 @@ def _notes(runs, with_paper):
 def _paper_notes(runs):
     """What keeps the runs from being the paper's."""
     if not is_papers_corpus(runs):
-        pairs = runs[0].data.get("pairs")
-        words = " / ".join(f"{number:,}" for number in pairs.values()) if pairs else "an unknown number of"
+        words = " / ".join(f"{number:,}" for number in runs[0].data["pairs"].values())
         return [f"This is not the paper's corpus but one of {words} pairs: the paper's figures cannot be compared."]
     others = other_sizes(runs)
     for name, wanted in PROTOCOL.items():

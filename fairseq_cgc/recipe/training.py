@@ -51,19 +51,19 @@ RUN = "run.json"
 RECORD = {
     "row": str,
     "seed": int,
-    "options?": [str],
+    "options": [str],
     "data": {
         "path": str,
-        "source_lang?": str,
+        "source_lang": str,
         "target_lang": str,
-        "pairs?": {str: Between(0, kind=int)},
+        "pairs": {str: Between(0, kind=int)},
         "sha256": {str: str},
     },
-    "batch_tokens?": Between(1, kind=int),
-    "updates?": Between(1, kind=int),
-    "done?": Between(0, kind=int),
-    "versions?": {str: str},
-    "command?": [str],
+    "batch_tokens?": Between(1, kind=int),  # none where --max-tokens says them
+    "updates": Between(1, kind=int),
+    "done": Between(0, kind=int),
+    "versions": {str: str},
+    "command?": [str],  # which the study's records leave out, for its paths
 }
 # What a number of fairseq-train's can be at all: others end in its tracebacks, or train to no purpose.
 SHARE, AMOUNT = (0, 1), (0, 1e9)
@@ -264,9 +264,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     if batch_tokens:
         identity["batch_tokens"] = batch_tokens
     with locked(run / LOCK, f"the run {run}") as lock:
-        before = (
-            read_json(record, {**RECORD, "options": [str], "done": Between(0, kind=int)}) if record.exists() else None
-        )
+        before = read_json(record, RECORD) if record.exists() else None
         if before and not before["done"] and not list(checkpoints.glob("checkpoint*.pt")):
             before = None  # it never got as far as an update that is left: a mistyped option, say
             for name in ("log.jsonl", "train.log"):
@@ -322,8 +320,7 @@ def _identity(record):
     for name, value in option_values(record["options"]).items():
         yield "", name, value
     for name, digits in record["data"]["sha256"].items():
-        if not name.endswith(".idx"):  # which earlier versions did not record
-            yield "data", name, digits[:12]
+        yield "data", name, digits[:12]
 
 
 def _discard_results(run, updates):

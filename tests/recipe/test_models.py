@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from conftest import DATA, write_record
 
 from fairseq_cgc.errors import CheckpointError, OptionError, UserError
 from fairseq_cgc.recipe import models, translate
@@ -26,11 +27,7 @@ def run_folder(tmp_path):
     for name in ("checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt", "checkpoint_best.pt", "checkpoint_last.pt"):
         touch(folder / "checkpoints" / name)
     touch(tmp_path / "data" / "bin" / "dict.de.txt")
-    (folder / "run.json").write_text(
-        json.dumps(
-            {"row": "cgc", "seed": 1, "data": {"path": str(tmp_path / "data"), "target_lang": "en", "sha256": {}}}
-        )
-    )
+    write_record(folder, data={**DATA, "path": str(tmp_path / "data")})
     return folder
 
 

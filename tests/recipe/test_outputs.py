@@ -5,7 +5,7 @@ import shutil
 from argparse import Namespace
 
 import pytest
-from conftest import refused
+from conftest import refused, write_record
 from test_preparation import SETTINGS, raw  # noqa: F401 (a fixture)
 
 from fairseq_cgc.errors import CorpusError, UserError
@@ -20,8 +20,7 @@ def run_folder(prepared, tmp_path):
     run = tmp_path / "runs" / "cgc-seed1"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "checkpoint1.pt").write_text("checkpoint")
-    record = {"row": "cgc", "seed": 1, "options": [], "data": training.data_record(prepared), "updates": 2, "done": 2}
-    (run / "run.json").write_text(json.dumps(record))
+    write_record(run, data=training.data_record(prepared))
     return run
 
 

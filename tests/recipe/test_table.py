@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 import pytest
 import torch
-from conftest import LIGHTWEIGHT, TINY, Task, build_model, command, refused
+from conftest import DATA, LIGHTWEIGHT, TINY, Task, build_model, command, refused, write_record
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_cgc.errors import UserError
@@ -52,6 +52,7 @@ def epoch(update, tokens):
     return {"event": "train", "train_num_updates": update, "train_wpb": tokens, "train_loss": 4.0}
 
 
+PAPERS_DATA = {**DATA, "sha256": {"dict.de.txt": "abc"}, "pairs": EXPECTED_PAIRS}
 LOG = [inner(100), valid(1000, 4.5), epoch(1000, 3000.0), valid(2000, 4.0), epoch(2000, 2000.0)]
 
 
@@ -68,15 +69,8 @@ def make_run(root, row="cgc", seed=1, score=35.0, parameters=38_148_144, log=LOG
     """A run folder with all that a finished run has."""
     folder = root / (name or f"{row}-{seed}")
     (folder / "test").mkdir(parents=True)
-    wanted = {"row": row, "seed": seed, "updates": 2000, "command": ["fairseq-train"], "versions": {"torch": "2.13.0"}}
-    wanted["data"] = {
-        "path": "data",
-        "sha256": {"dict.de.txt": "abc"},
-        "source_lang": "de",
-        "target_lang": "en",
-        "pairs": EXPECTED_PAIRS,
-    }
-    (folder / "run.json").write_text(json.dumps({**wanted, **record}))
+    wanted = {"row": row, "seed": seed, "options": row_options(row), "updates": 2000, "data": PAPERS_DATA}
+    write_record(folder, **{**wanted, **record})
     write_log(folder, log)
     references, hypotheses = translations(SHARE.get(row, 0), seed)
     (folder / "test" / "test.tok.hyp").write_text("".join(line + "\n" for line in hypotheses))
@@ -362,7 +356,7 @@ def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
 @pytest.mark.parametrize("ended", [True, False])
 def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, ended):
     make_run(tmp_path, "lightconv")
-    folder = make_run(tmp_path, data={"path": "data", "sha256": {"dict.de.txt": "def"}, "target_lang": "en"})
+    folder = make_run(tmp_path, data={**DATA, "sha256": {"dict.de.txt": "def"}})
     if not ended:
         (folder / "log.jsonl").unlink()
     with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* trained on different data"):
@@ -477,14 +471,7 @@ def test_the_paper_s_figures_stand_beside_what_it_has_and_dashes_beside_the_rest
 
 def test_over_another_corpus_the_paper_s_title_and_figures_are_left_out_whatever_its_name(tmp_path):
     pairs = {"train": 28332, "valid": 1014, "test": 1000}
-    data = {
-        "sha256": {"dict.de.txt": "abc"},
-        "source_lang": "de",
-        "target_lang": "en",
-        "pairs": pairs,
-        "path": "/data/multi30k",
-    }
-    make_run(tmp_path, data=data)
+    make_run(tmp_path, data={**DATA, "pairs": pairs, "path": "/data/multi30k"})
     for corpus in (None, PAPER["corpus"]):
         text = make_table(tmp_path, tmp_path / "out", corpus)
         assert text.startswith(f"# The systems of the paper's Table 6 on {corpus or 'multi30k'}\n")
@@ -525,10 +512,7 @@ def test_under_the_table_stand_signatures_versions_seeds_and_data(text):
 
 
 def test_the_hashes_of_many_files_are_shortened(tmp_path):
-    make_run(
-        tmp_path,
-        data={"path": "data", "sha256": {"train.de": "0123456789abcdef", "dict": "f" * 64}, "target_lang": "en"},
-    )
+    make_run(tmp_path, data={**DATA, "sha256": {"train.de": "0123456789abcdef", "dict": "f" * 64}})
     words = "Data (SHA-256): train.de 0123456789ab, dict ffffffffffff."
     assert words in markdown(read_runs(tmp_path), PAPER["corpus"])
 
@@ -634,7 +618,7 @@ def test_a_row_has_a_dot_a_seed_their_mean_and_the_paper_s_star(full):
 def test_words_and_points_of_the_plot_keep_apart(tmp_path):
     """Two rows, the fewest: title, axis name and legend have their room, and figures stand beside the axes."""
     for row, score in (("lightconv", 34.84), ("cgc", 35.21)):
-        make_run(tmp_path, row, 1, score, data={"path": "data", "sha256": {"dict.de.txt": "abc"}, "target_lang": "en"})
+        make_run(tmp_path, row, 1, score, data=DATA)
     figure = plot_scores(read_runs(tmp_path), "corpus")
     figure.draw_without_rendering()
     (axes,), (legend,), whole = figure.axes, figure.legends, figure.bbox
@@ -648,7 +632,7 @@ def test_words_and_points_of_the_plot_keep_apart(tmp_path):
 
 @NEEDS_MATPLOTLIB
 def test_the_paper_s_markers_are_left_out_over_another_corpus(tmp_path):
-    make_run(tmp_path, data={"path": "data", "sha256": {"dict.de.txt": "abc"}, "target_lang": "en"})
+    make_run(tmp_path, data=DATA)
     axes = plot_scores(read_runs(tmp_path), PAPER["corpus"]).axes[0]
     assert not [line for line in axes.lines if line.get_marker() == "*"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OPTIONS, Task, command, refused, run
+from conftest import ROOT, TINY_OPTIONS, Task, command, refused, run, write_record
 from fairseq import options as fairseq_options
 from fairseq.models import ARCH_MODEL_REGISTRY
 from test_files import ended_well, forked
@@ -459,14 +459,7 @@ def test_a_run_that_never_trained_gives_way_to_the_corrected_command(prepared, t
     arguments = (prepared, 4, ["fairseq-train"])
     run_folder = tmp_path / "cgc-seed1"
     (run_folder / "checkpoints").mkdir(parents=True)
-    record = {
-        "row": "cgc",
-        "seed": 1,
-        "options": ["--dropuot", "0.1"],
-        "data": training.data_record(prepared),
-        "done": 0,
-    }
-    (run_folder / "run.json").write_text(json.dumps(record))
+    write_record(run_folder, options=["--dropuot", "0.1"], data=training.data_record(prepared), done=0)
     (run_folder / "log.jsonl").write_text("{}")
     (run_folder / "checkpoints" / "checkpoint1.pt").write_text("")
     with pytest.raises(UserError) as error:
