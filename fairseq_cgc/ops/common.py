@@ -34,7 +34,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     On a CPU whose other cores are busy each region waits for a tick of the scheduler. ``mm`` enters two of
     them however small the matrices, ``addmm`` one, and elementwise operations none if they are small.
     """
-    if left.device.type != "cpu":
+    if left.device.type != "cpu" or is_exporting():
         return left @ right
     if max(*left.shape, right.size(1)) <= FEW and left.numel() * right.size(1) < SMALL:
         return (left.unsqueeze(2) * right).sum(1)
@@ -46,8 +46,13 @@ def is_real(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
+def is_exporting() -> bool:
+    """Whether torch.export follows, for which sizes may be open: nothing may be decided by them."""
+    return getattr(torch.compiler, "is_exporting", bool)()  # none before torch 2.7
+
+
 def operation(name: str, fake: Callable) -> Callable:
-    """Make a function one operation for torch.compile and torch.export, which else follow its loops and launches.
+    """Make a function one operation for torch.compile, which else follows its loops and launches.
 
     Args:
         name: of the operation

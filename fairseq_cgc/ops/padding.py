@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import accumulation_dtype, cached, product
+from .common import accumulation_dtype, cached, is_exporting, product
 
 POOLS = ("average", "max")
 
@@ -146,6 +146,8 @@ def pool_slots(
         and what ``pool_slots_backward`` needs to know of the maxima
     """
     T, B, H = heads.shape
+    if is_exporting():
+        return _pool_any(heads, num_slots, padding, pool), None
     if padding is None and T <= num_slots:
         return heads, None
     if padding is None and pool == "max":
@@ -165,6 +167,17 @@ def pool_slots(
     empty = outside.all(2).expand_as(largest)
     winner = rows.unsqueeze(3).expand(*rows.shape, H).gather(2, place.unsqueeze(2)).squeeze(2)
     return largest.masked_fill(empty, 0.0), (winner, empty)
+
+
+def _pool_any(heads, num_slots, padding, pool):
+    """``pool_slots`` without a decision that depends on sizes, all slots of it; its backward is autograd's."""
+    mask = heads.new_zeros(heads.shape[:2], dtype=torch.bool).t() if padding is None else padding.mask
+    place, length = Padding(mask).ranks()
+    first, last = (edge.unsqueeze(2) for edge in _windows(length.unsqueeze(1), num_slots))
+    inside = ((place.unsqueeze(1) >= first) & (place.unsqueeze(1) < last)).permute(1, 2, 0).unsqueeze(3)
+    if pool == "average":  # slots x T x B x H
+        return (heads * inside).sum(1) / (last - first).clamp(min=1).permute(1, 0, 2)
+    return heads.masked_fill(~inside, -torch.inf).amax(1).masked_fill(~inside.any(1), 0.0)
 
 
 def pool_slots_backward(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from ..common import accumulation_dtype, once_differentiable, operation, without_autocast
+from ..common import accumulation_dtype, is_exporting, once_differentiable, operation, without_autocast
 from . import bands, depthwise
 
 # Each is a module of three functions, free of autograd:
@@ -52,10 +52,16 @@ def lightconv(
     if kernel.shape != wanted:
         letters = "T x B x H x K" if per_token else "B x H x K"
         raise ValueError(f"the kernels are {tuple(kernel.shape)}, expected {letters}: {wanted}")
+    kernel = kernel.to(accumulation_dtype(x))
+    if is_exporting():
+        padded = F.pad(x.unflatten(2, (H, -1)), (0, 0, 0, 0, 0, 0, padding_l, K - 1 - padding_l)).to(kernel.dtype)
+        taps = torch.dropout(kernel, dropout, train=dropout > 0).unsqueeze(-2).unbind(-1)
+        y = sum((tap * padded[k : k + T] for k, tap in enumerate(taps)), start=padded.new_zeros(()))
+        return y.flatten(2).to(x.dtype)
     first, last = reach(x, H, K, padding_l)
     if not x.numel():
         return x.clone()
-    kernel = kernel[..., first:last].to(accumulation_dtype(x))
+    kernel = kernel[..., first:last]
     if dropout:
         kernel = torch.dropout(kernel, dropout, train=True)
     name = implementation or choose(x, last - first, padding_l - first, per_token)
