@@ -127,6 +127,9 @@ def run(*command, cwd=None, check=True, env=None, stdin=None, start=subprocess.P
     return done
 
 
+LIGHTLY = "import sys; sys.argv[0] = 'fairseq-cgc'\n"  # code that begins so imports the command line without torch
+
+
 def command(name, *options, start=Fork, **keywords):
     """Run ``fairseq-cgc NAME``."""
     return run(sys.executable, "-m", "fairseq_cgc", name, *options, start=start, **keywords)

@@ -34,7 +34,8 @@ def _import_late():
 
 
 class Fork(subprocess.Popen):
-    """``subprocess.Popen``, which runs ``python -m MODULE`` in a fork of this process, whatever is imported in it.
+    """``subprocess.Popen``, which runs ``python -m MODULE`` or ``python SCRIPT`` in a fork of this process, whatever is
+    imported in it.
 
     It has a process's standard streams, environment, working directory, signals and exit status, and starts what it
     starts in the same way. Where there is a GPU, it is ``subprocess.Popen`` alone.
@@ -42,29 +43,31 @@ class Fork(subprocess.Popen):
 
     def __init__(self, args, *, preexec_fn=None, pass_fds=(), env=None, **options):
         words = [str(word) for word in args if word != "-u"]
-        if words[:2] == [sys.executable, "-m"] and words[2].partition(".")[0] in MODULES and FORKS:
+        script = words[0] == sys.executable and words[1].endswith(".py")
+        if FORKS and (script or words[:2] == [sys.executable, "-m"] and words[2].partition(".")[0] in MODULES):
             _import_late()
-            prepare = preexec_fn or (lambda: None)
+            prepare, (name, *arguments) = preexec_fn or (lambda: None), words[1 if script else 2 :]
+            run = runpy.run_path if script else functools.partial(runpy.run_module, alter_sys=True)
 
             def preexec_fn():  # in the fork, when streams and working directory are in place; it never returns
                 prepare()
-                _run_as_main(words[2], words[3:], os.environ.copy() if env is None else env, pass_fds)
+                _run_as_main(run, name, arguments, os.environ.copy() if env is None else env, pass_fds)
 
         super().__init__(args, preexec_fn=preexec_fn, pass_fds=pass_fds, env=env, **options)
 
 
-def _run_as_main(module, arguments, env, pass_fds):
+def _run_as_main(run, name, arguments, env, pass_fds):
     """Do what a new interpreter would do, and end this process with its exit status."""
     status = 1
     try:
         _forget_the_parent(env, pass_fds)
-        sys.argv = [module, *arguments]
-        if module == "fairseq_cli.generate":  # which imports fairseq first, and so logs to standard error
+        sys.argv = [name, *arguments]
+        if name == "fairseq_cli.generate":  # which imports fairseq first, and so logs to standard error
             logging.basicConfig(level=logging.INFO)
-        if module.startswith("fairseq_cli.") and "--user-dir" in arguments:  # whose import, long done, does this
+        if name.startswith("fairseq_cli.") and "--user-dir" in arguments:  # whose import, long done, does this
             importlib.import_module("fairseq_cli")
             compat.explain_user_errors()
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        run(name, run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)

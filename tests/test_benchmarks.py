@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import TINY
 
-from benchmarks import measure
+from benchmarks import contenders, measure
 from benchmarks.__main__ import main
 from benchmarks.contenders import LENGTHS, batches
 from benchmarks.measure import compare, peak_memory
@@ -23,7 +24,9 @@ SMALL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SMALL)
-def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_path, capsys):
+def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_path, capsys, monkeypatch):
+    build_model = contenders.build_model
+    monkeypatch.setattr(contenders, "build_model", lambda *args, **options: build_model(*args, **{**options, **TINY}))
     out = tmp_path / "result.json"
     options = ["--repeats", "1", "--threads", "1", "--out", str(out)]
     if command == "growth":

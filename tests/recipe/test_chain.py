@@ -10,6 +10,7 @@ import pytest
 import torch
 from archive14 import write_archive
 from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused, run
+from forks import Fork
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
@@ -112,7 +113,7 @@ def test_table_6_is_made_from_the_run_folders(chain):
 
 def test_a_record_tells_of_the_gates_what_inspect_tells_of_the_test_set(chain, tmp_path):
     script = ROOT / "examples" / "study" / "record.py"
-    done = run(sys.executable, script, chain["runs"], tmp_path / "record", env={"PYTHONPATH": str(ROOT)})
+    done = run(sys.executable, script, chain["runs"], tmp_path / "record", start=Fork)
     test_set = chain["data"] / "raw" / "test.de"
     command("inspect", chain["runs"] / "cgc-seed1", "--input", test_set, "--out", tmp_path / "gates")
     told = read_json(tmp_path / "gates" / "gates.json")["layers"]

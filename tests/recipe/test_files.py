@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import LIGHTLY, ROOT, run
 
 from fairseq_cgc.errors import CorpusError, UserError
 from fairseq_cgc.recipe import files
@@ -211,7 +211,7 @@ def test_what_is_no_utf_8_is_named_with_line_and_column_before_later_lines_are_r
 
 
 def test_a_command_and_what_it_starts_write_utf_8_whatever_the_locale():
-    code = "import subprocess, sys; from fairseq_cgc.recipe.files import run_command; "
+    code = LIGHTLY + "import subprocess; from fairseq_cgc.recipe.files import run_command; "
     code += "run_command(lambda: (print('→', flush=True), subprocess.run([sys.executable, '-c', 'print(chr(8594))'])))"
     done = run(sys.executable, "-c", code, cwd=ROOT, env={"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"})
     assert done.stdout == "→\n→\n"
@@ -350,7 +350,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(capfd):
 
 def test_closed_standard_streams_are_as_good_as_empty_ones(tmp_path):
     """A closed one's number would be that of the next file that is opened, and its output would go there."""
-    code = "import sys; from fairseq_cgc.recipe.files import run_command\n"
+    code = LIGHTLY + "from fairseq_cgc.recipe.files import run_command\n"
     code += (
         "def main():\n    file = open('file', 'w')\n    print('lost')\n    file.write(sys.stdin.read() or 'nothing')\n"
     )

@@ -15,7 +15,7 @@ def wheel(tmp_path_factory):
     return write_wheel(tmp_path_factory.mktemp("wheel") / "standin.whl")
 
 
-def quickstart(work, wheel, *options, updates=30, **keywords):
+def quickstart(work, wheel, *options, updates=10, **keywords):
     words = ["--work", work, "--archive", wheel, "--sha256", sha256_of(wheel)]
     words += ["--valid-size", 20, "--test-size", 30, "--updates", updates, *options]
     return command("quickstart", *words, **keywords)
@@ -63,29 +63,25 @@ def test_a_second_run_skips_what_is_done_and_says_the_same(finished, wheel):
 def test_more_updates_train_on_and_the_baseline_uses_the_same_data(finished, wheel, tmp_path):
     work = shutil.copytree(finished[0], tmp_path / "work")
     before = (work / "data" / "bin" / "train.de-en.de.bin").stat().st_mtime_ns
-    done = quickstart(work, wheel, updates=35)
-    assert re.search("35 updates.*, seed 1", done.stdout)
+    done = quickstart(work, wheel, updates=12)
+    assert re.search("12 updates.*, seed 1", done.stdout)
     log = (work / "lightconv_cgc-seed1" / "train.log").read_text()
     assert "Loaded checkpoint" in log
     done = quickstart(work, wheel, "--arch", "lightconv_iwslt_de_en", "--seed", 2)
     assert (work / "lightconv_iwslt_de_en-seed2" / "model" / "model.pt").exists()
-    assert re.search("lightconv_iwslt_de_en, 30 updates.*, seed 2", done.stdout)
+    assert re.search("lightconv_iwslt_de_en, 10 updates.*, seed 2", done.stdout)
     assert (work / "data" / "bin" / "train.de-en.de.bin").stat().st_mtime_ns == before
-    less = quickstart(work, wheel, updates=10, check=False)
-    assert less.returncode == 1 and "was trained for 35 updates and 10 are requested" in less.stderr
+    less = quickstart(work, wheel, updates=4, check=False)
+    assert less.returncode == 1 and "was trained for 12 updates and 4 are requested" in less.stderr
 
 
-def test_fresh_starts_over(finished, wheel, tmp_path):
-    work = shutil.copytree(finished[0], tmp_path / "work")
-    done = quickstart(work, wheel, "--fresh", updates=10)
-    assert "already done" not in done.stdout and re.search("10 updates.*, seed 1", done.stdout)
-
-
-def test_fresh_in_a_new_folder_and_with_another_seed_starts_too(finished, wheel, tmp_path):
-    """There, it locks folders that are not there yet."""
-    for work in (tmp_path / "new", shutil.copytree(finished[0], tmp_path / "work")):
-        done = quickstart(work, wheel, "--fresh", "--seed", 7, updates=2)
-        assert "2 updates, seed 7" in done.stdout and (work / "data" / "bin").is_dir()
+@pytest.mark.parametrize("seed", [1, 7])
+def test_fresh_starts_over_and_in_a_new_folder_too(finished, wheel, tmp_path, seed):
+    """There, or with a new seed, it locks folders that are not there yet."""
+    work = tmp_path / "new" if seed == 7 else shutil.copytree(finished[0], tmp_path / "work")
+    done = quickstart(work, wheel, "--fresh", "--seed", seed, updates=2)
+    assert f"2 updates, seed {seed}" in done.stdout and "already done" not in done.stdout
+    assert (work / "data" / "bin").is_dir()
 
 
 @pytest.mark.parametrize("lock, shared", [(".lock", True), ("data/.lock", False), ("lightconv_cgc-seed1/.lock", False)])
@@ -113,9 +109,9 @@ def test_a_stopped_training_is_taken_up_again(finished, wheel, tmp_path):
     record = run_folder / "run.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "done": 0}))
     (run_folder / "train.log").unlink()
-    quickstart(work, wheel, updates=40)
+    quickstart(work, wheel, updates=12)
     log = (run_folder / "train.log").read_text()
-    assert "Loaded checkpoint" in log and "@ 30 updates" in log
+    assert "Loaded checkpoint" in log and "@ 10 updates" in log
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT, run
+from forks import Fork
 from test_table import change_json, inner, make_run, valid
 
 from fairseq_cgc.errors import UserError
@@ -31,11 +32,11 @@ def test_the_parts_of_a_split_share_no_sentence_and_lose_only_pairs_that_do():
 def test_a_line_without_a_tab_is_named_and_nothing_is_written(tmp_path):
     write_lines(tmp_path / "pairs.tsv", ["Haus\thouse", "Hund"])
     words = sys.executable, SCRIPT, tmp_path / "pairs.tsv", tmp_path / "out"
-    done = run(*words, check=False, env={"PYTHONPATH": str(ROOT)})
+    done = run(*words, check=False, start=Fork)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert done.stderr == f"error: {tmp_path}/pairs.tsv, line 2: expected two paragraphs separated by a tab\n"
     write_lines(tmp_path / "pairs.tsv", ["Haus\thouse"])
-    run(*words, env={"PYTHONPATH": str(ROOT)})
+    run(*words, start=Fork)
     assert read_lines(tmp_path / "out" / "test.de") == ["Haus"] and read_lines(tmp_path / "out" / "test.en") == [
         "house"
     ]
@@ -54,7 +55,7 @@ def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_ma
                 shutil.copytree(folder / "test", folder / "test-shuffled")
                 (folder / "test-shuffled" / "loss.json").write_text('{"valid_loss": 4.5}')
     make_run(runs, "lightconv", 1, log=[inner(100), valid(1000, 4.5)])
-    done = run(sys.executable, RECORD, runs, out, env={"PYTHONPATH": str(ROOT)})
+    done = run(sys.executable, RECORD, runs, out, start=Fork)
     assert "lightconv-1: stopped at 1,000 of 2,000 updates" in done.stdout and "cgc-1: recorded" in done.stdout
     assert f"cgc-1: without its gates: {tmp_path}/data/mine/raw/test.de does not exist" in done.stdout
     shutil.rmtree(runs / "lightconv-1")
@@ -68,7 +69,7 @@ def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_ma
 
 
 def test_a_folder_without_runs_is_named(tmp_path):
-    done = run(sys.executable, RECORD, tmp_path, tmp_path / "out", env={"PYTHONPATH": str(ROOT)}, check=False)
+    done = run(sys.executable, RECORD, tmp_path, tmp_path / "out", check=False, start=Fork)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} has no run folder")
 
 
