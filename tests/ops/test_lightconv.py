@@ -122,7 +122,6 @@ def test_a_kernel_that_depends_on_the_input_gets_both_gradients(T, K, padding_l)
     torch.testing.assert_close(
         torch.autograd.grad(function(x, mix), [x, mix], grad), torch.autograd.grad(expected, [x, mix], grad)
     )
-    assert torch.autograd.gradcheck(function, (x, mix))
 
 
 @pytest.mark.parametrize("wanted", ["x", "kernel"])
