@@ -77,11 +77,12 @@ def quiet_fairseq() -> None:
 
 
 def explain_user_errors() -> None:
-    """Let fairseq's commands end with our one- or two-line errors instead of a traceback.
+    """Let fairseq's commands end with one- or two-line errors instead of a traceback.
 
     fairseq's commands let exceptions through to the interpreter, so that a wrong option would be
-    explained under thirty lines of traceback. Only in fairseq's own commands: an importing program
-    keeps its ``sys.excepthook``.
+    explained under thirty lines of traceback. What a user can mend, fairseq says by an OSError (a folder or a split that is
+    not there) or by an Exception of no kind of its own (a folder without data, a sentence that is too long). Only in
+    fairseq's own commands: an importing program keeps its ``sys.excepthook``.
     """
     if "fairseq_cli" not in sys.modules:
         return
@@ -96,6 +97,8 @@ def explain_user_errors() -> None:
             error = UserError(
                 "a file was refused: it holds more than data, or is damaged; get it again, from a source you trust"
             )
+        if isinstance(error, OSError) or type(error) is Exception:
+            error = UserError(error)
         if isinstance(error, UserError):
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)

@@ -274,6 +274,27 @@ def test_a_wrong_option_ends_fairseq_train_with_two_lines_and_no_traceback(data,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "command, folder, options, words",
+    [
+        ("train", "{tmp}/no", ["--arch", "lightconv_cgc"], "No such file or directory: '{tmp}/no'"),
+        ("train", "{tmp}", ["--arch", "lightconv_cgc"], "Could not infer language pair, please provide it explicitly"),
+        ("train", "{tmp}", ["--arch", "lightconv_cgc", "-s", "de", "-t", "en"], "dict.de.txt'"),
+        ("generate", "{data}", ["--path", "{model}", "--gen-subset", "dev"], "Dataset not found: dev ({data})"),
+        ("validate", "{data}", ["--path", "{model}", "--valid-subset", "dev"], "Dataset not found: dev ({data})"),
+    ],
+)
+def test_what_is_not_there_ends_fairseq_s_commands_with_a_line(
+    data, trained, tmp_path, command, folder, options, words
+):
+    places = {"tmp": tmp_path, "data": data / "bin", "model": trained[0]}
+    folder, words, *options = (word.format(**places) for word in (folder, words, *options))
+    options += ["--task", "translation", "--max-tokens", 100, "--user-dir", USER_DIR, "--save-dir", tmp_path / "run"]
+    done = fairseq(command, folder, *options[: None if command == "train" else -2], check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and words in done.stderr.splitlines()[-1]
+
+
 def test_a_wrong_choice_is_answered_with_the_choices(data, tmp_path):
     done = train(data, tmp_path, "--cgc-norm", "batch", check=False)
     assert done.returncode == 2 and "choose from" in done.stderr
