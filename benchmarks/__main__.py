@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from fairseq_cgc.convolutions import gated_kernel
 from fairseq_cgc.errors import UserError, check_at_least
 from fairseq_cgc.ops.context_gate import choose_gate, context_gate
 from fairseq_cgc.ops.context_gated_lightconv import context_gated_lightconv
@@ -214,7 +213,7 @@ def busy():
 
 
 def paths(args):
-    """Each pair of implementations as the fused layer, and their composition, which is the simplest way."""
+    """Each pair of implementations as the fused layer and composed; the simplest ones, composed, are the measure."""
     step = 0.0
     if args.device == "cpu" or args.dtype == "float32":  # what a layer's time is a share of
         [sample] = c.batches(args.tokens, 1, args.seed)
@@ -222,27 +221,28 @@ def paths(args):
         step = compare({"step": partial(model, sample)}, 3, args.device, "training step")["step"]["median"]
     convolutions = ["triton", "bands"] if args.device == "cuda" else ["depthwise", "bands"]
     gates = ["triton", "torch"] if args.device == "cuda" else ["torch"]
-    rows = []
+    rows, simplest = [], "composed, bands and torch"
     for T in args.lengths:
         x = torch.randn(T, max(1, args.tokens // T), 512, device=args.device, dtype=getattr(torch, args.dtype))
         grad = torch.randn_like(x)
         x.requires_grad_()
         for K in args.kernels:
             conv = c.layers(K)["CGC"].to(args.device)
-            ways = {"composition of bands and torch": composition(conv)}
+            ways = {simplest: composed(conv, "torch", "bands")}
             for gate in gates:
                 for convolution in convolutions:
                     if convolution != "depthwise" or T >= 2 * K:  # below, it may take seconds
                         ways[f"fused, {convolution} and {gate}"] = fused(conv, gate, convolution)
+                        ways[f"composed, {convolution} and {gate}"] = composed(conv, gate, convolution)
             own = list(conv.parameters())
             functions = {name: c.forward_and_backward(way, x, grad, own) for name, way in ways.items()}
             results = compare(functions, args.repeats, args.device, f"T {T}, K {K}")
             parameters = *conv.gate.tensors(), conv.weight.squeeze(1)
             chosen = f"fused, {choose(x, K, K // 2)} and "
             chosen += choose_gate(head_means(x.detach(), 4), parameters, conv.gate.options)
-            base = results["composition of bands and torch"]
+            base = results[simplest]
             row = {"T x B": f"{T} x {x.size(1)}", "K": K, "chosen": chosen}
-            row |= {"composition, ms": round(base["median"], 2)}
+            row |= {f"{simplest}, ms": round(base["median"], 2)}
             row |= {name: ratio(result) for name, result in results.items() if result is not base}
             if step:
                 saved = 7 * (base["median"] - results[chosen]["median"])
@@ -252,7 +252,7 @@ def paths(args):
     rows = [{name: row.get(name, "") for name in columns} for row in rows]
     title = (
         f"One layer of 512 channels and 4 heads, forward and backward, {args.dtype}, DropConnect 0.1, by its "
-        f"implementations: time as a ratio to the composition lightconv(x, gate(x)) of the simplest ones, median [quartiles] "
+        f"implementations: time as a ratio to the simplest ones composed, lightconv(x, context_gate(x)), median [quartiles] "
         f"of {args.repeats} repeats" + (f"; a training step of the paper's model takes {step:.0f} ms" if step else "")
     )
     return {"title": title, "rows": rows}
@@ -269,14 +269,13 @@ def fused(conv, gate, convolution):
     return call
 
 
-def composition(conv):
-    """From x to the same output, by the simplest implementations one after another."""
+def composed(conv, gate, convolution):
+    """From x to the same output, by these implementations one after another."""
 
     def call(x):
-        own = *conv.gate.tensors(), None, conv.gate.options
-        gate = context_gate(head_means(x, conv.num_heads), None, *own, implementation="torch")
-        kernels = gated_kernel(gate, conv.weight.squeeze(1))
-        return lightconv(x, kernels, conv.padding_l, 0.1, implementation="bands")
+        own = *conv.gate.tensors(), conv.weight.squeeze(1), conv.gate.options
+        kernels = context_gate(head_means(x, conv.num_heads), None, *own, implementation=gate)
+        return lightconv(x, kernels, conv.padding_l, 0.1, implementation=convolution)
 
     return call
 
