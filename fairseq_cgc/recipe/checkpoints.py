@@ -23,7 +23,7 @@ KINDS = {
 }
 
 
-def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None):
+def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None, option="--average"):
     """The last (or best) ``count`` checkpoints of a folder, oldest (or worst) first.
 
     Args:
@@ -33,9 +33,10 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None):
             ``checkpoint_best.pt``)
         count: ``None``: all there are, be it none
         upper_bound: the last epoch or update that counts
+        option: that asks for ``count``
 
     Raises:
-        CheckpointError: fewer than ``count``, or best by more than one metric
+        CheckpointError: fewer than ``count``, with what there is; or best by more than one metric
         OptionError: a bound for the best
     """
     if kind == "best" and upper_bound is not None:
@@ -52,9 +53,12 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None):
     elif kind == "best" and (folder / "checkpoint_best.pt").is_file():
         found = [(0, folder / "checkpoint_best.pt")]
     if len(found) < (count or 0):
+        there = {other: len(find_checkpoints(folder, other)) for other in KINDS if other != kind}
+        others = ", ".join(f"{number} (by {other})" for other, number in there.items() if number)
         raise CheckpointError(
-            f"{folder} has {len(found)} {kind} checkpoints and {count} are needed; train longer, keep more of them "
-            "(--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints), or ask for fewer"
+            f"{folder} has {len(found)} {kind} checkpoints and {count} are needed: {option} {len(found) or 'N'} takes fewer"
+            + (f"; there are {others}" if others else "")
+            + "; or train longer and keep more (--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints)"
         )
     return [path for _, path in sorted(found)][-count if count else 0 :]
 
@@ -234,7 +238,8 @@ def main(args):
         check_at_least(1, **{f"num_{kind}_checkpoints": count})
         if len(args.inputs) != 1 or not folders:
             raise OptionError(f"--num-{kind}-checkpoints needs --inputs to be one existing folder")
-        paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound)
+        option = f"--num-{kind}-checkpoints"
+        paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound, option)
     check_output(args.output, "--output", paths)
     print("average of", *(path.name for path in paths))
     state = average_checkpoints(paths)

@@ -156,7 +156,7 @@ def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder
     assert "has 3 epoch checkpoints and 5 are needed: --average 3 takes fewer" in str(error.value)
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "update", 2)
-    assert "has 0 update checkpoints" in str(error.value) and "there are 3 (--by epoch)" in str(error.value)
+    assert "has 0 update checkpoints" in str(error.value) and "there are 3 (by epoch)" in str(error.value)
 
 
 class Terminal(io.TextIOWrapper):
