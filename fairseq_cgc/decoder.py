@@ -1,7 +1,8 @@
 """LightConv's decoder, cheaper step by step, with the same results.
 
 * A convolution's past is kept where it is instead of being copied at every step and reordering.
-* The hypotheses of one sentence share the keys and values of attention to the encoder.
+* The hypotheses of one sentence share the keys and values of attention to the encoder, and are one at the first step,
+  where they do not differ yet.
 * The encoder's output is reordered only when that changes it.
 
 And, on request, gated by the source sentence (``SourceGatedLightweightConv``), which no paper has. What a
@@ -25,6 +26,7 @@ from .ops.padding import Padding
 from .options import gate_arguments, without_layers
 
 COPIES = "copies"  # in the encoder's output: how many rows, one after another, each sentence has
+ONE = "one"  # in the incremental state: whether the rows of a sentence have been one until now
 
 
 class Source:
@@ -309,23 +311,40 @@ class IncrementalDecoder(LightConvDecoder):
 
     def forward(self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None):
         """As ``LightConvDecoder.forward``."""
-        source = None
+        source, copies = None, 1
         if encoder_out:
             source = Source(encoder_out, incremental_state is not None)
             if utils.get_incremental_state(self, incremental_state, COPIES) is None:
                 utils.set_incremental_state(self, incremental_state, COPIES, source.copies)
+                # Until a step has told the hypotheses of a sentence apart, one row stands for all of them.
+                first = prev_output_tokens.view(-1, source.copies, prev_output_tokens.size(1))
+                if source.copies > 1 and torch.equal(first, first[:, :1].expand_as(first)):
+                    copies, source.copies, prev_output_tokens = source.copies, 1, first[:, 0]
+                    utils.set_incremental_state(self, incremental_state, ONE, True)
+            elif utils.get_incremental_state(self, incremental_state, ONE):
+                self.reorder_incremental_state_scripting(
+                    incremental_state, _rows(len(prev_output_tokens), source.output)
+                )
         # fairseq's forward hands the first entry to its layers as it is.
-        return super().forward(prev_output_tokens, {"encoder_out": [source]}, incremental_state, src_lengths)
+        x, more = super().forward(prev_output_tokens, {"encoder_out": [source]}, incremental_state, src_lengths)
+        if copies > 1:
+            x = x.repeat_interleave(copies, 0)
+            more["attn"] = [None if attn is None else attn.repeat_interleave(copies, 0) for attn in more["attn"]]
+            more["inner_states"] = [state.repeat_interleave(copies, 1) for state in more["inner_states"]]
+        return x, more
 
     def reorder_incremental_state_scripting(self, incremental_state, new_order: Tensor):
         """Reorder the hypotheses' states."""
         # fairseq's attention takes an order of as many rows for one that leaves each sentence where it is.
         copies = utils.get_incremental_state(self, incremental_state, COPIES) or 1
+        one = utils.get_incremental_state(self, incremental_state, ONE)
+        own = new_order // copies if one else new_order
+        utils.set_incremental_state(self, incremental_state, ONE, False)
         together = _moves_sentences(new_order, copies)
         rows = new_order.view(-1, copies)[:, 0] // copies if together else new_order
         moved = None  # decided once; on a GPU moving costs less than waiting for the answer
         for layer in self.layers:
-            layer.conv.reorder_incremental_state(incremental_state, new_order)
+            layer.conv.reorder_incremental_state(incremental_state, own)
             if layer.encoder_attn is None:
                 continue
             state = layer.encoder_attn._get_input_buffer(incremental_state)

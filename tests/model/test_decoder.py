@@ -85,6 +85,25 @@ def test_each_sentence_is_attended_to_once_however_many_hypotheses_it_has():
     assert ours.encoder.reorder_encoder_out(encoder_out, within) is encoder_out
 
 
+@pytest.mark.parametrize("options", [{}, {"cgc_decoder": "source"}, {"decoder_conv_type": "dynamic"}], ids=str)
+def test_hypotheses_are_computed_once_until_the_first_step_has_told_them_apart(options):
+    ours, (source, lengths), rows = tiny_model(**options).double().eval(), batch(), []
+    order = torch.arange(len(lengths)).repeat_interleave(6)
+    shared = ours.encoder.reorder_encoder_out(ours.encoder(source, lengths), order)
+    alone = ours.encoder(source[order], lengths[order])
+    ours.decoder.layers[0].register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].size(1)))
+    equal, different = torch.full((len(order), 1), 2), torch.randint(4, 30, (len(order), 1))
+    for tokens, first in ((equal, len(lengths)), (different, len(order))):
+        states, rows[:] = ({}, {}), []
+        for _ in range(2):
+            (x, more), (expected, others) = (ours.decoder(tokens, *s) for s in zip((shared, alone), states))
+            torch.testing.assert_close(x, expected)
+            for name in ("attn", "inner_states"):
+                torch.testing.assert_close(more[name], others[name])
+            tokens = torch.cat([tokens, different], 1)
+        assert rows == [first, *[len(order)] * 3]
+
+
 def source_gated(**options):
     model = tiny_model(cgc_decoder="source", **options).double().eval()
     with torch.no_grad():
