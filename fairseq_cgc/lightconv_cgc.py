@@ -324,25 +324,13 @@ def lightconv_gct(args: Namespace) -> None:
     lightconv_cgc(args)
 
 
-@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de")
-def lightconv_cgc_wmt_en_de(args: Namespace) -> None:
-    """``lightconv_wmt_en_de``, both convolution types lightweight, gated."""
-    _fill_in(args, lightconv.lightconv_wmt_en_de)
+def _register(size):
+    def architecture(args: Namespace) -> None:
+        _fill_in(args, getattr(lightconv, f"lightconv_{size}"))
+
+    architecture.__doc__ = f"``lightconv_{size}``, both convolution types lightweight, gated."
+    register_model_architecture("lightconv_cgc", f"lightconv_cgc_{size}")(architecture)
 
 
-@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_de_big")
-def lightconv_cgc_wmt_en_de_big(args: Namespace) -> None:
-    """``lightconv_wmt_en_de_big``, both convolution types lightweight, gated."""
-    _fill_in(args, lightconv.lightconv_wmt_en_de_big)
-
-
-@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_en_fr_big")
-def lightconv_cgc_wmt_en_fr_big(args: Namespace) -> None:
-    """``lightconv_wmt_en_fr_big``, both convolution types lightweight, gated."""
-    _fill_in(args, lightconv.lightconv_wmt_en_fr_big)
-
-
-@register_model_architecture("lightconv_cgc", "lightconv_cgc_wmt_zh_en_big")
-def lightconv_cgc_wmt_zh_en_big(args: Namespace) -> None:
-    """``lightconv_wmt_zh_en_big``, both convolution types lightweight, gated."""
-    _fill_in(args, lightconv.lightconv_wmt_zh_en_big)
+for _size in ("wmt_en_de", "wmt_en_de_big", "wmt_en_fr_big", "wmt_zh_en_big"):
+    _register(_size)
