@@ -80,9 +80,9 @@ def explain_user_errors() -> None:
     """Let fairseq's commands end with one- or two-line errors instead of a traceback.
 
     fairseq's commands let exceptions through to the interpreter, so that a wrong option would be
-    explained under thirty lines of traceback. What a user can mend, fairseq says by an OSError (a folder or a split that is
-    not there) or by an Exception of no kind of its own (a folder without data, a sentence that is too long). Only in
-    fairseq's own commands: an importing program keeps its ``sys.excepthook``.
+    explained under thirty lines of traceback. What a user can mend, the system says by an OSError with a number, and
+    fairseq by a FileNotFoundError (a split that is not there) or by an Exception of no kind of its own (a folder without
+    data, a sentence that is too long). Only in fairseq's own commands: an importing program keeps its ``sys.excepthook``.
     """
     if "fairseq_cli" not in sys.modules:
         return
@@ -97,7 +97,8 @@ def explain_user_errors() -> None:
             error = UserError(
                 "a file was refused: it holds more than data, or is damaged; get it again, from a source you trust"
             )
-        if isinstance(error, OSError) or type(error) is Exception:
+        said = type(error) is Exception and str(error) and error.__context__ is None
+        if said or isinstance(error, FileNotFoundError) or isinstance(error, OSError) and error.errno:
             error = UserError(error)
         if isinstance(error, UserError):
             sys.stdout.flush()

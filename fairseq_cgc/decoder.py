@@ -2,7 +2,7 @@
 
 * A convolution's past is kept where it is instead of being copied at every step and reordering.
 * The hypotheses of one sentence share the keys and values of attention to the encoder, and are one at the first step,
-  where they do not differ yet.
+  where they do not differ yet. (Dropout at inference draws for them together there.)
 * The encoder's output is reordered only when that changes it.
 
 And, on request, gated by the source sentence (``SourceGatedLightweightConv``), which no paper has. What a
@@ -317,9 +317,9 @@ class IncrementalDecoder(LightConvDecoder):
             if utils.get_incremental_state(self, incremental_state, COPIES) is None:
                 utils.set_incremental_state(self, incremental_state, COPIES, source.copies)
                 # Until a step has told the hypotheses of a sentence apart, one row stands for all of them.
-                first = prev_output_tokens.view(-1, source.copies, prev_output_tokens.size(1))
-                if source.copies > 1 and torch.equal(first, first[:, :1].expand_as(first)):
-                    copies, source.copies, prev_output_tokens = source.copies, 1, first[:, 0]
+                first = prev_output_tokens[:: source.copies]
+                if source.copies > 1 and torch.equal(prev_output_tokens, first.repeat_interleave(source.copies, 0)):
+                    copies, source.copies, prev_output_tokens = source.copies, 1, first
                     utils.set_incremental_state(self, incremental_state, ONE, True)
             elif utils.get_incremental_state(self, incremental_state, ONE):
                 self.reorder_incremental_state_scripting(
@@ -332,6 +332,9 @@ class IncrementalDecoder(LightConvDecoder):
             more["attn"] = [None if attn is None else attn.repeat_interleave(copies, 0) for attn in more["attn"]]
             more["inner_states"] = [state.repeat_interleave(copies, 1) for state in more["inner_states"]]
         return x, more
+
+    def set_beam_size(self, beam_size: int):
+        """Nothing: fairseq's attention would share keys by it, and they are shared already."""
 
     def reorder_incremental_state_scripting(self, incremental_state, new_order: Tensor):
         """Reorder the hypotheses' states."""

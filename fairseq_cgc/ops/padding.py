@@ -176,7 +176,7 @@ def _pool_any(heads, num_slots, padding, pool):
     first, last = (edge.unsqueeze(2) for edge in _windows(length.unsqueeze(1), num_slots))
     inside = ((place.unsqueeze(1) >= first) & (place.unsqueeze(1) < last)).permute(1, 2, 0).unsqueeze(3)
     if pool == "average":  # slots x T x B x H
-        return (heads * inside).sum(1) / (last - first).clamp(min=1).permute(1, 0, 2)
+        return heads.masked_fill(~inside, 0.0).sum(1) / (last - first).clamp(min=1).permute(1, 0, 2)
     return heads.masked_fill(~inside, -torch.inf).amax(1).masked_fill(~inside.any(1), 0.0)
 
 

@@ -53,12 +53,14 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None, option=
     elif kind == "best" and (folder / "checkpoint_best.pt").is_file():
         found = [(0, folder / "checkpoint_best.pt")]
     if len(found) < (count or 0):
-        there = {other: len(find_checkpoints(folder, other)) for other in KINDS if other != kind}
-        others = ", ".join(f"{number} (by {other})" for other, number in there.items() if number)
+        names = [path.name for path in folder.glob("checkpoint*.pt")]
+        there = {other: sum(map(bool, map(KINDS[other].fullmatch, names))) for other in KINDS if other != kind}
+        others = ", ".join(f"{number} by {other}" for other, number in there.items() if number)
         raise CheckpointError(
-            f"{folder} has {len(found)} {kind} checkpoints and {count} are needed: {option} {len(found) or 'N'} takes fewer"
-            + (f"; there are {others}" if others else "")
-            + "; or train longer and keep more (--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints)"
+            f"{folder} has {len(found)} {kind} checkpoints and {count} are needed"
+            + (f" (and {others})" if others else "")
+            + (f": give {option} {len(found)}" if found else ": choose another kind" if others else "")
+            + ", or train longer and keep more (--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints)"
         )
     return [path for _, path in sorted(found)][-count if count else 0 :]
 

@@ -22,3 +22,28 @@ def test_fairseq_s_import_leaves_logging_as_it_was_found(tmp_path, monkeypatch, 
     compat.quiet_fairseq()
     found = logging.root.level, len(logging.root.handlers)
     assert found == ((logging.DEBUG, 1) if imported_before else (logging.ERROR, 0))
+
+
+@pytest.mark.parametrize(
+    "code, traceback",
+    [
+        ("open('missing')", False),
+        ("raise FileNotFoundError('Dataset not found: dev')", False),
+        ("raise Exception('Could not infer language pair')", False),
+        ("raise Exception", True),
+        ("raise OSError('could not get source code')", True),
+        ("open('/dev/null').write('x')", True),  # somebody's programming
+        ("try:\n    {}['weights']\nexcept KeyError:\n    raise Exception('cannot do it')", True),
+        ("raise ValueError('x')", True),
+    ],
+)
+def test_what_a_user_can_mend_takes_a_line_and_the_rest_keeps_its_traceback(monkeypatch, capsys, code, traceback):
+    monkeypatch.setitem(sys.modules, "fairseq_cli", sys)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    compat.explain_user_errors()
+    try:
+        exec(code)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    words = capsys.readouterr().err
+    assert ("Traceback" in words) == traceback and (traceback or words.startswith("error: ") and words.count("\n") == 1)

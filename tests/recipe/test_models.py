@@ -153,10 +153,10 @@ def test_folders_may_be_paths(run_folder, monkeypatch):
 def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder):
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "epoch", 5)
-    assert "has 3 epoch checkpoints and 5 are needed: --average 3 takes fewer" in str(error.value)
+    assert "has 3 epoch checkpoints and 5 are needed: give --average 3, or train longer" in str(error.value)
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "update", 2)
-    assert "has 0 update checkpoints" in str(error.value) and "there are 3 (by epoch)" in str(error.value)
+    assert "has 0 update checkpoints and 2 are needed (and 3 by epoch): choose another kind" in str(error.value)
 
 
 class Terminal(io.TextIOWrapper):

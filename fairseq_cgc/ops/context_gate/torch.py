@@ -31,10 +31,10 @@ def forward(means, padding, parameters, options):
     over = _normalised(options)
     normal = latent - latent.mean(over, keepdim=True)
     inverse = (normal.square().mean(over, keepdim=True) + options.eps).rsqrt_()
-    normal = normal.mul_(inverse)
+    normal = normal * inverse  # not in place: torch.export's program takes its gradients by autograd
     hidden = torch.addcmul(shift, normal, scale).relu_()
     gate = product(hidden.view(B * H, encode.size(0)), decode.t()).view(B, H, decode.size(0))
-    gate = gate.sigmoid_() if options.activation == "sigmoid" else gate.tanh_().add_(1)
+    gate = gate.sigmoid_() if options.activation == "sigmoid" else gate.tanh_() + 1
     share = None
     if weight is None:
         output = gate
