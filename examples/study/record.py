@@ -3,60 +3,97 @@
     python examples/study/record.py runs/study/multi30k examples/study/multi30k
 
 ``fairseq-cgc table --experiment examples/study/multi30k`` then makes the experiment's table of the copies. Runs that
-are not finished are left out. What the trained gates do with the test set's sentences is kept too, and printed.
+are not finished are left out. What the trained encoders' convolutions and gates do with the test set's sentences is kept
+too, and printed.
 """
 
 import argparse
+import copy
 import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
+import torch
+from fairseq.data.data_utils import collate_tokens
+
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.evaluation import SCORES
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
 from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_command, write_json, write_lines
-from fairseq_cgc.recipe.inspection import gates_of, load_model, summarise
+from fairseq_cgc.recipe.inspection import gates_of, summarise
+from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.report import render_table
 from fairseq_cgc.recipe.rows import SHUFFLED
 from fairseq_cgc.recipe.table import STATISTICS_FILE
 from fairseq_cgc.recipe.training import MODEL_FOLDER, RUN
 
 GATED = "cgc", "cgc-learned"  # the rows whose gates are learned
-GATES = "gates.json"
-GATES_SHAPE = [{"kernel_size": int, "kernel_sum": float, "gate_mean": float, "between_share": float}]
+LAYERS = "layers.json"
+GATE_FIGURES = {"kernel_sum?": float, "gate_mean?": float, "between_share?": float}
+LAYERS_SHAPE = [{"kernel_size": int, "branch": float, **GATE_FIGURES}]
 
 
-def gates(run):
-    """What the gates of a run's averaged model are on its test set: a dict of figures a layer."""
-    record = read_json(run / RUN)["data"]
-    sentences = read_lines(Path(record["path"], "raw", f"test.{record['source_lang']}"))
-    layers, lengths = gates_of(load_model(run / MODEL_FOLDER), sentences)
-    found = [summarise(layer, lengths) for layer in layers]
-    for layer in found:
-        yield {
-            "kernel_size": layer["kernel_size"],
-            "kernel_sum": sum(map(sum, layer["kernel_mean"])) / layer["heads"],
-            "gate_mean": layer["gate"]["mean"],
-            "between_share": layer["gate"]["between_share"],
-        }
+def layers_of(run):
+    """What the encoder of a run's averaged model does with its test set: a dict of figures a layer.
+
+    ``branch`` is how large what the convolution's branch adds is, beside what it is added to: the ratio of their root mean
+    squares over the sentences' tokens and channels.
+    """
+    record = read_json(run / RUN)
+    sentences = read_lines(Path(record["data"]["path"], "raw", f"test.{record['data']['source_lang']}"))
+    hub = load_hub(run / MODEL_FOLDER)
+    convolutions = [layer.conv for layer in hub.models[0].encoder.layers]
+    found = [
+        {"kernel_size": conv.kernel_size, "branch": branch}
+        for conv, branch in zip(convolutions, branches(hub, sentences))
+    ]
+    if record["row"] in GATED:
+        gates, lengths = gates_of(hub, sentences)
+        for figures, layer in zip(found, (summarise(gate, lengths) for gate in gates)):
+            figures["kernel_sum"] = sum(map(sum, layer["kernel_mean"])) / layer["heads"]
+            figures |= {"gate_mean": layer["gate"]["mean"], "between_share": layer["gate"]["between_share"]}
+    return found
 
 
-def gates_table(folder):
-    """Markdown: what the recorded gates of each row are in each layer, in the mean over seeds and from the least to the most."""
+def branches(hub, sentences, batch=64):
+    """``branch`` of each encoder layer."""
+    encoder, pad = copy.deepcopy(hub.models[0].encoder), hub.task.source_dictionary.pad()  # which keeps the hooks
+    squares = defaultdict(float)
+
+    def add(key, x):
+        squares[key] += float(x[real.t()].square().sum())
+
+    for number, layer in enumerate(encoder.layers):
+        layer.register_forward_pre_hook(lambda _, inputs, key=("input", number): add(key, inputs[0]))
+        layer.linear2.register_forward_hook(lambda _, inputs, y, key=("branch", number): add(key, y))
+    tokens = sorted(map(hub.encode, sentences), key=len)
+    for start in range(0, len(tokens), batch):
+        source = collate_tokens(tokens[start : start + batch], pad, left_pad=True)
+        real = source.ne(pad)
+        with torch.no_grad():
+            encoder(source, real.sum(1))
+    return [(squares["branch", number] / squares["input", number]) ** 0.5 for number in range(len(encoder.layers))]
+
+
+def layers_table(folder):
+    """Markdown: the recorded figures of each row and layer, in the mean over seeds and from the least to the most."""
     rows = defaultdict(list)
-    for file in sorted(folder.glob(f"*/{GATES}")):
-        rows[read_json(file.with_name(RUN))["row"]].append(read_json(file, GATES_SHAPE))
-    header, lines = ["row", "seeds", "layer", "K", "kernel sum", "gate", "variance between sentences"], []
+    for file in sorted(folder.glob(f"*/{LAYERS}")):
+        rows[read_json(file.with_name(RUN))["row"]].append(read_json(file, LAYERS_SHAPE))
+    header, lines = ["row", "seeds", "layer", "K", "branch", "kernel sum", "gate", "variance between sentences"], []
     for row, runs in rows.items():
         for number, layers in enumerate(zip(*runs), 1):
-            cells = [_range([layer[name] for layer in layers], form) for name, form in FORMS.items()]
+            cells = [
+                _range([layer[name] for layer in layers], form) if name in layers[0] else ""
+                for name, form in FORMS.items()
+            ]
             lines.append([f"`{row}`", len(runs), number, layers[0]["kernel_size"], *cells])
     return render_table(header, lines)
 
 
-FORMS = {"kernel_sum": "{:.3f}", "gate_mean": "{:.3f}", "between_share": "{:.1%}"}
+FORMS = {"branch": "{:.2f}", "kernel_sum": "{:.3f}", "gate_mean": "{:.3f}", "between_share": "{:.1%}"}
 
 
 def _range(values, form):
@@ -87,11 +124,10 @@ def record(run, evaluations, folder):
             lines = ",\n".join(json.dumps(values) for values in sentences)
             text = f'{{"test_set": "{evaluation.test_set}", "sentences": [\n{lines}\n]}}\n'
             (partial / test / STATISTICS_FILE).write_text(text, encoding="utf-8")
-        if run.row in GATED:
-            try:
-                write_json(partial / GATES, list(gates(run.folder)))
-            except UserError as error:  # the model or the data is gone
-                print(f"{run.folder.name}: without its gates: {error}")
+        try:
+            write_json(partial / LAYERS, layers_of(run.folder))
+        except UserError as error:  # the model or the data is gone
+            print(f"{run.folder.name}: without its layers: {error}")
 
 
 def main():
@@ -107,8 +143,8 @@ def main():
         elif run.row != SHUFFLED:
             record(run, {"test": run, **shuffled.get(run.folder, {})}, args.out / run.folder.name)
             print(f"{run.folder.name}: recorded")
-    if list(args.out.glob(f"*/{GATES}")):
-        print(gates_table(args.out))
+    if list(args.out.glob(f"*/{LAYERS}")):
+        print(layers_table(args.out))
 
 
 if __name__ == "__main__":

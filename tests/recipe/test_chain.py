@@ -111,22 +111,28 @@ def test_table_6_is_made_from_the_run_folders(chain):
     assert (chain["runs"] / "table.md").exists() and (chain["runs"] / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_record_tells_of_the_gates_what_inspect_tells_of_the_test_set(chain, tmp_path):
+def test_a_record_tells_of_the_layers_what_inspect_and_the_encoder_tell_of_the_test_set(chain, tmp_path):
     script = ROOT / "examples" / "study" / "record.py"
     done = run(sys.executable, script, chain["runs"], tmp_path / "record", start=Fork)
     test_set = chain["data"] / "raw" / "test.de"
     command("inspect", chain["runs"] / "cgc-seed1", "--input", test_set, "--out", tmp_path / "gates")
     told = read_json(tmp_path / "gates" / "gates.json")["layers"]
-    kept = read_json(tmp_path / "record" / "cgc-seed1" / "gates.json")
+    kept = read_json(tmp_path / "record" / "cgc-seed1" / "layers.json")
     assert len(kept) == len(told) > 1
     for layer, expected in zip(kept, told):
         taps = np.array(expected["kernel_mean"])
         assert layer["kernel_size"] == taps.shape[1] and layer["gate_mean"] == expected["gate"]["mean"]
         assert layer["kernel_sum"] == pytest.approx(taps.sum(1).mean()) and 0 < layer["kernel_sum"] < 1
         assert layer["between_share"] == expected["gate"]["between_share"]
-    assert f"| `cgc` | 1 | 1 | {kept[0]['kernel_size']} | {kept[0]['kernel_sum']:.3f} |" in " ".join(
-        done.stdout.split()
-    )
+    figures = f"| {kept[0]['kernel_size']} | {kept[0]['branch']:.2f} | {kept[0]['kernel_sum']:.3f} |"
+    assert f"| `cgc` | 1 | 1 {figures}" in " ".join(done.stdout.split())
+    hub = LightConvCGCModel.from_pretrained(chain["runs"] / "cgc-seed1" / "model")
+    last, added, parts = hub.models[0].encoder.layers[-1], [], []
+    last.linear2.register_forward_hook(lambda _, inputs, y: added.append(y.detach().flatten()))
+    last.register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].detach().flatten()))
+    for tokens in map(hub.encode, read_lines(test_set)):
+        hub.models[0].encoder(tokens.unsqueeze(0), torch.tensor([len(tokens)]))
+    assert kept[-1]["branch"] == pytest.approx(float(torch.cat(added).norm() / torch.cat(parts).norm()), rel=1e-4)
 
 
 def test_averaging_by_script_gives_the_model_that_was_scored(chain, tmp_path):

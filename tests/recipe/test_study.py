@@ -57,7 +57,7 @@ def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_ma
     make_run(runs, "lightconv", 1, log=[inner(100), valid(1000, 4.5)])
     done = run(sys.executable, RECORD, runs, out, start=Fork)
     assert "lightconv-1: stopped at 1,000 of 2,000 updates" in done.stdout and "cgc-1: recorded" in done.stdout
-    assert f"cgc-1: without its gates: {tmp_path}/data/mine/raw/test.de does not exist" in done.stdout
+    assert f"cgc-1: without its layers: {tmp_path}/data/mine/raw/test.de does not exist" in done.stdout
     shutil.rmtree(runs / "lightconv-1")
     assert make_table(out) == make_table(runs)
     assert not list(out.rglob("*.pt")) and not (out / "lightconv-1").exists()
