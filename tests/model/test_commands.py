@@ -113,17 +113,28 @@ def test_options_are_kept_in_the_checkpoint(trained):
     }
 
 
+QUICKLY = ["--max-len-b", 30, *NO_WORKERS]  # a model that has hardly been trained ends none of its translations
+
+
 def test_generate_validate_and_interactive_need_none_of_the_options_again(data, trained, tmp_path):
     options = ["--path", trained[0], "--user-dir", USER_DIR]
-    words = ["--beam", 6, "--remove-bpe", "--max-tokens", 2000, *EVERY_SENTENCE]
+    words = ["--beam", 6, "--remove-bpe", "--max-tokens", 2000, *QUICKLY, *EVERY_SENTENCE]
     done = fairseq("generate", data / "bin", *options, *words, start=subprocess.Popen)
     assert "with beam=6: BLEU4 = " in done.stdout
     assert sorted(map(int, re.findall(r"^H-(\d+)\t", done.stdout, re.M))) == list(range(23))
     # fairseq-validate, alone of the commands, has no default task.
-    done = fairseq("validate", data / "bin", *options, "--task", "translation", "--max-tokens", 2000)
+    done = fairseq("validate", data / "bin", *options, "--task", "translation", "--max-tokens", 2000, *NO_WORKERS)
     assert re.search(r"loss \d", done.stdout + done.stderr)
     lines = "Ein Hund sieht ein Haus.\n\nxyz qwv\n"
-    options += ["--tokenizer", "moses_lowercase", "--bpe", "subword_nmt", "--bpe-codes", data / "bin" / "bpecodes"]
+    options += [
+        "--tokenizer",
+        "moses_lowercase",
+        "--bpe",
+        "subword_nmt",
+        "--bpe-codes",
+        data / "bin" / "bpecodes",
+        *QUICKLY,
+    ]
     done = fairseq("interactive", data / "bin", *options, "--beam", 6, stdin=lines, check=False)
     assert done.returncode == 1 and "error: --tokenizer moses_lowercase is given with" in done.stderr
     options += ["--source-lang", "de", "--target-lang", "en"]
@@ -132,7 +143,7 @@ def test_generate_validate_and_interactive_need_none_of_the_options_again(data, 
 
 
 def test_a_trained_model_is_given_shuffled_context_by_an_override(data, trained):
-    options = ["--path", trained[0], "--user-dir", USER_DIR, "--beam", 2, "--batch-size", 23, *EVERY_SENTENCE]
+    options = ["--path", trained[0], "--user-dir", USER_DIR, "--beam", 2, "--batch-size", 23, *QUICKLY, *EVERY_SENTENCE]
     scores = []
     for overrides in ({}, {"cgc_shuffle_context": True}):
         done = fairseq("generate", data / "bin", *options, "--model-overrides", overrides)
@@ -148,14 +159,14 @@ def test_lightconv_gct_trains_and_translates(data, tmp_path):
         name for name, value in load_checkpoint(path)["model"].items() if name.endswith("gct.gamma") and value.any()
     ]
     assert moved == ["encoder.layers.0.conv.gct.gamma", "encoder.layers.1.conv.gct.gamma"]
-    options = ["--path", path, "--user-dir", USER_DIR, "--beam", 2, "--max-tokens", 2000, *EVERY_SENTENCE]
+    options = ["--path", path, "--user-dir", USER_DIR, "--beam", 2, "--max-tokens", 2000, *QUICKLY, *EVERY_SENTENCE]
     done = fairseq("generate", data / "bin", *options)
     assert len(re.findall(r"^H-", done.stdout, re.M)) == 23
 
 
 def test_a_sentence_longer_than_the_position_limit_is_skipped_aloud(data, trained):
     options = ["--path", trained[0], "--user-dir", USER_DIR, "--max-source-positions", 50, "--max-tokens", 2000]
-    options += ["--model-overrides", "{'max_source_positions': 50}"]
+    options += ["--model-overrides", "{'max_source_positions': 50}", *QUICKLY]
     done = fairseq("generate", data / "bin", *options, "--skip-invalid-size-inputs-valid-test", *EVERY_SENTENCE)
     assert len(re.findall(r"^H-", done.stdout, re.M)) == 22
     assert "1 samples have invalid sizes and will be skipped" in done.stdout + done.stderr
@@ -346,12 +357,10 @@ def test_a_small_model_overfits_twenty_pairs(tmp_path):
             (tmp_path / f"{split}.{language}").write_text("".join(p[side] + "\n" for p in pairs), encoding="utf-8")
     prepare({s: tmp_path / s for s in SPLITS}, tmp_path / "data", Settings(bpe_size=100), workers=1)
     options = ["--dropout", 0, "--attention-dropout", 0, "--weight-dropout", 0, "--max-update", 150]
-    train(
-        tmp_path / "data", tmp_path, *options, "--no-epoch-checkpoints", "--disable-validation", "--label-smoothing", 0
-    )
+    train(tmp_path / "data", tmp_path, *options, "--save-interval", 999, "--disable-validation", "--label-smoothing", 0)
     done = fairseq(
         "generate", tmp_path / "data" / "bin", "--path", tmp_path / "checkpoint_last.pt", "--user-dir", USER_DIR,
-        "--beam", 6, "--remove-bpe", *EVERY_SENTENCE,
+        "--beam", 6, "--remove-bpe", *EVERY_SENTENCE, *NO_WORKERS,
     )  # fmt: skip
     assert len(re.findall(r"^H-", done.stdout, re.M)) == 20
     assert float(re.search(r"BLEU4 = ([\d.]+)", done.stdout)[1]) > 90

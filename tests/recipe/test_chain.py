@@ -185,7 +185,8 @@ def fails(done, words):
 
 def test_fewer_epochs_than_asked_for(run_folder):
     fails(
-        command("generate", run_folder, "--average", 50, check=False), "epoch checkpoints and 50 are needed: give --average "
+        command("generate", run_folder, "--average", 50, check=False),
+        "epoch checkpoints and 50 are needed: give --average ",
     )
 
 

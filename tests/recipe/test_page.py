@@ -19,7 +19,7 @@ from fairseq_cgc.recipe.scoring import TOKENISED_BLEU, compare, detokenised_scor
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.slow
-QUICK = ["--max-update", 40, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
+QUICK = ["--max-update", 16, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_run_s_page_has_its_scores_with_signatures_and_intervals(pages, runs):
 
 def test_it_tells_what_was_trained_on_what(pages, runs, prepared):
     facts = dict(table(read(pages["run"]), "The run")[1:])
-    assert facts["system"] == "LightConv + CGC encoder (cgc)" and facts["updates"] == "40" and facts["seed"] == "1"
+    assert facts["system"] == "LightConv + CGC encoder (cgc)" and facts["updates"] == "16" and facts["seed"] == "1"
     assert facts["data"] == f"{prepared}, de–en, train 160, valid 16, test 16 pairs"
     assert facts["--lr"] == "0.01" and facts["beam"] == "6" and "torch" in facts["versions"]
     assert "fairseq_cli.train" in read(pages["run"]).find(".//pre").text
