@@ -16,13 +16,12 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from fairseq.data.data_utils import collate_tokens
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.evaluation import SCORES
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
 from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_command, write_json, write_lines
-from fairseq_cgc.recipe.inspection import gates_of, summarise
+from fairseq_cgc.recipe.inspection import gates_of, source_batch, summarise
 from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.report import render_table
 from fairseq_cgc.recipe.rows import SHUFFLED
@@ -59,8 +58,7 @@ def layers_of(run):
 
 def branches(hub, sentences, batch=64):
     """``branch`` of each encoder layer."""
-    encoder, pad = copy.deepcopy(hub.models[0].encoder), hub.task.source_dictionary.pad()  # which keeps the hooks
-    squares = defaultdict(float)
+    encoder, squares = copy.deepcopy(hub.models[0].encoder), defaultdict(float)  # the copy keeps the hooks
 
     def add(key, x):
         squares[key] += float(x[real.t()].square().sum())
@@ -70,8 +68,7 @@ def branches(hub, sentences, batch=64):
         layer.linear2.register_forward_hook(lambda _, inputs, y, key=("branch", number): add(key, y))
     tokens = sorted(map(hub.encode, sentences), key=len)
     for start in range(0, len(tokens), batch):
-        source = collate_tokens(tokens[start : start + batch], pad, left_pad=True)
-        real = source.ne(pad)
+        source, real = source_batch(hub, tokens[start : start + batch])
         with torch.no_grad():
             encoder(source, real.sum(1))
     return [(squares["branch", number] / squares["input", number]) ** 0.5 for number in range(len(encoder.layers))]

@@ -84,15 +84,19 @@ def gates_of(hub, sentences, batch=64):
     return layers, [len(sentence) for sentence in tokens]
 
 
+def source_batch(hub, tokens):
+    """(tokens, mask of the real ones), both B x T and on the model's device, of token lists."""
+    device, pad = next(hub.models[0].parameters()).device, hub.task.source_dictionary.pad()
+    batch = collate_tokens(tokens, pad, left_pad=True).to(device)
+    return batch, batch.ne(pad)
+
+
 def _encoded(hub, tokens, gates=None):
     """(record of the layers' gates, output T x B x C, mask B x T of real tokens) of token lists."""
-    encoder = hub.models[0].encoder
-    device, pad = next(encoder.parameters()).device, hub.task.source_dictionary.pad()
-    batch = collate_tokens(tokens, pad, left_pad=True).to(device)
-    real = batch.ne(pad)
+    batch, real = source_batch(hub, tokens)
     record = []
     with torch.no_grad():
-        output = encoder(batch, real.sum(1), record, gates)["encoder_out"][0]
+        output = hub.models[0].encoder(batch, real.sum(1), record, gates)["encoder_out"][0]
     return record, output, real
 
 
