@@ -237,10 +237,10 @@ def main(args):
             f"{folders[0]} is a folder; choose among its checkpoints, for example with --num-epoch-checkpoints N"
         )
     for kind, count in asked.items():  # one at most
+        option = f"--num-{kind}-checkpoints"
         check_at_least(1, **{f"num_{kind}_checkpoints": count})
         if len(args.inputs) != 1 or not folders:
-            raise OptionError(f"--num-{kind}-checkpoints needs --inputs to be one existing folder")
-        option = f"--num-{kind}-checkpoints"
+            raise OptionError(f"{option} needs --inputs to be one existing folder")
         paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound, option)
     check_output(args.output, "--output", paths)
     print("average of", *(path.name for path in paths))

@@ -126,15 +126,8 @@ def test_generate_validate_and_interactive_need_none_of_the_options_again(data, 
     done = fairseq("validate", data / "bin", *options, "--task", "translation", "--max-tokens", 2000, *NO_WORKERS)
     assert re.search(r"loss \d", done.stdout + done.stderr)
     lines = "Ein Hund sieht ein Haus.\n\nxyz qwv\n"
-    options += [
-        "--tokenizer",
-        "moses_lowercase",
-        "--bpe",
-        "subword_nmt",
-        "--bpe-codes",
-        data / "bin" / "bpecodes",
-        *QUICKLY,
-    ]
+    options += ["--tokenizer", "moses_lowercase", "--bpe", "subword_nmt", "--bpe-codes", data / "bin" / "bpecodes"]
+    options += QUICKLY
     done = fairseq("interactive", data / "bin", *options, "--beam", 6, stdin=lines, check=False)
     assert done.returncode == 1 and "error: --tokenizer moses_lowercase is given with" in done.stderr
     options += ["--source-lang", "de", "--target-lang", "en"]

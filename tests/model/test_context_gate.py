@@ -8,6 +8,7 @@ from fairseq_cgc import ContextGate
 from fairseq_cgc.context_gate import ACTIVATIONS, NORMS, LearnedGate
 from fairseq_cgc.errors import OptionError
 from fairseq_cgc.ops.naive import naive_context_gate
+from fairseq_cgc.ops.padding import POOLS
 
 HEADS, CHANNELS = 4, 24
 
@@ -164,3 +165,14 @@ def test_autocast_leaves_the_gate_its_precision():
     exact = gate(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(gate(x), exact, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_exported_gate_does_not_look_at_the_padding(pool):
+    gate, x, mask = ContextGate(2, 3, pool=pool).eval(), torch.randn(12, 2, 4), torch.zeros(2, 12, dtype=torch.bool)
+    mask[0, 5:] = True
+    x[5:, 0] = torch.inf
+    exported = torch.export.export(gate, (x, mask), strict=False).module()
+    torch.testing.assert_close(exported(x, mask), gate(x, mask))
+    assert gate(x, mask).isfinite().all()

@@ -56,6 +56,10 @@ def test_the_last_epochs_are_found_by_number(tmp_path):
     assert len(find_checkpoints(tmp_path)) == 5
     with pytest.raises(CheckpointError, match="has 5 epoch checkpoints and 6 are needed"):
         find_checkpoints(tmp_path, count=6)
+    for name in ("best_bleu_27.310", "best_loss_3.217"):  # of two metrics, and damaged: they are counted, not read
+        (tmp_path / f"checkpoint.{name}.pt").write_text("damaged")
+    with pytest.raises(CheckpointError, match=r"and 6 are needed \(and 1 by update, 2 by best\): give --average 5"):
+        find_checkpoints(tmp_path, count=6)
 
 
 @pytest.mark.parametrize("maximise, wanted", [(True, ["9.999", "27.310"]), (False, ["27.310", "9.999"])])
