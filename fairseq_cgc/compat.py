@@ -39,6 +39,10 @@ EACH_DEVICE_LOADS = ["--load-checkpoint-on-all-dp-ranks"]
 # workers, 64 s with one). fairseq reads ahead in a thread of its own anyway.
 NO_WORKERS = ["--num-workers", "0"]
 
+# fairseq's dynamic convolution has a bias that LightConv's models never use, nor set: it holds whatever
+# memory held, which may be no number.
+NEVER_SET = ".conv.conv_bias"
+
 
 def require_environment() -> None:
     """Say what is missing before an import fails for a reason that nobody understands.

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from .compat import NEVER_SET
 from .errors import CheckpointError, OptionError, UnsafeCheckpointError, UserError
 
 # What fairseq builds by the names in a checkpoint, and of these the ones whose code was read and found to open nothing
@@ -241,6 +242,9 @@ def _check_form(path, state):
         if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in DTYPES:
             refuse(f"its parameter {name} is {value.layout} of {value.dtype} on {value.device}")
         if value.is_floating_point() and not value.isfinite().all():
+            if name.endswith(NEVER_SET):
+                state["model"][name] = torch.zeros_like(value)
+                continue
             raise CheckpointError(
                 f"{path}: the parameter {name} holds values that are not finite (NaN or infinite): its training diverged, or it "
                 "is damaged; use an earlier checkpoint"

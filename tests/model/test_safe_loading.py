@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import TINY, tiny_model
+from conftest import LIGHTWEIGHT, TINY, tiny_model
 from fairseq import utils
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu, load_model_ensemble_and_task
 from fairseq.models import ARCH_CONFIG_REGISTRY
@@ -288,6 +288,13 @@ def test_a_foreign_checkpoint_is_named_in_one_error(state, folder, case):
         LightConvCGCModel.from_pretrained(folder)
     assert str(folder / "model.pt") in str(error.value)
     assert str(error.value).count("\n") <= 1 and "weights_only" not in str(error.value)
+
+
+def test_a_bias_that_fairseq_neither_sets_nor_uses_is_zero_where_it_is_no_number(state, folder):
+    name = "encoder.layers.0.conv.conv_bias"
+    state["model"] = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT | {"encoder_conv_type": "dynamic"}).state_dict()
+    state["model"][name][:] = float("nan")
+    assert load_checkpoint(save(state, folder))["model"][name].eq(0).all()
 
 
 def test_of_an_ensemble_the_checkpoint_that_is_damaged_is_named(state, folder):
