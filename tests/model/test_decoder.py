@@ -3,6 +3,7 @@ import torch
 from conftest import LIGHTWEIGHT, Task, build_model, tiny_model
 from fairseq.sequence_generator import SequenceGenerator
 
+from fairseq_cgc import decoder
 from fairseq_cgc.decoder import COPIES, Source, SourceGatedLightweightConv
 from fairseq_cgc.errors import OptionError
 from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_lightconv
@@ -57,6 +58,25 @@ def test_beam_search_finds_what_fairseq_s_lightconv_finds(beam, options):
         torch.testing.assert_close(
             torch.stack([h["score"] for h in here]), torch.stack([h["score"] for h in there]), rtol=0, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("options", [{}, {"cgc_decoder": "source"}], ids=str)
+def test_what_is_left_to_fairseq_on_a_gpu_finds_the_same(options, monkeypatch):
+    torch.manual_seed(2)
+    task = Task()
+    model = tiny_model(task=task, **options).double().eval()
+    model.decoder.output_projection.register_forward_hook(end_now_and_then)
+    sample, search = batch(), {"beam_size": 6, "max_len_a": 3, "max_len_b": 5}
+    expected = generate(task, model, sample, **search)
+    monkeypatch.setattr(decoder, "_costs_launches", lambda tensor: True)
+    monkeypatch.setattr(decoder, "_moves_sentences", None)  # a question for which the device would be waited for
+    found = generate(task, model, sample, **search)
+    assert COPIES not in model.encoder.reorder_encoder_out(model.encoder(*sample), torch.arange(4).repeat_interleave(2))
+    for here, there in zip(found, expected):
+        assert [h["tokens"].tolist() for h in here] == [h["tokens"].tolist() for h in there]
+        torch.testing.assert_close(
+            [h["score"] for h in here], [h["score"] for h in there], rtol=0, atol=1e-5
+        )  # fairseq's softmax is of float32
 
 
 def test_generating_leaves_no_trace_in_the_model():
