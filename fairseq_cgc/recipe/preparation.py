@@ -389,8 +389,8 @@ class _SubwordSegmenter:
 
 def _apply_subwords(out, settings, workers):
     with atomic_folder(out / "bpe", "subwords") as partial:
-        segmenter = _SubwordSegmenter(settings.bpe, out / settings.subword_model)
         for file in sorted((out / "tok").glob("[!.]*")):
+            segmenter = _SubwordSegmenter(settings.bpe, out / settings.subword_model)
             write_lines(partial / file.name, _parallel(segmenter, read_lines(file), workers, f"segment {file.name}"))
 
 
