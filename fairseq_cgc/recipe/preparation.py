@@ -363,28 +363,25 @@ def _learn_sentencepiece(files, model, settings):
 
 
 class _SubwordSegmenter:
-    """A subword model, loaded in the process that uses it."""
+    """A subword model, loaded in the process that uses it, which cannot pass it on to another then."""
 
     def __init__(self, kind, model):
         self.kind, self.model = kind, str(model)
-        self.segment = None
 
     def __call__(self, line):
-        if self.segment is None:
-            self.segment = self._sentencepiece() if self.kind == "sentencepiece" else self._subword_nmt()
         return self.segment(line).strip()
 
-    def _subword_nmt(self):
+    @functools.cached_property
+    def segment(self):
+        if self.kind == "sentencepiece":
+            import sentencepiece
+
+            processor = sentencepiece.SentencePieceProcessor(model_file=self.model)
+            return lambda line: " ".join(processor.encode(line, out_type=str))
         from subword_nmt.apply_bpe import BPE
 
         with open(self.model, encoding="utf-8") as codes:
             return BPE(codes).process_line
-
-    def _sentencepiece(self):
-        import sentencepiece
-
-        processor = sentencepiece.SentencePieceProcessor(model_file=self.model)
-        return lambda line: " ".join(processor.encode(line, out_type=str))
 
 
 def _apply_subwords(out, settings, workers):
