@@ -111,31 +111,22 @@ def average_checkpoints(paths):
     """
     if not paths:
         raise CheckpointError("there are no checkpoints to average")
-    total, state, first, expected_options = {}, None, paths[0], {}
+    total, expected = {}, None
     for path in paths:
         state = load_checkpoint(path)
-        shapes = {name: tuple(value.shape) for name, value in state["model"].items()}
-        options = model_options(state)
-        if not total:
-            expected, expected_options = shapes, options
-        elif options != expected_options:
-            name = next(n for n in {**expected_options, **options} if expected_options.get(n) != options.get(n))
-            raise CheckpointError(
-                f"{path} and {first} are of different models: {name} is {options.get(name)} in the one and "
-                f"{expected_options.get(name)} in the other; average checkpoints of one training run"
-            )
-        elif shapes != expected:
-            name = next(n for n in {**expected, **shapes} if expected.get(n) != shapes.get(n))
-            raise CheckpointError(
-                f"{path} and {first} are of different models: {name} is {shapes.get(name, 'not there')} in the one and "
-                f"{expected.get(name, 'not there')} in the other; average checkpoints of one training run"
-            )
+        found = model_options(state), {name: tuple(value.shape) for name, value in state["model"].items()}
+        expected = expected or found
+        for here, there, missing in zip(found, expected, (None, "not there")):
+            if here != there:
+                name = next(n for n in {**there, **here} if there.get(n) != here.get(n))
+                raise CheckpointError(
+                    f"{path} and {paths[0]} are of different models: {name} is {here.get(name, missing)} in the one and "
+                    f"{there.get(name, missing)} in the other; average checkpoints of one training run"
+                )
         for name, value in state["model"].items():
             if value.is_floating_point():
                 value = value.double()
                 total[name] = total[name] + value if name in total else value
-            else:
-                total[name] = value
     for name, value in state["model"].items():
         if value.is_floating_point():
             kept = torch.float64 if value.dtype == torch.float64 else torch.float32
