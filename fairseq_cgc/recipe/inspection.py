@@ -14,7 +14,7 @@ from ..errors import MOST_SAMPLES, MOST_SEED, CheckpointError, CorpusError, Opti
 from ..lightconv_cgc import LightConvCGCEncoder
 from .files import OURS, check_own_files, read_lines, writable_folder, write_json
 from .models import load_hub
-from .report import render_table, write_text_and_plots
+from .report import new_figure, render_table, write_text_and_plots
 from .rows import ROWS
 
 UNGATED, GATED = ROWS["lightconv"].colour, ROWS["cgc"].colour
@@ -489,11 +489,8 @@ def versions():
 
 
 def _grid(layers, heads, title, quantity):
-    from matplotlib.figure import Figure
-
-    size = (1.5 + 2.4 * len(heads), 0.9 + 1.7 * len(layers))
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(layers), len(heads), squeeze=False, sharey="row")
+    width, height = 1.5 + 2.4 * len(heads), 0.9 + 1.7 * len(layers)
+    figure, grid = new_figure(width, height, len(layers), len(heads), squeeze=False, sharey="row")
     figure.suptitle(title)
     figure.supylabel(quantity)
     for row, layer in zip(grid, layers):
@@ -554,10 +551,7 @@ def _short(sentence, length=80):
 
 def plot_variances(summaries):
     """A bar a layer: the variance of the gate's pattern, and that between sentences."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(7, 3.5)
     places = np.arange(len(summaries))
     for shift, name, label, colour in (
         (-0.2, "pattern", "over heads and taps (mean gate)", UNGATED),
@@ -583,12 +577,9 @@ def _ending(name, length=24):
 
 def plot_classes(found, title):
     """The matrix of between-class minus within-class distances (Fig. 5 of the supplement)."""
-    from matplotlib.figure import Figure
-
     matrix, classes = np.array(found["difference"]), [_ending(str(name)) for name in found["classes"]]
     side = 3 + 0.45 * min(len(classes), 20)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(side + 1, side)
     np.fill_diagonal(matrix, np.nan)
     limit = np.nanmax(np.abs(matrix)) or 1.0
     image = axes.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)

@@ -27,7 +27,7 @@ from .inspection import (
     sentence_classes,
     summarise,
 )
-from .report import WITHOUT_PLOTS, has_matplotlib, save_figure
+from .report import WITHOUT_PLOTS, has_matplotlib, new_figure, save_figure
 from .rows import ROWS, SYSTEMS
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
 from .significance import corpus_scores, statistics
@@ -275,10 +275,7 @@ def length_table(rows):
 
 def plot_lengths(rows, runs):
     """BLEU of ``by_length`` with its intervals."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(7, 3.5)
     for number, (name, run) in enumerate(zip(rows[0][2], runs)):
         found = [figures[name] for *_, figures in rows]
         places = [place + 0.12 * number for place in range(len(rows))]

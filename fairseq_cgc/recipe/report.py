@@ -64,6 +64,14 @@ def has_matplotlib():
     return find_spec("matplotlib") is not None
 
 
+def new_figure(width, height, rows=1, columns=1, **options):
+    """A figure of matplotlib's, in inches, and its axes: of one plot, or an array of them; see ``Figure.subplots``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
 def save_figure(figure, file):
     """Write a figure as a PNG."""
     from matplotlib.text import Text

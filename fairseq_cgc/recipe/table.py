@@ -21,7 +21,7 @@ from ..errors import UserError
 from .evaluation import RESULT, SCORES
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
-from .report import render_table, write_text_and_plots
+from .report import new_figure, render_table, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
@@ -494,12 +494,9 @@ def plot_scores(runs, corpus):
 
     The means of LightConv, CGC and its control go through all rows as lines.
     """
-    from matplotlib.figure import Figure
-
     paper = {row: ROWS[row].paper_bleu for row in ROWS if has_papers_figures(runs) and ROWS[row].paper_bleu}
     scores = {row: found for row in reversed(ROWS) if (found := bleu_of(runs, row)) or row in paper}
-    figure = Figure(figsize=(9, 2.2 + 0.3 * len(scores)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(9, 2.2 + 0.3 * len(scores))
     for row in (BASELINE, CONTROL, CGC):
         if scores.get(row):
             label = f"mean of {ROWS[row].title}"
@@ -534,10 +531,7 @@ def plot_curves(runs, corpus, names=None):
     Args:
         names: of the runs, where two are to be told apart; ``None``: their rows'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(9, 5)
     named = set()
     for number, run in enumerate(runs):
         if run.losses:
