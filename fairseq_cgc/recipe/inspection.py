@@ -489,58 +489,48 @@ def versions():
 
 
 def _grid(layers, heads, title, quantity):
+    """A figure of a row a layer and a column a head, and its axes as (layer, its taps, head, axes)."""
     width, height = 1.5 + 2.4 * len(heads), 0.9 + 1.7 * len(layers)
     figure, grid = new_figure(width, height, len(layers), len(heads), squeeze=False, sharey="row")
     figure.suptitle(title)
     figure.supylabel(quantity)
-    for row, layer in zip(grid, layers):
-        row[0].set_ylabel(f"layer {layer.number}")
-        for head, axes in zip(heads, row):
-            if layer is layers[0]:
-                axes.set_title(f"head {head + 1}", fontsize=9)
-            axes.tick_params(labelsize=7)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.grid(alpha=0.3)
+    for head, axes in zip(heads, grid[0]):
+        axes.set_title(f"head {head + 1}", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("tap, from the position", fontsize=8)
-    return figure, grid
-
-
-def _taps(layer):
-    return np.arange(layer.gates.shape[2]) + layer.offset
+    for axes in grid.flat:
+        axes.tick_params(labelsize=7)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    cells = []
+    for row, layer in zip(grid, layers):
+        row[0].set_ylabel(f"layer {layer.number}")
+        taps = np.arange(layer.gates.shape[2]) + layer.offset
+        cells += [(layer, taps, head, axes) for head, axes in zip(heads, row)]
+    return figure, cells
 
 
 def plot_kernels(layers, heads):
     """The gated kernels beside the ungated ones: means, and the band from the 5th to the 95th percentile."""
-    figure, grid = _grid(layers, heads, "kernels: ungated, and gated over the sentences (mean, 5–95 %)", "weight")
-    for row, layer in zip(grid, layers):
-        for head, axes in zip(heads, row):
-            taps = _taps(layer)
-            axes.plot(
-                taps, layer.ungated[:, head].mean(0), "o-", color=UNGATED, markersize=2.5, linewidth=1, label="ungated"
-            )
-            low, high = np.quantile(layer.kernels[:, head], (0.05, 0.95), axis=0)
-            axes.fill_between(taps, low, high, color=GATED, alpha=0.25, linewidth=0)
-            axes.plot(
-                taps, layer.kernels[:, head].mean(0), "o-", color=GATED, markersize=2.5, linewidth=1, label="gated"
-            )
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure, cells = _grid(layers, heads, "kernels: ungated, and gated over the sentences (mean, 5–95 %)", "weight")
+    style = {"markersize": 2.5, "linewidth": 1}
+    for layer, taps, head, axes in cells:
+        axes.plot(taps, layer.ungated[:, head].mean(0), "o-", color=UNGATED, label="ungated", **style)
+        low, high = np.quantile(layer.kernels[:, head], (0.05, 0.95), axis=0)
+        axes.fill_between(taps, low, high, color=GATED, alpha=0.25, linewidth=0)
+        axes.plot(taps, layer.kernels[:, head].mean(0), "o-", color=GATED, label="gated", **style)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
 def plot_gates(layers, heads, shown, sentences):
     """The gate over K for a few sentences, and in grey the mean of all."""
-    figure, grid = _grid(layers, heads, "the gate over the taps, for a few sentences", "gate")
-    for row, layer in zip(grid, layers):
-        for head, axes in zip(heads, row):
-            axes.plot(
-                _taps(layer), layer.gates[:, head].mean(0), color="#999999", linewidth=3, alpha=0.6, label="mean of all"
-            )
-            for number in shown:
-                axes.plot(_taps(layer), layer.gates[number, head], linewidth=1, label=_short(sentences[number]))
-    figure.legend(
-        *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False, fontsize=8
-    )
+    figure, cells = _grid(layers, heads, "the gate over the taps, for a few sentences", "gate")
+    for layer, taps, head, axes in cells:
+        axes.plot(taps, layer.gates[:, head].mean(0), color="#999999", linewidth=3, alpha=0.6, label="mean of all")
+        for number in shown:
+            axes.plot(taps, layer.gates[number, head], linewidth=1, label=_short(sentences[number]))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
     return figure
 
 
