@@ -66,25 +66,15 @@ RECORD = {
     "command?": [str],  # which the study's records leave out, for its paths
 }
 # What a number of fairseq-train's can be at all: others end in its tracebacks, or train to no purpose.
-SHARE, AMOUNT = (0, 1), (0, 1e9)
-RANGES = dict.fromkeys(
-    [
-        "--dropout",
-        "--attention-dropout",
-        "--activation-dropout",
-        "--relu-dropout",
-        "--input-dropout",
-        "--weight-dropout",
-    ]
-    + ["--label-smoothing", "--encoder-layerdrop", "--decoder-layerdrop", "--simcut-p"],
-    SHARE,
-) | dict.fromkeys(
-    ["--lr", "--weight-decay", "--clip-norm", "--warmup-updates", "--warmup-init-lr", "--rdrop-alpha", "--adam-betas"]
-    + ["--adam-eps", "--cgc-lr-scale", "--simcut-alpha"],
-    AMOUNT,
-)
-RANGES |= {"--cgc-pool-factor": (0, LARGEST_POOL_FACTOR)}  # the model says its own least
-RANGES |= dict.fromkeys(["--max-source-positions", "--max-target-positions", "--update-freq", "--max-tokens"], (1, 1e9))
+LIMITED = {
+    (0, 1): "--dropout --attention-dropout --activation-dropout --relu-dropout --input-dropout --weight-dropout "
+    "--label-smoothing --encoder-layerdrop --decoder-layerdrop --simcut-p",
+    (0, 1e9): "--lr --weight-decay --clip-norm --warmup-updates --warmup-init-lr --rdrop-alpha --adam-betas --adam-eps "
+    "--cgc-lr-scale --simcut-alpha",
+    (1, 1e9): "--max-source-positions --max-target-positions --update-freq --max-tokens",
+    (0, LARGEST_POOL_FACTOR): "--cgc-pool-factor",  # the model says its own least
+}
+RANGES = {name: limits for limits, names in LIMITED.items() for name in names.split()}
 FEW_BYTES = 100 * 2**20  # a disk with less left may be why a training failed
 TELL_EVERY = 600  # seconds, where there is no bar
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
