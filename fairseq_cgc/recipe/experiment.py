@@ -140,16 +140,8 @@ def _run(args, row, seed, folder, shuffled, execute):
     """What is left to do of a run."""
     log = args.runs / f"{folder.name}.log"
     train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
-    train += [
-        "--batch-tokens",
-        args.batch_tokens,
-        "--max-update",
-        args.max_update,
-        "--keep",
-        args.average,
-        *(small_options(row) if args.small else []),
-        *args.fairseq,
-    ]
+    train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", args.average]
+    train += [*(small_options(row) if args.small else []), *args.fairseq]
     execute([*COMMAND, *map(str, train)], log)
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
     generate = ["generate", folder, "--average", args.average, "--by", args.by]
@@ -189,25 +181,12 @@ def _validate_shuffled(folder, execute):
     path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
     if path.exists():
         return
-    command = [
-        sys.executable,
-        "-m",
-        "fairseq_cli.validate",
-        str(Path(read_json(folder / RUN, RECORD)["data"]["path"]) / "bin"),
-    ]
-    command += [
-        "--task",
-        "translation",
-        "--user-dir",
-        USER_DIR,
-        "--path",
-        str(folder / "checkpoints" / "checkpoint_last.pt"),
-    ]
-    pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["valid"]
-    command += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
+    data, last = read_json(folder / RUN, RECORD)["data"], folder / "checkpoints" / "checkpoint_last.pt"
+    options = ["--task", "translation", "--user-dir", USER_DIR, "--path", str(last)]
+    options += ["--model-overrides", SHUFFLE, *company(data["pairs"]["valid"]), "--log-format", "json"]
+    options += [*EVERY_SENTENCE, *NO_WORKERS, *validation_options(Path(data["path"]), options)]
     log.unlink(missing_ok=True)
-    of_valid = validation_options(Path(command[3]).parent, command)
-    execute([*command, *EVERY_SENTENCE, *NO_WORKERS, *of_valid], log)
+    execute([sys.executable, "-m", "fairseq_cli.validate", str(Path(data["path"]) / "bin"), *options], log)
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
     losses = [values["valid_loss"] for event, values in figures if event == "valid"]
     if not losses:

@@ -195,16 +195,8 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
         host, _, port = master.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise OptionError(f"--master is {master}; expected HOST:PORT, such as node1:29500")
-        torchrun += [
-            "--nnodes",
-            str(nodes),
-            "--node-rank",
-            str(node_rank),
-            "--master-addr",
-            host,
-            "--master-port",
-            port,
-        ]
+        torchrun += ["--nnodes", str(nodes), "--node-rank", str(node_rank)]
+        torchrun += ["--master-addr", host, "--master-port", port]
     return [*torchrun, "-m", "fairseq_cgc.recipe.distributed"]
 
 
@@ -332,14 +324,8 @@ def _trained_longer(run, trained, updates):
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
     """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
-    options += [
-        *validation_options(prepared, options),
-        *EACH_DEVICE_LOADS,
-        "--max-update",
-        str(updates),
-        "--seed",
-        str(seed),
-    ]
+    options += [*validation_options(prepared, options), *EACH_DEVICE_LOADS]
+    options += ["--max-update", str(updates), "--seed", str(seed)]
     options += ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
     words = (word for group in option_groups(options).values() for word in group)
     return [*(launch or launcher(1)), str(prepared / "bin"), *words]
@@ -355,14 +341,8 @@ def validation_options(prepared, options):
     settings = read_json(prepared / "bin" / PREPARATION)["settings"]
     longest, batch = _longest(prepared, "valid", options), option_values(options).get("--max-tokens", "")
     of_valid = ["--max-tokens-valid", str(longest)] if batch.isdigit() and int(batch) < longest else []
-    return [
-        *SKIP_TOO_LONG,
-        *of_valid,
-        "--source-lang",
-        settings["source_lang"],
-        "--target-lang",
-        settings["target_lang"],
-    ]
+    languages = ["--source-lang", settings["source_lang"], "--target-lang", settings["target_lang"]]
+    return [*SKIP_TOO_LONG, *of_valid, *languages]
 
 
 def _longest(prepared, split, options):
