@@ -12,6 +12,7 @@ import fcntl
 import fnmatch
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -471,10 +472,7 @@ def read_lines(path):
             data = decompress(data)
         except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
             raise CorpusError(f"{path} is truncated or not a {path.suffix} file ({error}); get it again") from None
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return list(decode_lines(lines, path))
+    return list(decode_lines(io.BytesIO(data), path))
 
 
 def decode_lines(lines, name):
