@@ -283,7 +283,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
 
 def _refuse_another(run, there, asked):
     """Raises UserError, naming what differs, if the record of a run is not of the run that is asked for."""
-    found, wanted = ({f"{name} {key}".strip(): value for name, key, value in _identity(r)} for r in (there, asked))
+    found, wanted = _identity(there), _identity(asked)
     differing = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if differing:
         words = (
@@ -294,15 +294,10 @@ def _refuse_another(run, there, asked):
 
 
 def _identity(record):
-    """What makes a run another one, as (kind, name, value) triples."""
-    yield "row", "", record["row"]
-    yield "--seed", "", record["seed"]
-    if "batch_tokens" in record:
-        yield "--batch-tokens", "", record["batch_tokens"]
-    for name, value in option_values(record["options"]).items():
-        yield "", name, value
-    for name, digits in record["data"]["sha256"].items():
-        yield "data", name, digits[:12]
+    """What makes a run another one: dict of names to values."""
+    batch = {"--batch-tokens": record["batch_tokens"]} if "batch_tokens" in record else {}
+    data = {f"data {name}": digits[:12] for name, digits in record["data"]["sha256"].items()}
+    return {"row": record["row"], "--seed": record["seed"], **batch, **option_values(record["options"]), **data}
 
 
 def _discard_results(run, updates):
