@@ -20,8 +20,8 @@ from .evaluation import RESULT, SCORES
 from .files import check_own_files, read_json, writable_folder, write_json
 from .preparation import read_preparation
 from .processes import child
-from .report import last_words, render_table, write_text_and_plots
-from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, SYSTEMS, small_options
+from .report import last_words, render_table
+from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
 from .scoring import TOKENISED_BLEU
 from .significance import detectable_difference
 from .table import (
@@ -33,14 +33,13 @@ from .table import (
     difference_cell,
     differences,
     finished,
-    plot_curves,
-    plot_scores,
     provenance,
     read_results,
     read_runs,
     settings_notes,
     unfinished_notes,
     updates_cell,
+    write_table,
 )
 from .training import RECORD, RUN, check_numbers, option_values, parse_figures, prepared_folder, validation_options
 
@@ -195,28 +194,17 @@ def _validate_shuffled(folder, execute):
 
 
 def make_table(runs_folder, out=None, corpus=None, failed=None):
-    """Write ``table.md``, ``table.png`` and ``curves.png`` of the rows that have runs.
+    """``table.make_table`` for all rows that have runs; its arguments, what it returns and its errors are the same.
 
     Args:
-        runs_folder: folder of run folders
-        out: folder for what is made; ``None``: the same
-        corpus: its name, for the title; ``None``: see ``corpus_name``
         failed: what ``run_all`` returns
-
-    Returns:
-        the table as Markdown
-
-    Raises:
-        UserError: no runs, runs that do not belong in one table, or a folder that is damaged
     """
     check_own_files(out or runs_folder, MADE)
     runs = read_experiment(runs_folder)
     corpus = corpus or corpus_name(runs)
-    plots = {
-        "table.png": lambda: plot_scores(runs, corpus),
-        "curves.png": lambda: plot_curves([run for run in runs if run.row in SYSTEMS], corpus),
-    }
-    return write_text_and_plots(Path(out or runs_folder), "table.md", markdown(runs, corpus, failed or {}), plots)
+    title, header, rows, notes = contents(runs, corpus, failed)
+    text = "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
+    return write_table(out or runs_folder, text, runs, corpus)
 
 
 def read_experiment(folder):
@@ -234,12 +222,6 @@ def _shuffled(run):
     )
     read_results(other, folder)
     return other
-
-
-def markdown(runs, corpus, failed):
-    """The table and what belongs under it."""
-    title, header, rows, notes = contents(runs, corpus, failed)
-    return "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
 
 
 def contents(runs, corpus, failed=None):

@@ -95,15 +95,16 @@ def make_table(runs_folder, out=None, corpus=None):
     if not runs:
         raise UserError(f"{runs_folder} has only runs of variants; fairseq-cgc table --experiment makes their table")
     corpus = corpus or corpus_name(runs)
-    return write_text_and_plots(
-        Path(out or runs_folder),
-        "table.md",
-        markdown(runs, corpus),
-        {
-            "table.png": lambda: plot_scores(runs, corpus),
-            "curves.png": lambda: plot_curves(runs, corpus),
-        },
-    )
+    return write_table(out or runs_folder, markdown(runs, corpus), runs, corpus)
+
+
+def write_table(out, text, runs, corpus):
+    """Write a table's text, and the plots of its runs; the curves are those of the systems alone. Returns the text."""
+    plots = {
+        "table.png": lambda: plot_scores(runs, corpus),
+        "curves.png": lambda: plot_curves([run for run in runs if run.row in SYSTEMS], corpus),
+    }
+    return write_text_and_plots(Path(out), "table.md", text, plots)
 
 
 def is_papers_corpus(runs):
