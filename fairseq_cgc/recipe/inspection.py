@@ -481,10 +481,6 @@ def summarise(layer, lengths):
     }
 
 
-def versions():
-    return {name: version(name) for name in ("torch", "ve-fairseq")}
-
-
 # Plots: figures of matplotlib
 
 
@@ -621,10 +617,10 @@ def main(args):
         "written_by": OURS,
         "checkpoint": str(args.checkpoint),
         "input": [str(path) for path in args.input or ()],
-        "versions": versions(),
+        "versions": {name: version(name) for name in ("torch", "ve-fairseq")},
     }
-    given = [f"{path}" for path in [*(args.input or ()), *([args.pairs] if args.pairs else [])]]
-    told = f"Model: `{args.checkpoint}`. Input: {', '.join(f'`{path}`' for path in given)}"
+    told = f"Model: `{args.checkpoint}`. Input: "
+    told += ", ".join(f"`{path}`" for path in [*(args.input or ()), args.pairs] if path)
     told += f", {len(sentences):,} sentences" * bool(sentences) + f", {len(pairs):,} pairs" * bool(pairs)
     made = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     texts, plots = ["# What the gates look at", f"{told}. Command: `{args.command_line}`. Versions: {made}."], {}
