@@ -225,9 +225,8 @@ def score_table(both):
     """Each score with half the width of its 95 % interval, the p of its difference to the first run's, and its signature."""
     first = both[0]
     tokenise = sacrebleu_tokeniser(first.languages[1])
-    tokens, raw = (
-        {side.name: lines(side) for side in both} for lines in (lambda s: s.run.hypotheses, lambda s: s.hypotheses)
-    )
+    tokens = {side.name: side.run.hypotheses for side in both}
+    raw = {side.name: side.hypotheses for side in both}
     compared = compare(tokens, [first.run.references], True, False)
     compared |= compare(raw, [first.references], False, first.lowercase, tokenize=tokenise)
     rows = []
