@@ -142,12 +142,10 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
-    place, data = locate(args.folder), args.data
-    run = place.run
+    place = locate(args.folder)
+    run, data = place.run, args.data or data_of(place)
     if data is None:
-        data = data_of(place)
-        if data is None:
-            raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
+        raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
     prepared = prepared_folder(data)
     out = usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
     check_files(prepared)
