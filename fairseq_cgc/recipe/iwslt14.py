@@ -246,7 +246,7 @@ def write_raw(archive, folder, languages=LANGUAGES):
             if not any(line.strip() for line in side):
                 raise CorpusError(f"{pair}/{name} in {archive} holds no sentences; get {ARCHIVE} again")
         if len(sides[0]) != len(sides[1]):
-            parting = (_talk_parting if stem == TRAINING else _segment_parting)(names, [texts[name] for name in names])
+            parting = _parting(names, [texts[name] for name in names], _talks if stem == TRAINING else _segment_ids)
             raise CorpusError(
                 f"{names[0]} in {archive} has {len(sides[0]):,} sentences and {names[1]} {len(sides[1]):,}; get "
                 f"{ARCHIVE} again.\nThey diverge where {parting}"
@@ -267,47 +267,33 @@ def write_raw(archive, folder, languages=LANGUAGES):
     return record
 
 
-def _talk_parting(names, texts):
-    """Where the sides first have a talk of different length."""
-    for sides in zip_longest(*map(_talks, texts)):
-        if not all(sides) or sides[0][2] != sides[1][2]:
-            return " and ".join(
-                f"{name} has {side[2]} sentences in the talk {_shown(side[0])} of line {side[1]}"
-                if side
-                else f"{name} ends"
-                for name, side in zip(names, sides)
-            )
+def _parting(names, texts, parts):
+    """Where the sides first have another part: what ``parts`` returns for a text."""
+    for sides in zip_longest(*map(parts, texts)):
+        if not all(sides) or sides[0][0] != sides[1][0]:
+            return " and ".join(f"{name} has {side[1]}" if side else f"{name} ends" for name, side in zip(names, sides))
 
 
 def _talks(text):
-    """(url, its line number, sentences up to the next) of each talk; one more for the lines before."""
+    """(number of sentences, the talk in words) of each talk; one more for the lines before the first."""
     talks = [["before the first", 1, 0]]
     for number, line in enumerate(_lines(text), 1):
         if "<url>" in line:
             talks.append([line.replace("<url>", "").replace("</url>", "").strip(), number, 0])
         elif not _dropped(line):
             talks[-1][2] += 1
-    return talks
-
-
-def _segment_parting(names, texts):
-    """Where the sides first have another segment."""
-    for sides in zip_longest(*map(_segment_ids, texts)):
-        if sides[0] != sides[1]:
-            return " and ".join(
-                f"{name} has segment {_shown(side[1])} of document {_shown(side[0])}" if side else f"{name} ends"
-                for name, side in zip(names, sides)
-            )
+    return [(size, f"{size} sentences in the talk {_shown(url)} of line {number}") for url, number, size in talks]
 
 
 def _segment_ids(text):
-    """(document, segment) of each segment of an XML set, as its attributes name them."""
+    """((document, segment), the segment in words) of each segment of an XML set, as its attributes name them."""
     document, ids = "", []
     for line in _lines(text):
         if "<doc " in line:
             document = _attribute(line, "docid")
         if "<seg id" in line:
-            ids.append((document, _attribute(line.partition("<seg ")[2], "id")))
+            segment = _attribute(line.partition("<seg ")[2], "id")
+            ids.append(((document, segment), f"segment {_shown(segment)} of document {_shown(document)}"))
     return ids
 
 
