@@ -46,6 +46,8 @@ TEST_SETS = (
 MAX_BYTES = 256 * 2**20
 MAX_FILE_BYTES = 64 * 2**20
 CHUNK = 2**16
+# What reading a damaged archive raises.
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError, RecursionError, ValueError, OverflowError)
 
 DROPPED = ("<url>", "<talkid>", "<keywords>")
 REMOVED = ("<title>", "</title>", "<description>", "</description>")
@@ -150,15 +152,7 @@ def read_archive(path, languages=LANGUAGES):
                 if rest[0] in content[folder]:
                     raise CorpusError(f"{path} holds {_shown(name)} twice; get {ARCHIVE} again")
                 content[folder][rest[0]] = member.read()
-    except (
-        EOFError,
-        gzip.BadGzipFile,
-        zlib.error,
-        tarfile.TarError,
-        RecursionError,
-        ValueError,
-        OverflowError,
-    ) as error:
+    except DAMAGED as error:
         raise CorpusError(f"{path} is truncated or damaged ({error}); get {ARCHIVE} again") from None
     folder = max(folders, key=lambda name: len(content[name]))
     content, files = content[folder], folders[folder]
