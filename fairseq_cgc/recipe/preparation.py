@@ -303,10 +303,8 @@ def hold_out(pairs, every):
             f"{len(pairs)} training pairs are left after cleaning, too few to hold out every {every}th for validation; "
             "give validation files, or a smaller --valid-every"
         )
-    split = {True: [], False: []}
-    for number, pair in enumerate(pairs, 1):
-        split[number % every == 0].append(pair)
-    return list(zip(*split[False])), list(zip(*split[True]))
+    kept = [pair for number, pair in enumerate(pairs, 1) if number % every]
+    return list(zip(*kept)), list(zip(*pairs[every - 1 :: every]))
 
 
 def learn_subwords(files, model, settings):
