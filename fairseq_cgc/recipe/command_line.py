@@ -218,12 +218,7 @@ def generate(parser):
     _path(parser, "--data", "DIR", "prepared folder; default: the run's training data")
     _path(parser, "--out", "DIR", "default: the split's name in the run folder")
     parser.add_argument("--split", default="test", help="split to translate")
-    _number(
-        parser,
-        "--average",
-        None,
-        f"number of checkpoints; default: {PAPER['average']}, or all of a shorter run",
-    )
+    _number(parser, "--average", None, f"number of checkpoints; default: {PAPER['average']}, or all of a shorter run")
     _by(parser, PAPER["by"], "average the last epochs, the last updates or the best")
     _number(parser, "--checkpoint-upper-bound", None, "last epoch or update to use")
     _number(parser, "--beam", PAPER["beam"], "beam size, as in the paper")

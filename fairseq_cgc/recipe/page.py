@@ -31,16 +31,7 @@ from .report import WITHOUT_PLOTS, has_matplotlib, new_figure, save_figure
 from .rows import ROWS, SYSTEMS
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
 from .significance import corpus_scores, statistics
-from .table import (
-    Run,
-    check_same_data,
-    colour_of,
-    corpus_name,
-    plot_curves,
-    plot_scores,
-    read_run,
-    short_hashes,
-)
+from .table import Run, check_same_data, colour_of, corpus_name, plot_curves, plot_scores, read_run, short_hashes
 from .training import RUN
 
 SHOWN = 10  # sentences of a list
