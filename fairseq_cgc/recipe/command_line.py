@@ -78,12 +78,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if silent else super()._get_help_string(action)
 
 
+def _option(parser, option, metavar, text, default=None, **more):
+    parser.add_argument(option, default=default, metavar=metavar, help=text, **more)
+
+
 def _number(parser, option, default, text):
-    parser.add_argument(option, type=int, default=default, metavar="N", help=text)
+    _option(parser, option, "N", text, default, type=int)
 
 
 def _path(parser, option, metavar, text, default=None, **more):
-    parser.add_argument(option, type=_path_of, default=default, metavar=metavar, help=text, **more)
+    _option(parser, option, metavar, text, default, type=_path_of, **more)
 
 
 def _path_of(text):
@@ -107,7 +111,7 @@ def quickstart(parser):
     _number(parser, "--seed", 1, "random seed of the training")
     _number(parser, "--updates", 1700, "updates to train for; more than a previous run had continues it")
     _path(parser, "--archive", "PATH", "a local copy of the homeassistant 2025.4.4 wheel")
-    parser.add_argument("--sha256", metavar="HEX", help="expected hash of the wheel, if not the pinned one")
+    _option(parser, "--sha256", "HEX", "expected hash of the wheel, if not the pinned one")
     _number(parser, "--valid-size", 500, "pairs held out for validation")
     _number(parser, "--test-size", 1000, "pairs held out for test")
     parser.add_argument("--fresh", action="store_true", help="start over: remove this run and the prepared data")
@@ -119,12 +123,10 @@ def prepare(parser):
     --vocabulary-of, a new test set, or a corpus to fine-tune a model on, gets the settings, subwords and dictionaries of an
     existing preparation.
     """
-    parser.add_argument("--source-lang", metavar="LANG", help="source language; required without --vocabulary-of")
-    parser.add_argument("--target-lang", metavar="LANG", help="target language; required without --vocabulary-of")
+    _option(parser, "--source-lang", "LANG", "source language; required without --vocabulary-of")
+    _option(parser, "--target-lang", "LANG", "target language; required without --vocabulary-of")
     parser.add_argument("--train", metavar="PREFIX")
-    parser.add_argument(
-        "--valid", metavar="PREFIX", help="default: pairs held out of the training data, see --valid-every"
-    )
+    _option(parser, "--valid", "PREFIX", "default: pairs held out of the training data, see --valid-every")
     parser.add_argument("--test", metavar="PREFIX", required=True)
     _path(parser, "--out", "DIR", "output folder", required=True)
     _path(parser, "--vocabulary-of", "DIR", "a preparation whose settings and vocabulary to use")
@@ -135,10 +137,10 @@ def prepare_iwslt14(parser):
     """Prepare IWSLT'14 German-English, or another pair in either direction, from its archive. The tokens are those of
     fairseq's prepare-iwslt14.sh. A second run skips finished steps; an interrupted download resumes.
     """
-    parser.add_argument("--source-lang", default="de", metavar="LANG", help="source language, one of the archive's two")
-    parser.add_argument("--target-lang", default="en", metavar="LANG", help="target language, the other one")
+    _option(parser, "--source-lang", "LANG", "source language, one of the archive's two", "de")
+    _option(parser, "--target-lang", "LANG", "target language, the other one", "en")
     _path(parser, "--archive", "PATH", "a local copy of de-en.tgz; default: download it")
-    parser.add_argument("--url", metavar="URL", help="address of the archive, if not that of fairseq's recipe")
+    _option(parser, "--url", "URL", "address of the archive, if not that of fairseq's recipe")
     _path(parser, "--out", "DIR", "output folder", Path("data/iwslt14.de-en"))
     _preparation_settings(parser)
 
@@ -149,9 +151,7 @@ def _preparation_settings(parser):
     parser.add_argument("--keep-case", action="store_true", help="do not lowercase")
     parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both sides")
     _number(parser, "--max-tokens", 175, "maximum length of either side of a training pair, in tokens")
-    parser.add_argument(
-        "--max-ratio", type=float, default=1.5, metavar="R", help="maximum length ratio of a training pair"
-    )
+    _option(parser, "--max-ratio", "R", "maximum length ratio of a training pair", 1.5, type=float)
     _number(parser, "--valid-every", 23, "hold out every Nth cleaned training pair")
     _number(parser, "--workers", None, "processes; default: one per core")
 
@@ -175,7 +175,7 @@ def train(parser):
     _number(parser, "--gpus", 1, "GPUs of this machine; without any, CPU processes (gloo)")
     _number(parser, "--nodes", 1, "machines, which share a file system; run the same command on each")
     _number(parser, "--node-rank", 0, "number of this machine, from 0")
-    parser.add_argument("--master", metavar="HOST:PORT", help="address of the first machine")
+    _option(parser, "--master", "HOST:PORT", "address of the first machine")
     _number(parser, "--batch-tokens", PAPER["batch_tokens"], "tokens per update, over all devices")
     _number(
         parser,
@@ -244,34 +244,29 @@ def score(parser):
     its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with
     the first one by paired bootstrap resampling.
     """
-    parser.add_argument(
-        "systems",
-        nargs="+",
-        metavar="SYS",
-        help="file of hypotheses, or - for standard input; the first is the baseline",
+    _option(
+        parser, "systems", "SYS", "file of hypotheses, or - for standard input; the first is the baseline", nargs="+"
     )
-    parser.add_argument(
-        "--ref", action="append", metavar="REF", help="file of references; given several times, several references"
-    )
-    parser.add_argument(
+    _option(parser, "--ref", "REF", "file of references; given several times, several references", action="append")
+    _option(
+        parser,
         "--test-set",
-        metavar="NAME",
-        help="a test set of sacreBLEU instead of --ref, such as wmt14/full; needs --language-pair",
+        "NAME",
+        "a test set of sacreBLEU instead of --ref, such as wmt14/full; needs --language-pair",
     )
-    parser.add_argument("--language-pair", metavar="SOURCE-TARGET", help="languages of --test-set, such as de-en")
-    parser.add_argument(
-        "--tokenize", metavar="NAME", help="sacreBLEU's tokeniser; default: the language's (13a, zh ...)"
-    )
+    _option(parser, "--language-pair", "SOURCE-TARGET", "languages of --test-set, such as de-en")
+    _option(parser, "--tokenize", "NAME", "sacreBLEU's tokeniser; default: the language's (13a, zh ...)")
     parser.add_argument(
         "--tokenised",
         action="store_true",
         help="the files hold Moses tokens with spaces between them, as fairseq-generate --remove-bpe writes them; "
         "without this option, raw text",
     )
-    parser.add_argument(
+    _option(
+        parser,
         "--lang",
-        metavar="LANG",
-        help="language of the files, for (de)tokenisation; default: --language-pair's target, or en",
+        "LANG",
+        "language of the files, for (de)tokenisation; default: --language-pair's target, or en",
     )
     parser.add_argument("--lowercase", action="store_true", help="ignore case")
     _number(parser, "--samples", 1000, "bootstrap resamples")
@@ -285,13 +280,14 @@ def experiment(parser):
     """
     _path(parser, "--data", "DIR", "prepared folder")
     _path(parser, "--runs", "DIR", "folder for runs and tables", Path("runs/ablations"))
-    parser.add_argument(
+    _option(
+        parser,
         "--rows",
-        metavar="ROW,...",
-        help=f"any of {', '.join(ROWS)}; or all, which leaves out transformer and rows with a loss of their own; default: "
+        "ROW,...",
+        f"any of {', '.join(ROWS)}; or all, which leaves out transformer and rows with a loss of their own; default: "
         f"the paper's and the controls, {', '.join(PAPER_AND_CONTROLS)}",
     )
-    parser.add_argument("--seeds", default="1,2", metavar="N,...", help="random seeds")
+    _option(parser, "--seeds", "N,...", "random seeds", "1,2")
     parser.add_argument(
         "--small",
         action="store_true",
@@ -307,7 +303,7 @@ def experiment(parser):
         _number(parser, "--" + name.replace("_", "-"), None, text)
     _by(parser, None, f"which checkpoints to average (default: {PAPER['by']}; {SMALL['by']} with --small)")
     _number(parser, "--jobs", 1, "runs at a time")
-    parser.add_argument("--corpus", metavar="NAME", help="corpus name in the table's title; default: the data folder's")
+    _option(parser, "--corpus", "NAME", "corpus name in the table's title; default: the data folder's")
     parser.add_argument("--table", action="store_true", help="only make the table of the existing runs")
 
 
@@ -318,10 +314,11 @@ def table(parser):
     """
     _path(parser, "runs", "RUNS_DIR", "folder of run folders")
     _path(parser, "--out", "DIR", "output folder; default: RUNS_DIR")
-    parser.add_argument(
+    _option(
+        parser,
         "--corpus",
-        metavar="NAME",
-        help="corpus name in the title; default: IWSLT'14 De-En if the data has its pairs, else the data folder's name",
+        "NAME",
+        "corpus name in the title; default: IWSLT'14 De-En if the data has its pairs, else the data folder's name",
     )
     parser.add_argument("--experiment", action="store_true", help="make an experiment's table")
 
@@ -347,20 +344,16 @@ def inspect(parser):
     _path(parser, "--input", "FILE", "raw sentences, one per line, plain or .gz, .bz2, .xz", nargs="+")
     _path(parser, "--out", "DIR", "output folder", Path("gates"))
     _path(parser, "--data", "DIR", "prepared folder, for a checkpoint without dictionaries")
-    parser.add_argument("--layers", metavar="N,...", help="layers to plot, from 1; default: all")
-    parser.add_argument("--heads", metavar="N,...", help="heads to plot, from 1; default: all")
-    parser.add_argument(
-        "--show", metavar="N,...", help="sentences of gates.png, from 1; default: five spread over the file"
-    )
+    _option(parser, "--layers", "N,...", "layers to plot, from 1; default: all")
+    _option(parser, "--heads", "N,...", "heads to plot, from 1; default: all")
+    _option(parser, "--show", "N,...", "sentences of gates.png, from 1; default: five spread over the file")
     parser.add_argument(
         "--classes",
         choices=["file", "length", "question"],
         help="compare classes of sentences: the file they come from, fifths by length, questions and others",
     )
     _path(parser, "--labels", "FILE", "compare these classes: one label per line, for each sentence")
-    parser.add_argument(
-        "--class-layer", metavar="N", help="layer whose kernels are compared; default: the last gated one"
-    )
+    _option(parser, "--class-layer", "N", "layer whose kernels are compared; default: the last gated one")
     _number(parser, "--permutations", 1000, "number of label permutations")
     _number(parser, "--seed", 1, "random seed of the permutations")
     _path(
