@@ -266,9 +266,8 @@ def foreign_files(folder, what):
         return sorted(name for name in _files_in(folder) if name not in ours)
     proof, keys, patterns = GROWING.get(what, ("", "", ""))
     with suppress(UserError, OSError):
-        content = read_json(folder / proof)
-        if isinstance(content, dict) and all(key in content for key in keys.split()):
-            return [name for name in names if not any(fnmatch.fnmatch(name, p) for p in patterns.split())]
+        read_json(folder / proof, dict.fromkeys(keys.split(), object))
+        return [name for name in names if not any(fnmatch.fnmatch(name, p) for p in patterns.split())]
     return names
 
 
