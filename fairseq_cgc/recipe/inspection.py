@@ -336,10 +336,9 @@ def compare_pair(hub, one, other):
     (record, output, mask), (record_other, output_other, mask_other) = (_encoded(hub, [s]) for s in sentences)
     _, output_forced, _ = _encoded(hub, [sentences[0]], [layer.gate for layer in record_other])
     here, there, forced = output[places[0], 0], output_other[places[1], 0], output_forced[places[0], 0]
-    paddings = [layer.conv.padding_l for layer in hub.models[0].encoder.layers]
-    sizes = [layer.conv.kernel_size for layer in hub.models[0].encoder.layers]
-    reach = sum(size - 1 - padding for size, padding in zip(sizes, paddings)) if at_start else sum(paddings)
-    if any(layer.conv.gct is not None for layer in hub.models[0].encoder.layers):
+    convolutions = [layer.conv for layer in hub.models[0].encoder.layers]
+    reach = sum(conv.kernel_size - 1 - conv.padding_l if at_start else conv.padding_l for conv in convolutions)
+    if any(conv.gct is not None for conv in convolutions):
         reach = None  # a channel gate sees the whole sentence too
     return {
         "sentences": [one, other],
