@@ -67,9 +67,8 @@ def _quickstart(args, work):
     with locked(run / LOCK, f"the run {run}"):
         average(run, work / "data")
         stage(f"5/6 translate the test split with beam {BEAM} and score it", run / "test")
-        model, result = mark_of(run / MODEL_FOLDER), None
-        if (run / "test" / SCORES).exists():
-            result = read_json(run / "test" / SCORES, RESULT)
+        model, made = mark_of(run / MODEL_FOLDER), run / "test" / SCORES
+        result = read_json(made, RESULT) if made.exists() else None
         if result and result["generation"].get("sha256") == model.get("sha256"):
             print("    already done")
             scores = result["scores"]
