@@ -1,6 +1,7 @@
 """A download that goes on where it was cut off, and appears only when all of it has arrived."""
 
 import re
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -108,12 +109,10 @@ def looks_like_html(data):
 
 def _begun(url, part, note):
     """How many bytes are there of which version; 0 and None if that cannot be gone on with."""
-    try:
+    with suppress(FileNotFoundError, UserError):
         version = read_json(note, VERSION)
         if version["url"] == url and _validator(version) and part.stat().st_size:
             return part.stat().st_size, version
-    except (FileNotFoundError, UserError, KeyError, TypeError):
-        pass
     return 0, None
 
 
