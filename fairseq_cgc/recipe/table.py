@@ -317,21 +317,17 @@ def differences(runs, rows, baseline):
         dict of row to ``Against``
     """
     bases, metric = finished(runs, baseline), token_metric()
-    pairs = {row: {} for row in rows}
-    for row in rows:
-        if row != baseline:
-            pairs[row] = {seed: (run, bases[seed]) for seed, run in finished(runs, row).items() if seed in bases}
-    by_seed = {row: {} for row in rows}
+    others = {row: finished(runs, row) if row != baseline else {} for row in rows}
+    by_seed, over_seeds = {row: {} for row in rows}, dict.fromkeys(rows)
     for seed, base in tqdm(bases.items(), desc=f"compare with {baseline}", unit=" seeds", leave=False, disable=None):
-        found = {row: pairs[row][seed][0].statistics for row in rows if seed in pairs[row]}
+        found = {row: others[row][seed].statistics for row in rows if seed in others[row]}
         compared = bootstrap(metric, {baseline: base.statistics, **found})
         for row in found:
             by_seed[row][seed] = compared[row]["score"] - compared[baseline]["score"], compared[row]["p"]
-    over_seeds = dict.fromkeys(rows)
-    for row, both in pairs.items():
-        if len(both) > 1:
-            sides = zip(*((run.statistics, base.statistics) for run, base in both.values()))
-            over_seeds[row] = compare_statistics(*sides, metric)
+    for row, common in by_seed.items():
+        if len(common) > 1:
+            ours, theirs = ([side[seed].statistics for seed in common] for side in (others[row], bases))
+            over_seeds[row] = compare_statistics(ours, theirs, metric)
     return {row: Against(by_seed[row], over_seeds[row]) for row in rows}
 
 
