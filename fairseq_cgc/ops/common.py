@@ -36,7 +36,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     """
     if left.device.type != "cpu" or is_exporting():
         return left @ right
-    if max(*left.shape, right.size(1)) <= FEW and left.numel() * right.size(1) < SMALL:
+    if max(left.size(0), max(right.shape)) <= FEW and left.numel() * right.size(1) < SMALL:
         return (left.unsqueeze(2) * right).sum(1)
     return torch.addmm(_zero(left), left, right)
 

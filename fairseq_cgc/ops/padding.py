@@ -1,12 +1,13 @@
 """Pool a padded batch to one context map a sentence, whatever the padding (section 4.4)."""
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import accumulation_dtype, cached, is_exporting, product
+from .common import accumulation_dtype, cached, is_exporting, is_real, product
 
 POOLS = ("average", "max")
 
@@ -24,6 +25,22 @@ def head_means(x: Tensor, num_heads: int) -> Tensor:
     T, B, C = x.shape
     # As one matrix: over more dimensions torch sums slower.
     return x.reshape(T * B * num_heads, C // num_heads).mean(1, dtype=accumulation_dtype(x)).view(T, B, num_heads)
+
+
+def _once(method):
+    """Let a method of ``Padding`` work a thing out once; not where torch traces, since what it sees in one operation is nothing
+    outside of it."""
+
+    @functools.wraps(method)
+    def remember(self, *args):
+        if not is_real(self.mask):
+            return method(self, *args)
+        key = (method, *args)
+        if key not in self._cache:
+            self._cache[key] = method(self, *args)
+        return self._cache[key]
+
+    return remember
 
 
 class Padding:
@@ -48,6 +65,7 @@ class Padding:
         """x (T x B x C), zero at padding."""
         return x.masked_fill(self.mask.t().unsqueeze(2), 0.0)
 
+    @_once
     def ranks(self) -> tuple[Tensor, Tensor]:
         """Each token's place in its sentence.
 
@@ -55,11 +73,14 @@ class Padding:
             place: B x T, int32, -1 at padding
             length: B, int32
         """
-        if "ranks" not in self._cache:
-            place = torch.cumsum(~self.mask, 1, dtype=torch.int32)
-            length = (~self.mask).sum(1, dtype=torch.int32)
-            self._cache["ranks"] = (place - 1).masked_fill_(self.mask, -1), length
-        return self._cache["ranks"]
+        place = torch.cumsum(~self.mask, 1, dtype=torch.int32)
+        length = (~self.mask).sum(1, dtype=torch.int32)
+        return (place - 1).masked_fill_(self.mask, -1), length
+
+    @_once
+    def _order(self):
+        """The places of the first, second ... real token in each row, then the padding's: B x T."""
+        return torch.argsort(self.mask.byte(), dim=1, stable=True)
 
     def slots(self, num_slots: int) -> tuple[Tensor, Tensor, Tensor]:
         """Which tokens each sentence's time slots hold: those from each slot's first to before its last.
@@ -75,21 +96,21 @@ class Padding:
             outside: B x slots x reads, true where the token read does not belong to the slot
             count: B x slots, tokens of each slot, at least 1
         """
-        B, T = self.mask.shape
-        num_slots = min(num_slots, T)  # further ones are empty
-        if ("slots", num_slots) not in self._cache:
-            if "order" not in self._cache:  # places of the first, second ... real token in each row, then the padding's
-                self._cache["order"] = torch.argsort(self.mask.byte(), dim=1, stable=True)
-            lengths = T - self.mask.sum(1, keepdim=True)  # B x 1
-            first, last = _windows(lengths, num_slots)
-            reads = 1 if T == num_slots else -(-T // num_slots) + 1
-            token = first.unsqueeze(2) + torch.arange(reads, device=lengths.device)
-            outside = token >= last.unsqueeze(2)
-            place = self._cache["order"].gather(1, token.clamp(max=max(T - 1, 0)).flatten(1))
-            rows = place * B + torch.arange(B, device=place.device).unsqueeze(1)
-            self._cache["slots", num_slots] = rows.view_as(outside), outside, (last - first).clamp(min=1)
-        return self._cache["slots", num_slots]
+        return self._slots(min(num_slots, self.mask.size(1)))  # further ones are empty
 
+    @_once
+    def _slots(self, num_slots):
+        B, T = self.mask.shape
+        lengths = T - self.mask.sum(1, keepdim=True)  # B x 1
+        first, last = _windows(lengths, num_slots)
+        reads = 1 if T == num_slots else -(-T // num_slots) + 1
+        token = first.unsqueeze(2) + torch.arange(reads, device=lengths.device)
+        outside = token >= last.unsqueeze(2)
+        place = self._order().gather(1, token.clamp(max=max(T - 1, 0)).flatten(1))
+        rows = place * B + torch.arange(B, device=place.device).unsqueeze(1)
+        return rows.view_as(outside), outside, (last - first).clamp(min=1)
+
+    @_once
     def tokens(self, num_slots: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
         """Which slots each token is in: one, or two where a long sentence's slots overlap.
 
@@ -105,23 +126,21 @@ class Padding:
             or one of each, where no sentence can be longer than ``num_slots``
         """
         B, T = self.mask.shape
-        if ("tokens", num_slots, dtype) not in self._cache:
-            place, length = self.ranks()
-            place, length = place.t(), length.unsqueeze(0)  # T x B, 1 x B
-            *_, count = self.slots(num_slots)
-            long = length > num_slots
-            # Slot i reaches from token floor(i n / slots) to before ceil((i + 1) n / slots).
-            first = torch.where(long, place * num_slots // length.clamp(min=1), place)
-            last = torch.where(long, -(-(place + 1) * num_slots // length.clamp(min=1)) - 1, place)
-            rows, shares = [], []
-            for slot, inside in ((first, place >= 0), (last, last > first)):
-                slot = slot.clamp(min=0).long()
-                share = inside.to(dtype) / count.t().gather(0, slot)
-                rows.append((slot * B + torch.arange(B, device=slot.device)).flatten())
-                shares.append(share.reshape(T * B, 1))
-            ends = 1 if T <= num_slots else 2
-            self._cache["tokens", num_slots, dtype] = rows[:ends], shares[:ends]
-        return self._cache["tokens", num_slots, dtype]
+        place, length = self.ranks()
+        place, length = place.t(), length.unsqueeze(0)  # T x B, 1 x B
+        *_, count = self.slots(num_slots)
+        long = length > num_slots
+        # Slot i reaches from token floor(i n / slots) to before ceil((i + 1) n / slots).
+        first = torch.where(long, place * num_slots // length.clamp(min=1), place)
+        last = torch.where(long, -(-(place + 1) * num_slots // length.clamp(min=1)) - 1, place)
+        rows, shares = [], []
+        for slot, inside in ((first, place >= 0), (last, last > first)):
+            slot = slot.clamp(min=0).long()
+            share = inside.to(dtype) / count.t().gather(0, slot)
+            rows.append((slot * B + torch.arange(B, device=slot.device)).flatten())
+            shares.append(share.reshape(T * B, 1))
+        ends = 1 if T <= num_slots else 2
+        return rows[:ends], shares[:ends]
 
 
 def pool_slots(

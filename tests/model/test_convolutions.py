@@ -352,6 +352,21 @@ def test_torch_export_leaves_number_and_length_of_sentences_open(kind, masked, o
         torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.parametrize(("kind", "options"), zip(KINDS, ({}, {"pool": "max"})))
+def test_torch_compile_trains_a_layer_with_padding(kind, options):
+    torch._dynamo.reset()
+    conv = make(7, kind, **options).double()
+    compiled = torch.compile(conv, backend="eager", fullgraph=True)
+    for lengths in ([9, 4], [90, 1, 50]):
+        x, mask = padded_batch([torch.randn(n, CHANNELS).double() for n in lengths], left=True)
+        real, found = ~mask.t().unsqueeze(2), []
+        for layer in (conv, compiled):
+            y = layer(x.requires_grad_(), mask) * real
+            trained = [x, *(p for p in conv.parameters() if p.requires_grad)]
+            found.append([y, *torch.autograd.grad(y.square().sum(), trained)])
+        torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("gate_on", GATE_ON)
 def test_shuffled_kernels_are_the_neighbour_s_when_evaluating_alone(gate_on):
     conv, x, records = make(7, shuffle=True, gate_on=gate_on), torch.randn(9, 3, CHANNELS), []
