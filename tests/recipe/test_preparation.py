@@ -142,7 +142,9 @@ def test_gzipped_text_gives_the_same(raw, tmp_path):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "gz" / name).read_bytes()
 
 
-def test_sentencepiece_pieces_join_to_the_tokens_again(raw, tmp_path):
+@pytest.mark.parametrize("chunk", [2000, 40], ids=["one process", "the training text in several"])
+def test_sentencepiece_pieces_join_to_the_tokens_again(raw, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(preparation, "CHUNK", chunk)
     many(raw)
     settings = dataclasses.replace(SETTINGS, bpe="sentencepiece", bpe_size=90)
     out = tmp_path / "data"
