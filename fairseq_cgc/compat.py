@@ -115,16 +115,10 @@ def explain_user_errors() -> None:
 
 def let_tasks_be_copied() -> None:
     """A task's state cannot be copied or pickled: while it is being made it has no ``_state`` yet, and looks for it in
-    itself without end. Python's registry of such cases gets a way to make it."""
+    itself without end. Python's registry of such cases says to make an empty one first, and then to fill it."""
     from fairseq.tasks.fairseq_task import StatefulContainer
 
-    copyreg.pickle(StatefulContainer, lambda state: (_made_state, (type(state), vars(state))))
-
-
-def _made_state(kind: type, values: dict):
-    state = kind()
-    vars(state).update(values)
-    return state
+    copyreg.pickle(StatefulContainer, lambda state: (type(state), (), vars(state)))
 
 
 def trainer_options(args):
