@@ -294,10 +294,7 @@ def _fill_in(args, lightconv_architecture, training=True):
     fill_in(args)
     try:
         lightconv_architecture(args)
-    except (
-        AssertionError,
-        TypeError,
-    ):  # a kernel list of the wrong length, or none, which fairseq says without numbers
+    except (AssertionError, TypeError):  # a kernel list of the wrong length, or none: fairseq gives no numbers
         check_options(args)
         raise
     check_options(args)
