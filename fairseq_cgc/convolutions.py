@@ -59,17 +59,24 @@ class _ContextGatedConv(nn.Module):
 
     def __init__(
         self,
-        input_size,
-        kernel_size,
-        padding_l,
-        num_heads,
-        weight_softmax,
-        weight_dropout,
-        batch_first,
-        gate,
-        gate_on,
-        gct,
-        **gate_options,
+        input_size: int,
+        kernel_size: int,
+        padding_l: int | tuple[int, int] | None = None,
+        num_heads: int = 1,
+        weight_softmax: bool = True,
+        weight_dropout: float = 0.0,
+        bias: bool = False,
+        batch_first: bool = False,
+        gate: str = "context",
+        gate_on: str = "kernel",
+        gct: bool = False,
+        norm: str = "latent",
+        activation: str = "sigmoid",
+        zero_init: bool = False,
+        latent_dim: int | str | None = None,
+        pool_factor: int = POOL_FACTOR,
+        pool: str = "average",
+        shuffle: bool = False,
     ):
         super().__init__()
         if kernel_size < 1:
@@ -96,8 +103,15 @@ class _ContextGatedConv(nn.Module):
         self.weight_dropout_module = FairseqDropout(weight_dropout, module_name=type(self).__name__)
         self.batch_first = batch_first
         self.gate_on = gate_on
-        self.gate = make_gate(gate, num_heads, kernel_size, **gate_options)
+        options = {"norm": norm, "activation": activation, "zero_init": zero_init, "latent_dim": latent_dim}
+        options |= {"pool_factor": pool_factor, "pool": pool, "shuffle": shuffle}
+        self.gate = make_gate(gate, num_heads, kernel_size, **options)
         self.gct = GatedChannelTransformation(input_size) if gct else None
+        self._make_weights(bias)
+
+    def _make_weights(self, bias):
+        """Make the convolution's own parameters, with a bias or without."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -205,33 +219,9 @@ class ContextGatedLightweightConv(_ContextGatedConv):
         OptionError: (a ValueError) for sizes or choices that do not fit
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        kernel_size: int,
-        padding_l: int | tuple[int, int] | None = None,
-        num_heads: int = 1,
-        weight_softmax: bool = True,
-        weight_dropout: float = 0.0,
-        bias: bool = False,
-        batch_first: bool = False,
-        gate: str = "context",
-        gate_on: str = "kernel",
-        gct: bool = False,
-        norm: str = "latent",
-        activation: str = "sigmoid",
-        zero_init: bool = False,
-        latent_dim: int | str | None = None,
-        pool_factor: int = POOL_FACTOR,
-        pool: str = "average",
-        shuffle: bool = False,
-    ):
-        common = padding_l, num_heads, weight_softmax, weight_dropout, batch_first, gate, gate_on, gct
-        own = {"norm": norm, "activation": activation, "zero_init": zero_init, "latent_dim": latent_dim}
-        own |= {"pool_factor": pool_factor, "pool": pool, "shuffle": shuffle}
-        super().__init__(input_size, kernel_size, *common, **own)
-        self.weight = nn.Parameter(torch.empty(num_heads, 1, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(input_size)) if bias else None
+    def _make_weights(self, bias):
+        self.weight = nn.Parameter(torch.empty(self.num_heads, 1, self.kernel_size))
+        self.bias = nn.Parameter(torch.zeros(self.input_size)) if bias else None
         nn.init.xavier_uniform_(self.weight)
 
     def _weights(self, x):
@@ -273,17 +263,16 @@ class ContextGatedDynamicConv(_ContextGatedConv):
         weight_dropout: float = 0.0,
         conv_bias: bool = False,
         batch_first: bool = False,
-        gate: str = "context",
-        gate_on: str = "kernel",
-        gct: bool = False,
         **gate_options,
     ):
-        common = padding_l, num_heads, weight_softmax, weight_dropout, batch_first, gate, gate_on, gct
-        super().__init__(input_size, kernel_size, *common, **gate_options)
-        self.weight_linear = nn.Linear(input_size, num_heads * kernel_size, bias=False)
+        sizes = input_size, kernel_size, padding_l, num_heads
+        super().__init__(*sizes, weight_softmax, weight_dropout, conv_bias, batch_first, **gate_options)
+
+    def _make_weights(self, bias):
+        self.weight_linear = nn.Linear(self.input_size, self.num_heads * self.kernel_size, bias=False)
         nn.init.xavier_uniform_(self.weight_linear.weight)
-        self.has_conv_bias = conv_bias
-        self.conv_bias = nn.Parameter(torch.zeros(1, 1, input_size), requires_grad=conv_bias)
+        self.has_conv_bias = bias
+        self.conv_bias = nn.Parameter(torch.zeros(1, 1, self.input_size), requires_grad=bias)
 
     def _weights(self, x):
         return self.weight_linear(x).unflatten(2, (self.num_heads, self.kernel_size))
