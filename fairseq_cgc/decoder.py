@@ -138,16 +138,16 @@ class SourceGatedLightweightConv(IncrementalLightweightConv):
     each hypothesis takes its sentence's kernel along.
 
     Args:
+        sizes: ``LightweightConv``'s, by name
         gate, gate_on, **options: as for ``ContextGatedLightweightConv``
-        sizes: ``LightweightConv``'s
 
     Attributes:
         gate: a ContextGate or one of its controls, or None
         gate_on: what it multiplies: ``kernel`` or ``logits``
     """
 
-    def __init__(self, *sizes, gate: str, gate_on: str, options: dict, **common):
-        super().__init__(*sizes, **common)
+    def __init__(self, sizes: dict[str, Any], gate: str, gate_on: str, **options):
+        super().__init__(**sizes)
         self.gate = make_gate(gate, self.num_heads, self.kernel_size, **options)
         self.gate_on = gate_on
 
@@ -204,7 +204,7 @@ class IncrementalDecoderLayer(nn.Module):
         embed_dim, conv_dim = args.decoder_embed_dim, args.decoder_conv_dim
         self.linear1 = Linear(embed_dim, 2 * conv_dim if args.decoder_glu else conv_dim)
         self.act = nn.GLU() if args.decoder_glu else None
-        self.conv = _convolution(args, conv_dim, kernel_size)
+        self.conv = _convolution(args, kernel_size)
         self.linear2 = Linear(conv_dim, embed_dim)
         self.input_dropout_module, self.dropout_module, self.relu_dropout_module = (
             FairseqDropout(p, module_name=type(self).__name__)
@@ -281,8 +281,9 @@ class IncrementalDecoderLayer(nn.Module):
         self.need_attn = need_attn
 
 
-def _convolution(args, channels, kernel_size):
-    common = {
+def _convolution(args, kernel_size):
+    sizes = {
+        "input_size": args.decoder_conv_dim,
         "kernel_size": kernel_size,
         "padding_l": kernel_size - 1,
         "num_heads": args.decoder_attention_heads,
@@ -290,12 +291,10 @@ def _convolution(args, channels, kernel_size):
         "weight_dropout": args.weight_dropout,
     }
     if args.decoder_conv_type == "dynamic":
-        return DynamicConv(channels, **common)
+        return DynamicConv(**sizes)
     if args.cgc_decoder == "none":
-        return IncrementalLightweightConv(channels, **common)
-    options = gate_arguments(args)
-    gate, gate_on = options.pop("gate"), options.pop("gate_on")
-    return SourceGatedLightweightConv(channels, gate=gate, gate_on=gate_on, options=options, **common)
+        return IncrementalLightweightConv(**sizes)
+    return SourceGatedLightweightConv(sizes, **gate_arguments(args))
 
 
 class IncrementalDecoder(LightConvDecoder):
