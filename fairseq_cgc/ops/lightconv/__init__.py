@@ -70,13 +70,11 @@ def lightconv(
 
 def choose(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = False) -> str:
     """The first of ``IMPLEMENTATIONS`` that supports the convolution of x (T x B x C)."""
-    for name in IMPLEMENTATIONS[:-1]:
-        # A CPU never asks for Triton, which takes seconds to import and may be missing.
-        if (name != "triton" or (x.is_cuda and has_triton())) and _module(name).supports(
-            x, kernel_size, padding_l, per_token
-        ):
-            return name
-    return IMPLEMENTATIONS[-1]
+    sizes = kernel_size, padding_l, per_token
+    # A CPU never asks for Triton, which takes seconds to import and may be missing.
+    if x.is_cuda and has_triton() and _module("triton").supports(x, *sizes):
+        return "triton"
+    return "depthwise" if depthwise.supports(x, *sizes) else "bands"
 
 
 @functools.cache
