@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .common import accumulation_dtype, cached, is_exporting, is_real, product
@@ -152,10 +151,10 @@ def pool_slots(
     of a longer sentence, slot i is the mean of tokens floor(i * n / num_slots) ...
     ceil((i + 1) * n / num_slots) - 1 (the rule of ``adaptive_avg_pool1d``). Only real tokens count,
     in their order: neither the side nor the amount of padding, nor what stands in it, matters.
-    Time and memory are linear in T.
+    Time and memory are linear in T. ``naive.naive_context_pool`` is the reference.
 
     Args:
-        heads: T x B x H
+        heads: ``head_means``, T x B x H
         num_slots: 3K in the paper
         padding: ``None``: no padding
         pool: ``average``, or ``max``: of a long sentence, the largest of each slot's tokens instead of their mean
@@ -226,28 +225,6 @@ def pool_slots_backward(
     grad = grad.reshape(slots * B, H)
     parts = [grad.index_select(0, rows).mul_(share) for rows, share in zip(*padding.tokens(num_slots, grad.dtype))]
     return (parts[0] if len(parts) == 1 else parts[0].add_(parts[1])).view(T, B, H)
-
-
-def context_pool(
-    x: Tensor, num_heads: int, num_slots: int, padding_mask: Padding | Tensor | None = None, pool: str = "average"
-) -> Tensor:
-    """Each sentence's context map: head means pooled to time slots.
-
-    ``naive.naive_context_pool`` is the reference.
-
-    Args:
-        x: T x B x C
-        num_heads: H, must divide C
-        num_slots: 3K in the paper
-        padding_mask: B x T, true at padding; ``None``: no padding
-        pool: ``average`` or ``max``
-
-    Returns:
-        B x H x num_slots, float32 (float64 for float64 input)
-    """
-    pooled, _ = pool_slots(head_means(x, num_heads), num_slots, Padding.of(padding_mask), pool)
-    pooled = pooled.permute(1, 2, 0)
-    return F.pad(pooled, (0, num_slots - pooled.size(2)))
 
 
 @cached

@@ -1,12 +1,18 @@
 import pytest
 import torch
 from conftest import padded_batch
-from torch.nn.functional import adaptive_avg_pool1d
+from torch.nn.functional import adaptive_avg_pool1d, pad
 
 from fairseq_cgc.ops.naive import naive_context_pool
-from fairseq_cgc.ops.padding import Padding, context_pool, pool_slots, pool_slots_backward
+from fairseq_cgc.ops.padding import Padding, head_means, pool_slots, pool_slots_backward
 
 HEADS, CHANNELS = 4, 12
+
+
+def context_pool(x, num_heads, num_slots, mask=None):
+    """What ``naive_context_pool`` makes of each sentence: B x H x num_slots."""
+    pooled, _ = pool_slots(head_means(x, num_heads), num_slots, Padding.of(mask))
+    return pad(pooled.permute(1, 2, 0), (0, num_slots - pooled.size(0)))
 
 
 @pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
