@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from .errors import OptionError
 
 GROUP = "cgc_gate"
+SHARES = "lr_scale", "weight_decay_scale"
 
 
 def scale_learning_rate(parameters: Iterable[Parameter], scale: float) -> None:
@@ -43,11 +44,10 @@ class GroupedAdam(FairseqAdam):
     def __init__(self, cfg, params):
         by_shares = {(1.0, 1.0): []}
         for parameter in params:
-            shares = (getattr(parameter, "optim_overrides", None) or {}).get("optimizer", {})
-            shares = float(shares.get("lr_scale", 1.0)), float(shares.get("weight_decay_scale", 1.0))
+            given = (getattr(parameter, "optim_overrides", None) or {}).get("optimizer", {})
+            shares = tuple(float(given.get(name, 1.0)) for name in SHARES)
             by_shares.setdefault(shares, []).append(parameter)
-        names = "lr_scale", "weight_decay_scale"
-        groups = [{"params": group, **dict(zip(names, shares))} for shares, group in by_shares.items() if group]
+        groups = [{"params": group, **dict(zip(SHARES, shares))} for shares, group in by_shares.items() if group]
         super().__init__(cfg, groups)
         self._scale_weight_decay()
 
@@ -67,7 +67,7 @@ class GroupedAdam(FairseqAdam):
 
     def load_state_dict(self, state_dict, optimizer_overrides=None):
         """Load a checkpoint's optimizer state."""
-        here = [(group["lr_scale"], group["weight_decay_scale"]) for group in self.param_groups]
+        here = [{name: group[name] for name in SHARES} for group in self.param_groups]
         sizes, saved = (
             [len(group["params"]) for group in groups] for groups in (self.param_groups, state_dict["param_groups"])
         )
@@ -79,7 +79,7 @@ class GroupedAdam(FairseqAdam):
             )
         super().load_state_dict(state_dict, optimizer_overrides)
         for group, shares in zip(self.param_groups, here):
-            group["lr_scale"], group["weight_decay_scale"] = shares
+            group.update(shares)
         self._scale_weight_decay()
 
 
