@@ -74,7 +74,7 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
             is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells
         if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise UnsafeCheckpointError(f"{path} is a TorchScript program; expected a checkpoint that fairseq saved")
-        if not is_zip and torch.torch_version.TorchVersion(torch.__version__) < "2.6":
+        if not is_zip and torch.__version__ < "2.6":
             raise CheckpointError(
                 f"{path} is truncated, not a checkpoint, or from a torch before 1.6, which torch {torch.__version__} does "
                 "not load safely; get or make it again, or use torch 2.6 or later"
@@ -132,7 +132,7 @@ def keep_weights_only_loading() -> None:
         warnings.warn(
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only", stacklevel=2
         )
-    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":
+    if torch.__version__ < "2.6":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     torch.serialization.add_safe_globals([argparse.Namespace])
 
@@ -224,12 +224,11 @@ def _check_form(path, state):
 
     if not isinstance(state, dict):
         refuse(f"it holds a {type(state).__name__}, not a dict")
-    for name, kind in (("model", dict), ("optimizer_history", list), ("extra_state", dict)):
-        if name not in state:
+    required = {"model": dict, "optimizer_history": list, "extra_state": dict}
+    optional = {"cfg": dict | None, "args": argparse.Namespace | None, "task_state": dict}
+    for name, kind in {**required, **optional}.items():
+        if name in required and name not in state:
             refuse(f"it lacks '{name}'")
-        if not isinstance(state[name], kind):
-            refuse(f"its '{name}' is a {type(state[name]).__name__}")
-    for name, kind in (("cfg", (dict, type(None))), ("args", (argparse.Namespace, type(None))), ("task_state", dict)):
         if name in state and not isinstance(state[name], kind):
             refuse(f"its '{name}' is a {type(state[name]).__name__}")
     if state.get("cfg") is None and state.get("args") is None:
