@@ -138,6 +138,9 @@ class LightConvCGCEncoder(LightConvEncoder):
 
         Returns:
             encoder_out: [T x B x C]; encoder_padding_mask: [B x T], where there is padding; src_lengths: [B]
+
+        Raises:
+            ValueError: another number of gates than of layers
         """
         x = self.embed_scale * self.embed_tokens(src_tokens)
         if self.embed_positions is not None:
@@ -146,7 +149,11 @@ class LightConvCGCEncoder(LightConvEncoder):
 
         mask = src_tokens.eq(self.padding_idx)
         padding = Padding(mask) if mask.any() else None
-        for layer, gate in zip(self.layers, gates or [None] * len(self.layers)):
+        if gates is None:
+            gates = [None] * len(self.layers)
+        elif len(gates) != len(self.layers):
+            raise ValueError(f"there are {len(gates)} gates, expected one for each of {len(self.layers)} layers")
+        for layer, gate in zip(self.layers, gates):
             x = layer(x, padding, record, gate)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
@@ -299,9 +306,12 @@ def _fill_in(args, lightconv_architecture, training=True):
         raise
     check_options(args)
     if training:
-        check_names(trainer_options(args))
+        options = trainer_options(args)
+        check_names(options)
         if args.cgc_lr_scale != 1:
-            check_optimizer(trainer_options(args), args.cgc_lr_scale)
+            check_optimizer(options, f"--cgc-lr-scale {args.cgc_lr_scale}")
+        elif args.encoder_gct and getattr(options, "optimizer", None) == "cgc_adam":
+            check_optimizer(options, "--encoder-gct with cgc_adam, which decays all but its beta,")
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")

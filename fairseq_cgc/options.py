@@ -188,7 +188,7 @@ def check_options(args: Namespace) -> None:
         )
     if args.cgc_latent_dim not in (None, AS_KERNEL):
         try:
-            latent_dim = int(args.cgc_latent_dim)
+            latent_dim = int(str(args.cgc_latent_dim))
         except ValueError:
             raise OptionError(f"--cgc-latent-dim is '{args.cgc_latent_dim}'; it is a number or the letter K") from None
         check_at_least(1 if args.cgc_norm == "heads-latent" else 2, cgc_latent_dim=latent_dim)
@@ -225,11 +225,12 @@ def _check_convolutions(args, side):
         )
 
 
-def check_optimizer(args: Any, cgc_lr_scale: float) -> None:
-    """Refuse a training whose optimizer would not see ``--cgc-lr-scale``.
+def check_optimizer(args: Any, what: str) -> None:
+    """Refuse a training whose optimizer would not see what is asked of some parameters alone.
 
     Args:
         args: the training's options, as ``compat.trainer_options`` gives them
+        what: the options that ask
 
     Raises:
         OptionError: naming the option to change
@@ -248,4 +249,4 @@ def check_optimizer(args: Any, cgc_lr_scale: float) -> None:
         )
     else:
         return
-    raise OptionError(f"--cgc-lr-scale {cgc_lr_scale} needs {reason}")
+    raise OptionError(f"{what} needs {reason}")

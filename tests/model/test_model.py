@@ -221,6 +221,7 @@ def test_layers_take_no_mask_as_no_padding(length):
         ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),
         ({"cgc_latent_dim": 0}, "--cgc-latent-dim is 0"),
         ({"cgc_latent_dim": 1}, "--cgc-latent-dim is 1; it must be at least 2"),
+        ({"cgc_latent_dim": 2.7}, "--cgc-latent-dim is '2.7'; it is a number or the letter K"),
         ({"cgc_latent_dim": "large"}, "--cgc-latent-dim is 'large'; it is a number or the letter K"),
         ({"cgc_norm": "batch"}, "--cgc-norm is 'batch'; choose from latent, latent-per-head, heads-latent"),
         ({"cgc_pool_factor": 1000000000}, "--cgc-pool-factor is 1000000000; it must be at most 100"),
@@ -389,3 +390,9 @@ def test_retain_dropout_modules_takes_lightconv_s_names(options):
         for model in (tiny_model(**options), tiny_model("lightconv", **{**LIGHTWEIGHT, **options}))
     )
     assert ours == theirs
+
+
+def test_another_number_of_gates_than_of_layers_is_refused():
+    model = tiny_model().eval()
+    with pytest.raises(ValueError, match="there are 1 gates, expected one for each of 3 layers"):
+        model.encoder(torch.full((1, 4), 5), torch.tensor([4]), gates=[None])

@@ -89,6 +89,10 @@ def test_the_model_marks_its_gates_parameters_and_no_others(options):
         ({"optimizer": "adam"}, "--cgc-lr-scale 0.1 needs an optimizer with parameter groups.*--optimizer cgc_adam"),
         ({"fp16": True}, "--fp16-no-flatten-grads"),
         ({"ddp_backend": "fully_sharded"}, "--not-fsdp-flatten-parameters"),
+        (
+            {"cgc_lr_scale": 1.0, "encoder_gct": True, "fp16": True},
+            "--encoder-gct with cgc_adam.*--fp16-no-flatten-grads",
+        ),
         ({"cgc_gate": "constant"}, "--cgc-gate constant has none"),
         ({"cgc_gate": "none"}, "--cgc-gate none has none"),
         ({"cgc_lr_scale": 0.0}, "--cgc-lr-scale is 0.0; it must be a number above 0"),
