@@ -61,6 +61,8 @@ def parse(argv):
     declare(parser)
     if passes_on:
         args, args.fairseq = parser.parse_known_args(argv[1:])
+        if "--" in args.fairseq:  # where people are used to put it, before what is passed on
+            args.fairseq.remove("--")
     else:
         args = parser.parse_intermixed_args(argv[1:])
     args.module, args.command_line = module, shlex.join(["fairseq-cgc", *argv])

@@ -101,6 +101,8 @@ def test_options_that_a_command_does_not_know_are_fairseq_s_where_it_has_one():
     args = parse(["train", "cgc", "--dropout", "0.2", "--seed", "3", "--adam-betas", "(0.9, 0.98)"])
     assert (args.row, args.seed) == ("cgc", 3)
     assert args.fairseq == ["--dropout", "0.2", "--adam-betas", "(0.9, 0.98)"]
+    assert parse(["generate", "run", "--", "--lenpen", "0.6"]).fairseq == ["--lenpen", "0.6"]
+    assert parse(["train", "cgc", "--seed", "3", "--", "--dropout", "0.2"]).fairseq == ["--dropout", "0.2"]
     with pytest.raises(SystemExit):
         parse(["score", "hyp", "--ref", "ref", "--dropout", "0.2"])
 
