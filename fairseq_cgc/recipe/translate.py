@@ -16,8 +16,10 @@ from .models import load_hub
 from .processes import child
 from .report import last_words
 from .rows import PAPER
+from .training import option_values
 
 BEAM = PAPER["beam"]
+LONGEST = 200  # tokens: fairseq's --max-len-b
 
 
 def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="@@ ", options=()):
@@ -45,7 +47,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     command += [*SKIP_TOO_LONG, *EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    hypotheses = {}
+    hypotheses, lengths = {}, []
     with (
         open(log, "w", encoding="utf-8") as log_file,
         atomic_write(output) as partial,
@@ -60,9 +62,16 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
             if match := re.fullmatch(r"H-(\d+)\t[^\t]*\t(.*)\n", line):
                 hypotheses.setdefault(int(match[1]), match[2])
                 bar.update()
+            elif line.startswith("P-"):  # a score a token, that of the end included
+                lengths.append(len(line.split()) - 2)
         if process.wait():
             words = last_words(log.read_text(encoding="utf-8", errors="replace").splitlines())
             raise UserError(f"fairseq-generate failed with exit status {process.returncode}: {words}")
+    values = option_values(options)
+    longest = int(values.get("--max-len-b", LONGEST))
+    cut = sum(length >= longest for length in lengths)
+    if cut and not float(values.get("--max-len-a", 0)):
+        print(f"    {cut} translations ended at the limit of {longest} tokens; --max-len-b raises it", flush=True)
     return hypotheses
 
 
