@@ -1,6 +1,7 @@
 """From a run's checkpoints to translations and scores."""
 
 import re
+import shlex
 from pathlib import Path
 
 from ..errors import OptionError, UserError, check_at_least
@@ -45,6 +46,7 @@ RESULT = {
         "checkpoints?": [str],
         "sha256?": {str: str},
         "updates?": (int, None),
+        "options?": [str],
         "parameters": Between(1, kind=int),
     },
 }
@@ -54,7 +56,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     """Translate a split and write a folder with what went in, what came out, and its scores.
 
     ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by
-    line; ``{split}.tok.{tgt,hyp}``: the tokens that tokenised BLEU compares; ``generate.txt``: what
+    line (of pairs held out of the training part the text is made of the tokens); ``{split}.tok.{tgt,hyp}``: the tokens that tokenised BLEU compares; ``generate.txt``: what
     fairseq-generate printed; ``scores.json``.
 
     Args:
@@ -76,18 +78,19 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     prepared, output = Path(prepared), Path(output)
     settings = read_preparation(prepared)["settings"]
     source, target = settings["source_lang"], settings["target_lang"]
-    raw, tokeniser = {}, sacrebleu_tokeniser(target)
+    raw, tokeniser, held_out = {}, sacrebleu_tokeniser(target), False
     for language in (source, target):
-        file = prepared / "raw" / f"{split}.{language}"
-        if not file.exists():
-            file = prepared / "tok" / f"{split}.{language}"  # held out of the training part
-        if not file.exists():
-            raise UserError(f"{prepared} has no split '{split}': {file} does not exist")
-        raw[language] = read_lines(file)
+        file, tokens = (prepared / kind / f"{split}.{language}" for kind in ("raw", "tok"))
+        held_out = not file.exists()
+        if held_out and not tokens.exists():
+            raise UserError(f"{prepared} has no split '{split}': {tokens} does not exist")
+        raw[language] = map(MosesText(language).detokenise, read_lines(tokens)) if held_out else read_lines(file)
+        raw[language] = list(raw[language])
     state = load_checkpoint(Path(model) / "model.pt")
     check_dictionaries(state, prepared / "bin", source, target)
     references = read_lines(prepared / "tok" / f"{split}.{target}")
     max_tokens = max(max_tokens, longest_sentence(prepared, split, position_limit(state)))
+    asked, told = list(options), "".join(f" {shlex.quote(word)}" for word in options)
     options = ["--source-lang", source, "--target-lang", target, "--max-tokens", str(max_tokens), *options]
     mark = mark_of(model)
     averaged = {name: mark[name] for name in AVERAGED if name in mark}
@@ -122,9 +125,11 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         score, line = tokenised_bleu(tokenised, references)
         case = "lowercased" if settings["lowercase"] else "cased"
         scores = {
-            TOKENISED_BLEU: {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}"},
+            TOKENISED_BLEU: {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}{told}"},
             **detokenised_scores(detokenised, [raw[target]], settings["lowercase"], tokeniser),
         }
+        for name in ("BLEU", "chrF") if held_out else ():
+            scores[name]["signature"] += ", references detokenised"
         speed = re.search(r"\(([\d.]+) sentences/s", (partial / "generate.txt.log").read_text(encoding="utf-8"))
         generation = {
             "beam": beam,
@@ -132,6 +137,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             "skipped": len(skipped),
             "sentences_per_second": float(speed[1]) if speed else None,
             "parameters": count_parameters(state),
+            "options": asked,
             **averaged,
         }
         result = {"scores": scores, "generation": generation}

@@ -143,16 +143,27 @@ def _run(args, row, seed, folder, shuffled, execute):
     train += [*(small_options(row) if args.small else []), *args.fairseq]
     execute([*COMMAND, *map(str, train)], log)
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
-    generate = ["generate", folder, "--average", args.average, "--by", args.by]
-    tests = {"test": generate}
+    tests = {"test": []}
     if shuffled and row == CGC:
-        options = "--model-overrides", SHUFFLE, *company(read_json(folder / RUN, RECORD)["data"]["pairs"]["test"])
-        tests[SHUFFLED_TEST] = [*generate, "--out", folder / SHUFFLED_TEST, *options]
-    for test, command in tests.items():
+        pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["test"]
+        tests[SHUFFLED_TEST] = ["--model-overrides", SHUFFLE, *company(pairs)]
+    for test, options in tests.items():
         scores = folder / test / SCORES
         made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
-        if (made.get("checkpoints"), made.get("beam")) != (names, PAPER["beam"]):
-            execute([*COMMAND, *map(str, command)], log)
+        found = made.get("checkpoints"), made.get("beam"), made.get("options", options)  # earlier versions did not tell
+        if found != (names, PAPER["beam"], options):
+            generate = [
+                "generate",
+                folder,
+                "--average",
+                args.average,
+                "--by",
+                args.by,
+                "--out",
+                folder / test,
+                *options,
+            ]
+            execute([*COMMAND, *map(str, generate)], log)
     if SHUFFLED_TEST in tests:
         _validate_shuffled(folder, execute)
 

@@ -22,7 +22,7 @@ from .evaluation import RESULT, SCORES
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
-from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SYSTEMS, row_options
+from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, row_options
 from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
 from .training import RECORD, RUN, option_values
@@ -272,6 +272,8 @@ def read_results(run, test):
     made = {"updates": run.done, "checkpoints averaged": len(generation.get("checkpoints") or ()) or None}
     made["beam"] = generation.get("beam")
     run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
+    if run.row != SHUFFLED:  # which its options make
+        run.settings |= option_values(generation.get("options", []))
     run.decoding = generation.get("sentences_per_second")
     run.scores = {figure: content["scores"][figure] for figure in FIGURES}
     run.parameters = generation["parameters"]

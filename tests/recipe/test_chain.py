@@ -14,6 +14,7 @@ from forks import Fork
 
 from fairseq_cgc import LightConvCGCModel
 from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
+from fairseq_cgc.text import MosesText
 
 BPE = {"subword_nmt": 120, "sentencepiece": 150}
 
@@ -86,6 +87,24 @@ def test_the_figures_are_fairseq_score_s_and_have_their_signatures(chain):
     assert result["generation"]["sentences_per_second"] > 0
     for score in result["scores"].values():
         assert score["signature"] in chain["scored"].stdout
+
+
+def test_a_held_out_split_and_further_options_are_told_by_the_signatures(chain, tmp_path):
+    said = command(
+        "generate", chain["runs"] / "cgc-seed1" / "model", "--split", "valid", "--data", chain["data"], "--out", tmp_path / "v",
+        "--beam", 1, "--", "--lenpen", 0.6, "--max-len-b", 3,
+    )  # fmt: skip
+    result = read_json(tmp_path / "v" / "scores.json")
+    signatures = {name: score["signature"] for name, score in result["scores"].items()}
+    assert result["generation"]["options"] == ["--lenpen", "0.6", "--max-len-b", "3"]
+    assert signatures["tokenised BLEU-4"].endswith(", beam 1 --lenpen 0.6 --max-len-b 3")
+    longest = sum(
+        len(line.split()) == 5 for line in (tmp_path / "v" / "generate.txt").read_text().splitlines() if line[0] == "P"
+    )
+    assert longest and f"{longest} translations ended at the limit of 3 tokens" in said.stdout
+    assert all(signatures[name].endswith(", references detokenised") for name in ("BLEU", "chrF"))
+    tokens = read_lines(chain["data"] / "tok" / "valid.en")
+    assert read_lines(tmp_path / "v" / "valid.en") == list(map(MosesText("en").detokenise, tokens)) != tokens
 
 
 def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(chain):

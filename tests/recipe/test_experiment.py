@@ -79,7 +79,16 @@ def test_a_single_sentence_has_no_other_to_take_a_context_from():
         company(1)
 
 
-@pytest.mark.parametrize(("change", "again"), [({}, False), ({"beam": 4}, True), ({"checkpoints": ["other"]}, True)])
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, False),
+        ({"options": []}, False),
+        ({"options": ["--lenpen", "0.6"]}, True),
+        ({"beam": 4}, True),
+        ({"checkpoints": ["other"]}, True),
+    ],
+)
 def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypatch, change, again):
     folder, asked = make_run(tmp_path, name="cgc-seed1"), []
     made = {"beam": 6, "checkpoints": ["a.pt"], "parameters": 1}

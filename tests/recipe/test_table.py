@@ -489,13 +489,16 @@ def test_what_is_not_as_in_the_paper_s_protocol_is_told(full, text):
 
 
 def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
-    for seed, beam, names in ((1, 6, ["a", "b"]), (2, 5, ["a"])):
+    for seed, beam, names, options in ((1, 6, ["a", "b"], ["--lenpen", "0.6"]), (2, 5, ["a"], [])):
         path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
-        path.write_text(
-            json.dumps({**read_json(path), "generation": {"beam": beam, "checkpoints": names, "parameters": 1}})
-        )
+        made = {"beam": beam, "checkpoints": names, "parameters": 1, "options": options}
+        path.write_text(json.dumps({**read_json(path), "generation": made}))
     make_run(tmp_path, seed=3, updates=50000)
-    assert differing(tmp_path) == ["`checkpoints averaged`: 2 (cgc 1); 1 (cgc 2)", "`beam`: 6 (cgc 1); 5 (cgc 2)"]
+    assert differing(tmp_path) == [
+        "`checkpoints averaged`: 2 (cgc 1); 1 (cgc 2)",
+        "`beam`: 6 (cgc 1); 5 (cgc 2)",
+        "`--lenpen`: 0.6 (cgc 1); the row's own (cgc 2, cgc 3)",
+    ]
 
 
 def test_updates_that_differ_are_shown_from_least_to_most(tmp_path):
