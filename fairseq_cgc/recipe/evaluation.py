@@ -84,8 +84,8 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         held_out = not file.exists()
         if held_out and not tokens.exists():
             raise UserError(f"{prepared} has no split '{split}': {tokens} does not exist")
-        raw[language] = map(MosesText(language).detokenise, read_lines(tokens)) if held_out else read_lines(file)
-        raw[language] = list(raw[language])
+        lines = read_lines(tokens if held_out else file)
+        raw[language] = list(map(MosesText(language).detokenise, lines)) if held_out else lines
     state = load_checkpoint(Path(model) / "model.pt")
     check_dictionaries(state, prepared / "bin", source, target)
     references = read_lines(prepared / "tok" / f"{split}.{target}")
