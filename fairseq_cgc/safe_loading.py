@@ -217,7 +217,7 @@ def _is_literal(code):
 
 
 def _check_form(path, state):
-    """Raises CheckpointError if this is not the dict that fairseq saves."""
+    """Raises CheckpointError if this is not the dict that fairseq saves; what fairseq never set is made zero if it is no number."""
 
     def refuse(found):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: {found}; give one that fairseq-train saved")
