@@ -21,7 +21,8 @@ from fairseq_cgc import compat
 MODULES = {"fairseq_cgc", "fairseq_cli", "torch"}  # a fork runs what is in these packages
 FORKS = not torch.cuda.is_available()  # which a fork would leave broken
 IMPORTED_LATE = (
-    "torch._dynamo hydra.compose hydra.core.override_parser.overrides_parser sacremoses sacrebleu subword_nmt"
+    "torch._dynamo hydra.compose hydra.core.override_parser.overrides_parser sacremoses sacrebleu subword_nmt "
+    "matplotlib.figure matplotlib.backends.backend_agg matplotlib.backends.backend_svg jinja2 antlr4"
 )
 _kept = []
 
