@@ -32,6 +32,27 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if TRAINING.intersection(item.fixturenames):
             item.add_marker("slow")
+    items[:] = shared_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+
+
+def shared_first(items, workers):
+    """Order tests so that a worker begins with files whose tests share what a fixture made, and others take from it last.
+
+    Each gets an equal part of the list, in order; one that is done takes half of what another has left, from its end.
+    """
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    parts, others = [[] for _ in range(workers)], []
+    for tests in sorted(files.values(), key=len, reverse=True):
+        definitions = [found for item in tests for found in item._fixtureinfo.name2fixturedefs.values()]
+        shares = any(fixture.scope == "module" for found in definitions for fixture in found)
+        (min(parts, key=len) if shares else others).extend(tests)
+    for i, part in enumerate(parts):
+        size = (len(items) - sum(map(len, parts[:i]))) // (workers - i)
+        part.extend(others[: max(size - len(part), 0)])
+        del others[: max(size - len(part), 0)]
+    return [item for part in parts for item in part] + others
 
 
 @pytest.fixture(autouse=True)
