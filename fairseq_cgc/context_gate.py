@@ -10,7 +10,6 @@ from .ops.common import accumulation_dtype
 from .ops.context_gate import ACTIVATIONS, NORMS, GateOptions, context_gate
 from .ops.padding import POOLS, Padding, head_means
 
-GATES = ("context", "constant", "learned", "none")
 POOL_FACTOR = 3
 AS_KERNEL = "K"  # a latent size: that of the kernel
 
@@ -18,6 +17,11 @@ AS_KERNEL = "K"  # a latent size: that of the kernel
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise OptionError(f"{name} is '{value}'; choose from {', '.join(choices)}")
+
+
+def activated(logits: Tensor, activation: str) -> Tensor:
+    """Gates of what stands before their activation, one of ``ACTIVATIONS``."""
+    return torch.sigmoid(logits) if activation == "sigmoid" else 1 + torch.tanh(logits)
 
 
 class GateLinear(nn.Linear):
@@ -28,7 +32,40 @@ class GateLinear(nn.Linear):
         """Left to the gate."""
 
 
-class ContextGate(nn.Module):
+class SentenceGate(nn.Module):
+    """A gate that is computed from the sentence.
+
+    Args:
+        shuffle: outside training, give each sentence the gate of the one before it in its batch: the
+            control that tells whether the context is used or only there
+    """
+
+    def __init__(self, shuffle: bool = False):
+        super().__init__()
+        self.shuffle = shuffle
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether sentences get each other's gates now."""
+        return self.shuffle and not self.training
+
+    def another_sentences(self, gate: Tensor) -> Tensor:
+        """The gates of a batch (B x ...), those of other sentences if the module ``shuffles``.
+
+        Raises:
+            OptionError: (a ValueError) if it does, for a batch of one sentence
+        """
+        if not self.shuffles:
+            return gate
+        if gate.size(0) == 1:
+            raise OptionError(
+                "--cgc-shuffle-context gives a sentence the context of another one in its batch, and this batch has one "
+                "sentence; use batches of two or more (fairseq-generate --batch-size, of a size that leaves no batch of one)"
+            )
+        return gate.roll(1, 0)
+
+
+class ContextGate(SentenceGate):
     """Context Encoding and Gate Decoding Modules of CGC for LightConv (sections 3.2 and 4.4).
 
     A sentence is pooled to H x (``pool_factor`` * K); a linear layer shared by the heads encodes
@@ -55,8 +92,7 @@ class ContextGate(nn.Module):
         pool_factor: time slots of the context map, in kernel sizes
         pool: what a slot holds of the tokens of a sentence longer than that: their ``average`` (the
             paper's) or ``max``
-        shuffle: outside training, give each sentence the gate of the one before it in its batch: the
-            control that tells whether the context is used or only there
+        shuffle: ``SentenceGate``'s
 
     Attributes:
         encode.weight: d x (pool_factor * K)
@@ -80,7 +116,7 @@ class ContextGate(nn.Module):
         pool: str = "average",
         shuffle: bool = False,
     ):
-        super().__init__()
+        super().__init__(shuffle)
         if latent_dim is None:
             latent_dim = kernel_size // 2 + 1
         elif latent_dim == AS_KERNEL:
@@ -105,7 +141,6 @@ class ContextGate(nn.Module):
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.zero_init = zero_init
-        self.shuffle = shuffle
         self.options = GateOptions(norm, activation, pool)
         self.encode = GateLinear(pool_factor * kernel_size, latent_dim, bias=False)
         self.norm = nn.LayerNorm(latent_dim if norm == "latent" else (num_heads, latent_dim))  # its affine pair alone
@@ -119,11 +154,6 @@ class ContextGate(nn.Module):
             nn.init.zeros_(self.decode.weight)
         else:
             nn.init.xavier_uniform_(self.decode.weight)
-
-    @property
-    def shuffles(self) -> bool:
-        """Whether sentences get each other's gates now."""
-        return self.shuffle and not self.training
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The parameters, as ``ops.context_gate`` takes them."""
@@ -145,14 +175,7 @@ class ContextGate(nn.Module):
         gate = context_gate(
             head_means(x, self.num_heads), Padding.of(padding_mask), *self.tensors(), None, self.options
         )
-        if not self.shuffles:
-            return gate
-        if gate.size(0) == 1:
-            raise OptionError(
-                "--cgc-shuffle-context gives a sentence the context of another one in its batch, and this batch has one "
-                "sentence; use batches of two or more (fairseq-generate --batch-size, of a size that leaves no batch of one)"
-            )
-        return gate.roll(1, 0)
+        return self.another_sentences(gate)
 
     def extra_repr(self):
         text = f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, num_slots={self.encode.weight.size(1)}"
@@ -232,27 +255,8 @@ class LearnedGate(nn.Module):
         Returns:
             B x H x K
         """
-        logits = self.logits.to(accumulation_dtype(x))
-        gate = torch.sigmoid(logits) if self.activation == "sigmoid" else 1 + torch.tanh(logits)
+        gate = activated(self.logits.to(accumulation_dtype(x)), self.activation)
         return gate.expand(x.size(1), -1, -1)
 
     def extra_repr(self):
         return "num_heads={}, kernel_size={}, activation={}".format(*self.logits.shape, self.activation)
-
-
-def make_gate(kind: str, num_heads: int, kernel_size: int, **options) -> nn.Module | None:
-    """One of ``GATES``; None for ``none``, and for kernels of size 1 (section 4.1).
-
-    Args:
-        **options: ``ContextGate``'s, of which the controls heed ``activation`` alone
-
-    Raises:
-        OptionError: (a ValueError) for sizes or choices that do not fit
-    """
-    check_choice("gate", kind, GATES)
-    if kind == "none" or kernel_size == 1:
-        return None
-    if kind == "context":
-        return ContextGate(num_heads, kernel_size, **options)
-    control = ConstantGate if kind == "constant" else LearnedGate
-    return control(num_heads, kernel_size, options.get("activation", "sigmoid"))

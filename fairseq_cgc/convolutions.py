@@ -7,8 +7,9 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from .channel_gate import GatedChannelTransformation
-from .context_gate import POOL_FACTOR, ContextGate, check_choice, make_gate
+from .context_gate import POOL_FACTOR, ContextGate, check_choice
 from .errors import OptionError
+from .gates import make_gate
 from .ops.common import accumulation_dtype
 from .ops.context_gate import GATE_ON
 from .ops.context_gated_lightconv import context_gated_lightconv
@@ -39,7 +40,7 @@ class RecordedGate(NamedTuple):
     """What one layer did to one batch, detached.
 
     Attributes:
-        gate: B x H x K; ones where the layer has no gate
+        gate: B x H x K; ones where the layer has no gate, a head's mean where it has one a channel
         kernel: with the gate, before DropConnect: B x H x K; T x B x H x K of a dynamic encoder
         ungated: as ``kernel``, with every gate 1
     """
@@ -105,7 +106,7 @@ class _ContextGatedConv(nn.Module):
         self.gate_on = gate_on
         options = {"norm": norm, "activation": activation, "zero_init": zero_init, "latent_dim": latent_dim}
         options |= {"pool_factor": pool_factor, "pool": pool, "shuffle": shuffle}
-        self.gate = make_gate(gate, num_heads, kernel_size, **options)
+        self.gate = make_gate(gate, num_heads, kernel_size, input_size, **options)
         self.gct = GatedChannelTransformation(input_size) if gct else None
         self._make_weights(bias)
 
@@ -167,13 +168,21 @@ class _ContextGatedConv(nn.Module):
         else:
             if gate is None and self.gate is not None:
                 gate = self.gate(x, padding)
+            channels = None
+            if gate is not None and gate.dim() == 2:  # a gate a channel, which all taps have in common
+                x, channels, gate = x * gate.to(x.dtype), gate, None
             kernels = gated_kernel(gate, weights, self.weight_softmax, self.gate_on)
             if kernels.dim() == 2:
                 kernels = kernels.expand(x.size(1), -1, -1)
             if record is not None:
                 ungated = gated_kernel(None, weights, self.weight_softmax).expand_as(kernels)
-                ones = kernels.new_ones(x.size(1), self.num_heads, self.kernel_size)
-                record.append(RecordedGate(*(t.detach() for t in (ones if gate is None else gate, kernels, ungated))))
+                shown, gated = gate, kernels
+                if gate is None:
+                    shown = kernels.new_ones(x.size(1), self.num_heads, self.kernel_size)
+                if channels is not None:
+                    shown = shown * channels.unflatten(1, (self.num_heads, -1)).mean(2, keepdim=True)
+                    gated = ungated * shown
+                record.append(RecordedGate(*(tensor.detach() for tensor in (shown, gated, ungated))))
             y = lightconv(x, kernels, self.padding_l, dropout)
         bias = self._bias()
         return y if bias is None else y + bias
@@ -202,16 +211,17 @@ class ContextGatedLightweightConv(_ContextGatedConv):
         weight_dropout: DropConnect's probability
         bias: add a bias of size C
         batch_first: B x T x C instead of T x B x C
-        gate: ``context``: a ``ContextGate``; ``constant`` and ``learned``: its controls; ``none``: LightConv
+        gate: ``context``: a ``ContextGate``; ``constant`` and ``learned``: its controls; ``none``: LightConv;
+            ``summary``, ``slots``, ``mixture``, ``channels``: a ``SummaryGate`` of that design
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
             is the same without ``weight_softmax``
         gct: scale the input's channels by a ``GatedChannelTransformation`` before gate and convolution
         norm, activation, zero_init, latent_dim, pool_factor, pool, shuffle: ``ContextGate``'s; the controls heed
-            ``activation`` alone
+            ``activation`` alone, a ``SummaryGate`` that and ``shuffle``
 
     Attributes:
         weight: H x 1 x K
-        gate: the ContextGate, ConstantGate or LearnedGate, or None
+        gate: the ContextGate, ConstantGate, LearnedGate or SummaryGate, or None
         gct: the GatedChannelTransformation, or None
         bias: C, or None
 

@@ -20,8 +20,8 @@ from fairseq.modules import DynamicConv, FairseqDropout, LayerNorm, MultiheadAtt
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor, nn
 
-from .context_gate import make_gate
 from .convolutions import dropout_probability, gated_kernel
+from .gates import make_gate
 from .ops.lightconv import lightconv
 from .ops.padding import Padding
 from .options import gate_arguments, without_layers

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .channel_gate import GatedChannelTransformation
 from .compat import trainer_options
-from .context_gate import ContextGate, LearnedGate
+from .context_gate import LearnedGate, SentenceGate
 from .convolutions import ContextGatedDynamicConv, ContextGatedLightweightConv, RecordedGate
 from .decoder import IncrementalDecoder, reorder_encoder_out
 from .errors import CheckpointError, UserError
@@ -259,7 +259,7 @@ class LightConvCGCModel(LightConvModel):
         for dropout in model.modules_of(FairseqDropout):
             dropout.module_name = LIGHTCONV_NAMES.get(dropout.module_name, dropout.module_name)
         if args.cgc_lr_scale != 1:
-            gates = model.modules_of(ContextGate, LearnedGate)
+            gates = model.modules_of(SentenceGate, LearnedGate)
             scale_learning_rate((parameter for gate in gates for parameter in gate.parameters()), args.cgc_lr_scale)
         if getattr(trainer_options(args), "optimizer", None) == "cgc_adam":
             exempt_from_weight_decay(gct.beta for gct in model.modules_of(GatedChannelTransformation))

@@ -11,10 +11,12 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
-from .context_gate import AS_KERNEL, GATES, POOL_FACTOR, check_choice
+from .context_gate import AS_KERNEL, POOL_FACTOR, check_choice
 from .errors import OptionError, check_at_least
+from .gates import GATES
 from .ops.context_gate import ACTIVATIONS, GATE_ON, NORMS
 from .ops.padding import POOLS
+from .summary_gate import DESIGNS
 
 DECODERS = ("none", "source")
 LARGEST_POOL_FACTOR = 100  # beyond it the gate is larger than the model
@@ -34,7 +36,9 @@ class ModelOptions(FairseqDataclass):
         "fixed at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh). learned: the control with parameters, one gate per "
         "head and tap, the same for all sentences; it starts where constant stands. none: LightConv itself on this plugin's "
         "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
-        "Credit the context only if the gain also beats constant and learned",
+        "Credit the context only if the gain also beats constant and learned. summary, slots, mixture, channels: learned gates "
+        "that a summary of the sentence's words moves, designs of ours (docs: SummaryGate), which heed --cgc-gate-activation "
+        "and --cgc-shuffle-context alone",
         "gate",
     )
     cgc_layers: Optional[str] = _option(
@@ -185,6 +189,11 @@ def check_options(args: Namespace) -> None:
         raise OptionError(
             f"--cgc-decoder source divides the encoder's {args.encoder_embed_dim} channels (--encoder-embed-dim) among "
             f"the decoder's {args.decoder_attention_heads} heads (--decoder-attention-heads); choose a number that divides them"
+        )
+    if args.cgc_decoder == "source" and args.cgc_gate in DESIGNS:
+        raise OptionError(
+            f"--cgc-decoder source is for the paper's gate and its controls, and --cgc-gate is {args.cgc_gate}; leave one of "
+            "the two out"
         )
     if args.cgc_latent_dim not in (None, AS_KERNEL):
         try:

@@ -22,6 +22,7 @@ from .lightconv_cgc import (
     LightConvCGCModel,
 )
 from .simcut import SimCutCriterion
+from .summary_gate import SummaryGate
 
 __all__ = [
     "ContextGate",
@@ -32,4 +33,5 @@ __all__ = [
     "LightConvCGCEncoderLayer",
     "LightConvCGCModel",
     "SimCutCriterion",
+    "SummaryGate",
 ]

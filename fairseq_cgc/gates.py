@@ -1,0 +1,30 @@
+"""The gates by name, the paper's and what it is compared with."""
+
+from torch import nn
+
+from .context_gate import ConstantGate, ContextGate, LearnedGate, check_choice
+from .summary_gate import DESIGNS, SummaryGate
+
+GATES = ("context", "constant", "learned", "none", *DESIGNS)
+
+
+def make_gate(kind: str, num_heads: int, kernel_size: int, channels: int = 0, **options) -> nn.Module | None:
+    """One of ``GATES``; None for ``none``, and for kernels of size 1 (section 4.1).
+
+    Args:
+        channels: of what a ``SummaryGate`` reads
+        **options: ``ContextGate``'s, of which the controls heed ``activation`` alone, the designs that and ``shuffle``
+
+    Raises:
+        OptionError: (a ValueError) for sizes or choices that do not fit
+    """
+    check_choice("gate", kind, GATES)
+    if kind == "none" or kernel_size == 1:
+        return None
+    if kind == "context":
+        return ContextGate(num_heads, kernel_size, **options)
+    activation = options.get("activation", "sigmoid")
+    if kind in DESIGNS:
+        return SummaryGate(kind, channels, num_heads, kernel_size, activation, options.get("shuffle", False))
+    control = ConstantGate if kind == "constant" else LearnedGate
+    return control(num_heads, kernel_size, activation)

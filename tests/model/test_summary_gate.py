@@ -1,0 +1,158 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Task, build_model, padded_batch, tiny_model
+
+from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv, SummaryGate
+from fairseq_cgc.errors import OptionError
+from fairseq_cgc.ops.naive import naive_lightconv
+from fairseq_cgc.summary_gate import DESIGNS
+
+HEADS, CHANNELS = 4, 24
+
+
+def randomise(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return module
+
+
+def make(design, kernel_size=7, **options):
+    return randomise(SummaryGate(design, CHANNELS, HEADS, kernel_size, **options))
+
+
+def reference(gate, design, sentence, activation):
+    """The gate of one sentence (n x C), a value at a time where a mistake in shapes could hide."""
+    if design == "slots":
+        weights = [F.softmax(sentence @ query / CHANNELS**0.5, 0) for query in gate.query]
+        summary = torch.cat([sum(w * token for w, token in zip(each, sentence)) for each in weights])
+    else:
+        summary = sum(sentence) / len(sentence)
+    latent = gate.encode.weight @ summary
+    latent = (latent - latent.mean()) / (latent.var(unbiased=False) + 1e-5).sqrt()
+    change = gate.decode.weight @ (latent * gate.norm.weight + gate.norm.bias).clamp(min=0)
+    act = torch.sigmoid if activation == "sigmoid" else lambda logits: 1 + torch.tanh(logits)
+    if design == "channels":
+        return act(gate.logits + change)
+    if design == "mixture":
+        shares = [F.softmax(change[4 * h : 4 * h + 4], 0) for h in range(HEADS)]
+        return torch.stack([sum(a * act(L[h]) for a, L in zip(shares[h], gate.logits)) for h in range(HEADS)])
+    K = gate.logits.size(1)
+    return torch.stack([act(gate.logits[h] + change[h * K : (h + 1) * K]) for h in range(HEADS)])
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("activation", ["sigmoid", "one-plus-tanh"])
+@pytest.mark.parametrize("kernel_size", [2, 3, 15])
+@pytest.mark.parametrize("left", [True, False], ids=["left-padded", "right-padded"])
+def test_a_gate_equals_the_reference_whatever_is_beside_it(design, activation, kernel_size, left):
+    gate = make(design, kernel_size, activation=activation).double()
+    sentences = [torch.randn(n, CHANNELS, dtype=torch.float64) for n in (1, 2, 30, 200)]
+    expected = torch.stack([reference(gate, design, sentence, activation) for sentence in sentences])
+    torch.testing.assert_close(gate(*padded_batch(sentences, left)), expected)
+    torch.testing.assert_close(gate(sentences[2].unsqueeze(1)), expected[2:3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_low_precision_is_summed_in_float32(design, dtype):
+    gate = make(design)
+    x = torch.randn(300, 2, CHANNELS).to(dtype)
+    found = gate(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, gate(x.float()), rtol=0, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(gate(x), found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [ContextGatedLightweightConv, ContextGatedDynamicConv])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_layer_convolves_with_what_its_gate_gives(design, kind):
+    layer = randomise(kind(CHANNELS, 7, num_heads=HEADS, gate=design)).double()
+    sentences = [torch.randn(n, CHANNELS, dtype=torch.float64) for n in (3, 30)]
+    record = []
+    y = layer(*padded_batch(sentences, False), record=record)
+    for b, sentence in enumerate(sentences):
+        gate = reference(layer.gate, design, sentence, "sigmoid")
+        if design == "channels":
+            read, of_kernel = sentence * gate, torch.ones(HEADS, 7, dtype=torch.float64)
+            shown = gate.view(HEADS, -1).mean(1, keepdim=True).expand(HEADS, 7)
+        else:
+            read, shown, of_kernel = sentence, gate, gate
+        if kind is ContextGatedLightweightConv:
+            kernels = layer.weight.squeeze(1).softmax(1)
+            torch.testing.assert_close(record[0].kernel[b], kernels * shown)
+        else:  # a kernel a token
+            kernels = layer.weight_linear(sentence).view(-1, HEADS, 7).softmax(2)
+            torch.testing.assert_close(record[0].kernel[: len(sentence), b], kernels * shown)
+        torch.testing.assert_close(y[: len(sentence), b], naive_lightconv(read, kernels * of_kernel, 3))
+        torch.testing.assert_close(record[0].gate[b], shown)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_it_starts_as_gates_that_are_the_same_for_every_sentence(design):
+    start = SummaryGate(design, CHANNELS, HEADS, 7)(torch.randn(9, 3, CHANNELS))
+    assert start[0].equal(start[2])
+    assert design == "mixture" or start.eq(0.5).all()
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_parameter_gets_a_gradient_and_padding_none(design):
+    gate = make(design)
+    x, mask = padded_batch([torch.randn(n, CHANNELS) for n in (2, 9)], False)
+    x.requires_grad_()
+    (gate(x, mask) * torch.randn(2, *gate(x, mask).shape[1:])).sum().backward()
+    assert all(parameter.grad.ne(0).any() for parameter in gate.parameters())
+    assert x.grad[2:, 0].eq(0).all() and x.grad[:, 1].ne(0).any()
+    nothing = gate(x.detach(), torch.tensor([[True] * 9, [False] * 9]))
+    assert torch.isfinite(nothing).all()  # a row of padding alone
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_shuffled_it_gives_the_gates_of_another_sentence_outside_training(design):
+    gate = make(design, shuffle=True)
+    x = torch.randn(9, 3, CHANNELS)
+    own = gate(x)
+    torch.testing.assert_close(gate.eval()(x), own[[2, 0, 1]], rtol=0, atol=0)
+    with pytest.raises(OptionError, match="this batch has one sentence"):
+        gate(x[:, :1])
+
+
+@pytest.mark.parametrize("arch", ["lightconv_cgc", "lightconv_cgc_wmt_en_de_big"])
+def test_it_costs_fewer_parameters_than_a_dynamic_encoder(arch):
+    def cost(**options):
+        with torch.device("meta"):
+            model = build_model(arch, Task(), **options)
+        return sum(parameter.numel() for parameter in model.encoder.parameters())
+
+    none, dynamic = cost(cgc_gate="none"), cost(cgc_gate="none", encoder_conv_type="dynamic")
+    for design in DESIGNS:
+        assert none < cost(cgc_gate=design) < dynamic
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_layer_can_be_exported_with_sizes_left_open(design):
+    layer = randomise(ContextGatedLightweightConv(CHANNELS, 7, num_heads=HEADS, gate=design)).eval()
+    T, B = torch.export.Dim("T", min=2, max=500), torch.export.Dim("B", min=2, max=64)
+    example = torch.randn(11, 3, CHANNELS), torch.zeros(3, 11, dtype=torch.bool)
+    program = torch.export.export(layer, example, dynamic_shapes=({0: T, 1: B}, {0: B, 1: T}))
+    x, mask = padded_batch([torch.randn(n, CHANNELS) for n in (40, 3, 17, 25)], True)
+    torch.testing.assert_close(program.module()(x, mask), layer(x, mask))
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_model_trained_without_it_can_be_trained_on_with_it(design):
+    lightconv, model = tiny_model(cgc_gate="none"), tiny_model(cgc_gate=design)
+    state = copy.deepcopy(lightconv.state_dict())
+    model.load_state_dict(state)
+    assert model.encoder.layers[1].conv.weight.equal(lightconv.encoder.layers[1].conv.weight)
+
+
+def test_it_is_not_for_decoders():
+    with pytest.raises(OptionError, match="--cgc-decoder source is for the paper's gate.*--cgc-gate is slots"):
+        tiny_model(cgc_gate="slots", cgc_decoder="source")
+    with pytest.raises(OptionError, match="the gate's design is 'words'"):
+        SummaryGate("words", CHANNELS, HEADS, 7)
