@@ -133,11 +133,11 @@ def main():
     parser.add_argument("out", type=Path, help="folder for the copies")
     args = parser.parse_args()
     runs = read_experiment(args.runs)
-    shuffled = {run.folder: {SHUFFLED_TEST: run} for run in runs if run.row == SHUFFLED}
+    shuffled = {run.folder: {SHUFFLED_TEST: run} for run in runs if run.row in SHUFFLED.values()}
     for run in runs:
         if run.unfinished:
             print(f"{run.folder.name}: {run.unfinished}")
-        elif run.row != SHUFFLED:
+        elif run.row not in SHUFFLED.values():
             record(run, {"test": run, **shuffled.get(run.folder, {})}, args.out / run.folder.name)
             print(f"{run.folder.name}: recorded")
     if list(args.out.glob(f"*/{LAYERS}")):

@@ -45,7 +45,7 @@ from .training import RECORD, RUN, check_numbers, option_values, parse_figures, 
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
-SHUFFLE = ROWS[SHUFFLED].evaluated_with
+SHUFFLE = ROWS[SHUFFLED[CGC]].evaluated_with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
 
 
@@ -60,9 +60,8 @@ def run_all(args, rows, seeds):
     Returns:
         dict of those that failed (``row, seed``) to the reason; the others have been finished
     """
-    trained = [row for row in rows if row != SHUFFLED]
-    if SHUFFLED in rows and CGC not in trained:
-        trained.insert(0, CGC)
+    needed = [row for row, shuffled in SHUFFLED.items() if shuffled in rows and row not in rows]
+    trained = needed + [row for row in rows if row not in SHUFFLED.values()]
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     stopped = Event()
     execute = partial(_execute, stopped=stopped, environment={"OMP_NUM_THREADS": str(threads), **os.environ})
@@ -72,7 +71,7 @@ def run_all(args, rows, seeds):
     def run(row, seed):
         name, folder = f"{row}, seed {seed}", folders[row, seed]
         try:
-            _run(args, row, seed, folder, SHUFFLED in rows, execute)
+            _run(args, row, seed, folder, SHUFFLED.get(row) in rows, execute)
             score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
             failed[name] = str(error)
@@ -144,7 +143,7 @@ def _run(args, row, seed, folder, shuffled, execute):
     execute([*COMMAND, *map(str, train)], log)
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
     tests = {"test": []}
-    if shuffled and row == CGC:
+    if shuffled:
         pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["test"]
         tests[SHUFFLED_TEST] = ["--model-overrides", SHUFFLE, *company(pairs)]
     for test, options in tests.items():
@@ -179,7 +178,7 @@ def company(sentences):
     """
     if sentences < 2:
         raise OptionError(
-            f"{SHUFFLED} gives a sentence another one's context, and there is {sentences} sentence in a split to "
+            f"{SHUFFLED[CGC]} gives a sentence another one's context, and there is {sentences} sentence in a split to "
             "evaluate; leave the row out, or prepare more"
         )
     size = next(size for size in (*range(64, 2, -1), 2) if sentences % size != 1)
@@ -221,15 +220,18 @@ def make_table(runs_folder, out=None, corpus=None, failed=None):
 def read_experiment(folder):
     """The runs of a folder, as ``read_runs`` returns them, and behind them those evaluated with shuffled contexts."""
     runs = read_runs(folder)
-    shuffled = [run for run in runs if run.unfinished is None and (run.folder / SHUFFLED_TEST / LOSS).exists()]
-    return runs + [_shuffled(run) for run in shuffled]
+    finished = [run for run in runs if run.row in SHUFFLED and run.unfinished is None]
+    return runs + [_shuffled(run) for run in finished if (run.folder / SHUFFLED_TEST / LOSS).exists()]
 
 
 def _shuffled(run):
     """The same run, evaluated with shuffled contexts."""
     folder = run.folder / SHUFFLED_TEST
     other = dataclasses.replace(
-        run, row=SHUFFLED, losses=[(run.done, read_json(folder / LOSS, {"valid_loss": float})["valid_loss"])], speeds=[]
+        run,
+        row=SHUFFLED[run.row],
+        losses=[(run.done, read_json(folder / LOSS, {"valid_loss": float})["valid_loss"])],
+        speeds=[],
     )
     read_results(other, folder)
     return other
@@ -256,7 +258,7 @@ def contents(runs, corpus, failed=None):
     notes.append(
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
         "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
-        f"machine. `{SHUFFLED}` is `{CGC}` itself, with each sentence given the context of its neighbour in the batch."
+        f"machine. `{SHUFFLED[CGC]}` is `{CGC}` itself, with each sentence given the context of its neighbour in the batch."
     )
     return f"Ablations on {corpus}", header, rows, notes + provenance(runs)
 
@@ -324,7 +326,7 @@ def main(args):
         if args.data is None:
             raise OptionError("give the prepared folder with --data; --table alone needs none")
         splits = read_preparation(prepared_folder(args.data))["counts"]
-        for split in {"valid", "test"} & splits.keys() if SHUFFLED in rows else ():
+        for split in {"valid", "test"} & splits.keys() if set(rows) & set(SHUFFLED.values()) else ():
             company(splits[split]["pairs"])
         failed = run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
     if not failed or list(args.runs.glob(f"*/{RUN}")):

@@ -30,7 +30,7 @@ SYSTEMS = {name: row for name, row in ROWS.items() if row.of is None}  # Table 6
 VARIANTS = {name: row for name, row in ROWS.items() if row.of is not None}
 TRAINED = [name for name, row in ROWS.items() if row.evaluated_with is None]
 PAPER_AND_CONTROLS = [name for name, row in ROWS.items() if row.paper_bleu or row.control]
-[SHUFFLED] = (name for name, row in ROWS.items() if row.evaluated_with)
+SHUFFLED = {row.of: name for name, row in ROWS.items() if row.evaluated_with}  # a row's shuffled control
 
 
 def row_options(name):

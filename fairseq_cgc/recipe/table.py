@@ -272,7 +272,7 @@ def read_results(run, test):
     made = {"updates": run.done, "checkpoints averaged": len(generation.get("checkpoints") or ()) or None}
     made["beam"] = generation.get("beam")
     run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
-    if run.row != SHUFFLED:  # which its options make
+    if run.row not in SHUFFLED.values():  # which its options make
         run.settings |= option_values(generation.get("options", []))
     run.decoding = generation.get("sentences_per_second")
     run.scores = {figure: content["scores"][figure] for figure in FIGURES}
