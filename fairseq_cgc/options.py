@@ -37,8 +37,8 @@ class ModelOptions(FairseqDataclass):
         "head and tap, the same for all sentences; it starts where constant stands. none: LightConv itself on this plugin's "
         "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
         "Credit the context only if the gain also beats constant and learned. summary, slots, mixture, channels: learned gates "
-        "that a summary of the sentence's words moves, designs of ours (docs: SummaryGate), which heed --cgc-gate-activation "
-        "and --cgc-shuffle-context alone",
+        "that a summary of the sentence's words moves, designs of ours that examples/study describes; of the options below "
+        "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on, --cgc-gate-activation and --cgc-lr-scale alone",
         "gate",
     )
     cgc_layers: Optional[str] = _option(
