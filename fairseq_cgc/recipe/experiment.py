@@ -21,7 +21,7 @@ from .files import check_own_files, read_json, writable_folder, write_json
 from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table
-from .rows import CGC, CONTROL, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
+from .rows import CGC, CONTROL, LEARNED, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
 from .scoring import TOKENISED_BLEU
 from .significance import detectable_difference
 from .table import (
@@ -254,13 +254,23 @@ def contents(runs, corpus, failed=None):
     to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = ["Failed:\n\n" + "\n".join(_list(failed))] if failed else []
-    notes += [*unfinished_notes(runs), *settings_notes(runs), *power_notes(to_cgc)]
+    notes += [*unfinished_notes(runs), *settings_notes(runs), *power_notes(to_cgc), *context_notes(runs, present)]
     notes.append(
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
         "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
         f"machine. `{SHUFFLED[CGC]}` is `{CGC}` itself, with each sentence given the context of its neighbour in the batch."
     )
     return f"Ablations on {corpus}", header, rows, notes + provenance(runs)
+
+
+def context_notes(runs, present):
+    """What rows other than CGC with a context have beyond a learned gate without, and beyond another sentence's context."""
+    lines = []
+    for row in (row for row in present if row in SHUFFLED and row != CGC):
+        for control in (LEARNED, SHUFFLED[row]):
+            if control in present:
+                lines.append(f"- `{row}` minus `{control}`: {difference_cell(differences(runs, [row], control)[row])}")
+    return ["What the context gives:\n\n" + "\n".join(lines)] if lines else []
 
 
 def power_notes(to_cgc):

@@ -20,11 +20,11 @@ from test_table import change_json, make_run, rows
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe import experiment, training
 from fairseq_cgc.recipe.command_line import parse
-from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, make_table
+from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, make_table, read_experiment
 from fairseq_cgc.recipe.files import is_locked
-from fairseq_cgc.recipe.rows import VARIANTS, row_options, small_options
+from fairseq_cgc.recipe.rows import SHUFFLED, VARIANTS, row_options, small_options
 from fairseq_cgc.recipe.significance import detectable_difference
-from fairseq_cgc.recipe.table import differences, read_runs
+from fairseq_cgc.recipe.table import difference_cell, differences, read_runs
 from fairseq_cgc.recipe.training import LOCK
 
 QUICK = ["--max-update", 24, "--batch-tokens", 400, "--average", 1, *TINY_OPTIONS, "--warmup-updates", 4, "--lr", 0.01]
@@ -250,10 +250,10 @@ def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
 
 
 def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
-    for row, score in (("cgc", 35.0), ("cgc-constant", 34.0), ("cgc-learned", 34.5)):
+    for row, score in (("cgc", 35.0), ("cgc-constant", 34.0), ("cgc-learned", 34.5), ("cgc-slots", 36.0)):
         for seed in (1, 2):
             folder = make_run(tmp_path, row, seed, score + seed)
-            if row == "cgc":
+            if row in SHUFFLED:
                 (folder / "test").rename(folder / SHUFFLED_TEST)
                 change_json(
                     folder / SHUFFLED_TEST / "scores.json",
@@ -276,6 +276,11 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
     assert found["`cgc-shuffled`"]["difference to CGC"].startswith("+0.00 [+0.00, +0.00], p = 1.000; ")
     assert found["`cgc-shuffled`"]["validation loss"] == "7.500" and found["`cgc`"]["validation loss"] == "4.000"
     assert (tmp_path / "out" / "table.png").stat().st_size > 10_000
+    context = text.partition("What the context gives:\n\n")[2].partition("\n\n")[0].splitlines()
+    against = differences(read_experiment(tmp_path), ["cgc-slots"], "cgc-learned")["cgc-slots"]
+    assert context[0] == f"- `cgc-slots` minus `cgc-learned`: {difference_cell(against)}"
+    assert context[1].startswith("- `cgc-slots` minus `cgc-slots-shuffled`: +0.00 [+0.00, +0.00], p = 1.000; ")
+    assert len(context) == 2, "of CGC itself the columns tell"
 
 
 def test_the_table_names_settings_in_which_runs_differ(tmp_path, recwarn):
