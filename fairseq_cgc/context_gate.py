@@ -25,11 +25,15 @@ def activated(logits: Tensor, activation: str) -> Tensor:
 
 
 class GateLinear(nn.Linear):
-    """A matrix of the gate's, which ``ops.context_gate`` multiplies with. Not ``nn.Linear`` itself: it is too small to be worth
+    """A matrix of a gate's, which multiplies in its input's precision. Not ``nn.Linear`` itself: it is too small to be worth
     quantizing."""
 
     def reset_parameters(self) -> None:
         """Left to the gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``nn.Linear``'s, in x's dtype."""
+        return nn.functional.linear(x, self.weight.to(x.dtype))
 
 
 class SentenceGate(nn.Module):

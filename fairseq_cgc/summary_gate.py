@@ -1,6 +1,7 @@
 """Gates by what a sentence's words are, where the paper's sees where they stand: the designs that ``examples/study`` tries."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context_gate import GateLinear, SentenceGate, activated, check_choice
@@ -93,15 +94,16 @@ class SummaryGate(SentenceGate):
         Raises:
             OptionError: (a ValueError) with ``shuffle``, outside training, for a batch of one sentence
         """
-        padding = Padding.of(padding_mask)
+        dtype = accumulation_dtype(x)
+        scale, shift, logits = (p.to(dtype) for p in (self.norm.weight, self.norm.bias, self.logits))
         with without_autocast(x):
-            latent = self.encode(self._summary(x.to(accumulation_dtype(x)), padding))
-            change = self.decode(torch.relu(self.norm(latent)))
+            latent = self.encode(self._summary(x.to(dtype), Padding.of(padding_mask)))
+            change = self.decode(torch.relu(F.layer_norm(latent, scale.shape, scale, shift, self.norm.eps)))
             if self.design == "mixture":
                 shares = change.unflatten(1, (-1, GATES_MIXED)).softmax(2)
-                gate = torch.einsum("bhn,nhk->bhk", shares, activated(self.logits, self.activation))
+                gate = torch.einsum("bhn,nhk->bhk", shares, activated(logits, self.activation))
             else:
-                gate = activated(self.logits + change.view(-1, *self.logits.shape), self.activation)
+                gate = activated(logits + change.view(-1, *logits.shape), self.activation)
         return self.another_sentences(gate)
 
     def _summary(self, x, padding):
@@ -109,9 +111,9 @@ class SummaryGate(SentenceGate):
         if padding is not None:
             x = padding.zero(x)
         if self.query is None:
-            length = x.size(0) if padding is None else padding.ranks()[1].clamp(min=1).unsqueeze(1)
+            length = torch.sym_max(x.size(0), 1) if padding is None else padding.ranks()[1].clamp(min=1).unsqueeze(1)
             return x.sum(0) / length
-        scores = x @ self.query.t() * x.size(2) ** -0.5  # T x B x slots
+        scores = x @ self.query.to(x.dtype).t() * x.size(2) ** -0.5  # T x B x slots
         if padding is not None:
             scores = scores.masked_fill(padding.mask.t().unsqueeze(2), torch.finfo(scores.dtype).min)
         return torch.einsum("tbs,tbc->bsc", scores.softmax(0), x).flatten(1)

@@ -68,6 +68,30 @@ def test_low_precision_is_summed_in_float32(design, dtype):
         torch.testing.assert_close(gate(x), found, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [ContextGatedLightweightConv, ContextGatedDynamicConv])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_layer_in_half_precision_is_as_near_as_that(design, kind, dtype):
+    """Which ``fairseq-train --fp16`` and ``--bf16`` make of a model; its gates are computed in float32 all the same."""
+    layer = randomise(kind(CHANNELS, 7, num_heads=HEADS, gate=design)).to(dtype)
+    x, mask = padded_batch([torch.randn(n, CHANNELS).to(dtype) for n in (3, 30)], True)
+    y = layer(x, mask)
+    assert y.dtype == dtype and layer.gate(x, mask).dtype == torch.float32
+    expected = copy.deepcopy(layer).float()(x.float(), mask)
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05 * expected[~mask.t()].abs().mean().item())
+    y[~mask.t()].float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == dtype for p in layer.gate.parameters())
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_sentence_without_a_token_has_a_gate(design):
+    for nothing in (
+        SummaryGate(design, CHANNELS, HEADS, 7)(torch.zeros(0, 2, CHANNELS)),
+        make(design)(torch.zeros(3, 0, CHANNELS)),
+    ):
+        assert torch.isfinite(nothing).all()
+
+
 @pytest.mark.parametrize("kind", [ContextGatedLightweightConv, ContextGatedDynamicConv])
 @pytest.mark.parametrize("design", DESIGNS)
 def test_a_layer_convolves_with_what_its_gate_gives(design, kind):
