@@ -214,7 +214,7 @@ class ContextGatedLightweightConv(_ContextGatedConv):
         gate: ``context``: a ``ContextGate``; ``constant`` and ``learned``: its controls; ``none``: LightConv;
             ``summary``, ``slots``, ``mixture``, ``channels``: a ``SummaryGate`` of that design
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
-            is the same without ``weight_softmax``
+            is the same without ``weight_softmax``. A gate of channels multiplies the input, whatever is said here
         gct: scale the input's channels by a ``GatedChannelTransformation`` before gate and convolution
         norm, activation, zero_init, latent_dim, pool_factor, pool, shuffle: ``ContextGate``'s; the controls heed
             ``activation`` alone, a ``SummaryGate`` that and ``shuffle``

@@ -38,7 +38,8 @@ class ModelOptions(FairseqDataclass):
         "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
         "Credit the context only if the gain also beats constant and learned. summary, slots, mixture, channels: learned gates "
         "that a summary of the sentence's words moves, designs of ours that examples/study describes; of the options below "
-        "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on, --cgc-gate-activation and --cgc-lr-scale alone",
+        "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on (but channels, whose gates are not of taps), "
+        "--cgc-gate-activation, --cgc-lr-scale and --encoder-gct alone",
         "gate",
     )
     cgc_layers: Optional[str] = _option(
@@ -194,6 +195,11 @@ def check_options(args: Namespace) -> None:
         raise OptionError(
             f"--cgc-decoder source is for the paper's gate and its controls, and --cgc-gate is {args.cgc_gate}; leave one of "
             "the two out"
+        )
+    if args.cgc_gate == "channels" and args.cgc_gate_on != "kernel":
+        raise OptionError(
+            f"--cgc-gate-on {args.cgc_gate_on} is for gates of a kernel's taps, and --cgc-gate channels has gates of the "
+            "convolution's channels; leave one of the two out"
         )
     if args.cgc_latent_dim not in (None, AS_KERNEL):
         try:

@@ -24,11 +24,12 @@ from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_c
 from fairseq_cgc.recipe.inspection import gates_of, source_batch, summarise
 from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.report import render_table
-from fairseq_cgc.recipe.rows import SHUFFLED
+from fairseq_cgc.recipe.rows import CGC, LEARNED, SHUFFLED
 from fairseq_cgc.recipe.table import STATISTICS_FILE
 from fairseq_cgc.recipe.training import MODEL_FOLDER, RUN
+from fairseq_cgc.summary_gate import DESIGNS
 
-GATED = "cgc", "cgc-learned"  # the rows whose gates are learned
+GATED = CGC, LEARNED, *(f"{CGC}-{design}" for design in DESIGNS)  # the rows whose gates are learned
 LAYERS = "layers.json"
 GATE_FIGURES = {"kernel_sum?": float, "gate_mean?": float, "between_share?": float}
 LAYERS_SHAPE = [{"kernel_size": int, "branch": float, **GATE_FIGURES}]

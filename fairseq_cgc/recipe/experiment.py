@@ -178,8 +178,8 @@ def company(sentences):
     """
     if sentences < 2:
         raise OptionError(
-            f"{SHUFFLED[CGC]} gives a sentence another one's context, and there is {sentences} sentence in a split to "
-            "evaluate; leave the row out, or prepare more"
+            f"a row with shuffled contexts gives a sentence another one's, and there is {sentences} sentence in a split to "
+            "evaluate; leave such rows out, or prepare more"
         )
     size = next(size for size in (*range(64, 2, -1), 2) if sentences % size != 1)
     return ["--batch-size", str(size), "--max-tokens", str(size * 4096)]  # more than any sentence has
@@ -254,23 +254,33 @@ def contents(runs, corpus, failed=None):
     to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = ["Failed:\n\n" + "\n".join(_list(failed))] if failed else []
-    notes += [*unfinished_notes(runs), *settings_notes(runs), *power_notes(to_cgc), *context_notes(runs, present)]
+    notes += [*unfinished_notes(runs), *settings_notes(runs), *power_notes(to_cgc)]
+    notes += context_notes(runs, present)
     notes.append(
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
         "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
-        f"machine. `{SHUFFLED[CGC]}` is `{CGC}` itself, with each sentence given the context of its neighbour in the batch."
+        "machine."
     )
     return f"Ablations on {corpus}", header, rows, notes + provenance(runs)
 
 
 def context_notes(runs, present):
-    """What rows other than CGC with a context have beyond a learned gate without, and beyond another sentence's context."""
-    lines = []
-    for row in (row for row in present if row in SHUFFLED and row != CGC):
-        for control in (LEARNED, SHUFFLED[row]):
-            if control in present:
-                lines.append(f"- `{row}` minus `{control}`: {difference_cell(differences(runs, [row], control)[row])}")
-    return ["What the context gives:\n\n" + "\n".join(lines)] if lines else []
+    """Words on what each row gains over its own shuffled control and over learned gates, where there are any."""
+    shuffled = {row: control for row, control in SHUFFLED.items() if row in present and control in present}
+    lines = [
+        f"- `{row}`, over `{control}`, which is the same models with each sentence given the context of its neighbour in the "
+        f"batch: {difference_cell(differences(runs, [row], control)[row])}"
+        for row, control in shuffled.items()
+    ]
+    if LEARNED in present:
+        lines += [
+            f"- `{row}`, over `{LEARNED}`: {difference_cell(differences(runs, [row], LEARNED)[row])}"
+            for row in shuffled
+        ]
+    why = (
+        "**A gain is the context's** only if it is one over another sentence's context and over gates without one:\n\n"
+    )
+    return [why + "\n".join(lines)] if lines else []
 
 
 def power_notes(to_cgc):

@@ -485,7 +485,7 @@ def _signatures(scored):
 
 def colour_of(row):
     """A row's own colour, or that of the row that it is a variant of."""
-    return ROWS[row].colour or ROWS[ROWS[row].of].colour
+    return ROWS[row].colour or colour_of(ROWS[row].of)
 
 
 def plot_scores(runs, corpus):

@@ -178,5 +178,7 @@ def test_a_model_trained_without_it_can_be_trained_on_with_it(design):
 def test_it_is_not_for_decoders():
     with pytest.raises(OptionError, match="--cgc-decoder source is for the paper's gate.*--cgc-gate is slots"):
         tiny_model(cgc_gate="slots", cgc_decoder="source")
+    with pytest.raises(OptionError, match="--cgc-gate-on logits is for gates of a kernel's taps"):
+        tiny_model(cgc_gate="channels", cgc_gate_on="logits")
     with pytest.raises(OptionError, match="the gate's design is 'words'"):
         SummaryGate("words", CHANNELS, HEADS, 7)
