@@ -19,14 +19,15 @@ class SummaryGate(SentenceGate):
 
     The summary is the mean of the sentence's tokens in every channel. A linear layer encodes it to H * K // 3 latent
     values (two at least); LayerNorm, ReLU; a second linear layer, which starts at zero, decodes what moves the learned
-    gates. So it starts as a ``LearnedGate`` and can do what that can. It has fewer parameters than the H * K * C of
-    a dynamic encoder's layer.
+    gates. So it starts with gates that are every sentence's, and all but ``channels`` can do what a ``LearnedGate`` can;
+    ``summary`` and ``slots`` start as one. In every registered architecture it has fewer parameters than the H * K * C
+    of a dynamic encoder's layer; it has more where H * K is near C, or a handful.
 
     Args:
         design: ``summary``: a gate a head and tap. ``slots``: the same, with two summaries instead of one, which are
             weighted by attention with learned queries. ``mixture``: each head's gates are a mixture of four learned
             ones, whose shares the summary decides. ``channels``: a gate a channel of the convolution's input, which
-            all taps have in common
+            all taps have in common: the kernels are as without a gate
         channels: C
         num_heads: H
         kernel_size: K, at least 2
