@@ -33,7 +33,7 @@ class GateLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``nn.Linear``'s, in x's dtype."""
-        return nn.functional.linear(x, self.weight.to(x.dtype))
+        return nn.functional.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class SentenceGate(nn.Module):

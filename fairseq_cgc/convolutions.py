@@ -40,7 +40,7 @@ class RecordedGate(NamedTuple):
     """What one layer did to one batch, detached.
 
     Attributes:
-        gate: B x H x K; ones where the layer has no gate, a head's mean where it has one a channel
+        gate: B x H x K; ones where the layer has no gate
         kernel: with the gate, before DropConnect: B x H x K; T x B x H x K of a dynamic encoder
         ungated: as ``kernel``, with every gate 1
     """
@@ -168,21 +168,13 @@ class _ContextGatedConv(nn.Module):
         else:
             if gate is None and self.gate is not None:
                 gate = self.gate(x, padding)
-            channels = None
-            if gate is not None and gate.dim() == 2:  # a gate a channel, which all taps have in common
-                x, channels, gate = x * gate.to(x.dtype), gate, None
             kernels = gated_kernel(gate, weights, self.weight_softmax, self.gate_on)
             if kernels.dim() == 2:
                 kernels = kernels.expand(x.size(1), -1, -1)
             if record is not None:
                 ungated = gated_kernel(None, weights, self.weight_softmax).expand_as(kernels)
-                shown, gated = gate, kernels
-                if gate is None:
-                    shown = kernels.new_ones(x.size(1), self.num_heads, self.kernel_size)
-                if channels is not None:
-                    shown = shown * channels.unflatten(1, (self.num_heads, -1)).mean(2, keepdim=True)
-                    gated = ungated * shown
-                record.append(RecordedGate(*(tensor.detach() for tensor in (shown, gated, ungated))))
+                ones = kernels.new_ones(x.size(1), self.num_heads, self.kernel_size)
+                record.append(RecordedGate(*(t.detach() for t in (ones if gate is None else gate, kernels, ungated))))
             y = lightconv(x, kernels, self.padding_l, dropout)
         bias = self._bias()
         return y if bias is None else y + bias
@@ -212,9 +204,9 @@ class ContextGatedLightweightConv(_ContextGatedConv):
         bias: add a bias of size C
         batch_first: B x T x C instead of T x B x C
         gate: ``context``: a ``ContextGate``; ``constant`` and ``learned``: its controls; ``none``: LightConv;
-            ``summary``, ``slots``, ``mixture``, ``channels``: a ``SummaryGate`` of that design
+            ``summary``, ``slots``, ``mixture``: a ``SummaryGate`` of that design
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
-            is the same without ``weight_softmax``. A gate of channels multiplies the input, whatever is said here
+            is the same without ``weight_softmax``
         gct: scale the input's channels by a ``GatedChannelTransformation`` before gate and convolution
         norm, activation, zero_init, latent_dim, pool_factor, pool, shuffle: ``ContextGate``'s; the controls heed
             ``activation`` alone, a ``SummaryGate`` that and ``shuffle``

@@ -36,9 +36,9 @@ class ModelOptions(FairseqDataclass):
         "fixed at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh). learned: the control with parameters, one gate per "
         "head and tap, the same for all sentences; it starts where constant stands. none: LightConv itself on this plugin's "
         "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
-        "Credit the context only if the gain also beats constant and learned. summary, slots, mixture, channels: learned gates "
+        "Credit the context only if the gain also beats constant and learned. summary, slots, mixture: learned gates "
         "that a summary of the sentence's words moves, designs of ours that examples/study describes; of the options below "
-        "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on (but channels, whose gates are not of taps), "
+        "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on, "
         "--cgc-gate-activation, --cgc-lr-scale and --encoder-gct alone",
         "gate",
     )
@@ -195,11 +195,6 @@ def check_options(args: Namespace) -> None:
         raise OptionError(
             f"--cgc-decoder source is for the paper's gate and its controls, and --cgc-gate is {args.cgc_gate}; leave one of "
             "the two out"
-        )
-    if args.cgc_gate == "channels" and args.cgc_gate_on != "kernel":
-        raise OptionError(
-            f"--cgc-gate-on {args.cgc_gate_on} is for gates of a kernel's taps, and --cgc-gate channels has gates of the "
-            "convolution's channels; leave one of the two out"
         )
     if args.cgc_latent_dim not in (None, AS_KERNEL):
         try:

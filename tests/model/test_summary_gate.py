@@ -29,15 +29,15 @@ def reference(gate, design, sentence, activation):
     """The gate of one sentence (n x C), a value at a time where a mistake in shapes could hide."""
     if design == "slots":
         weights = [F.softmax(sentence @ query / CHANNELS**0.5, 0) for query in gate.query]
-        summary = torch.cat([sum(w * token for w, token in zip(each, sentence)) for each in weights])
+        pooled = torch.cat([sum(w * token for w, token in zip(each, sentence)) for each in weights])
+        summary = (gate.encode.weight @ pooled + gate.encode.bias).clamp(min=0)
     else:
-        summary = sum(sentence) / len(sentence)
-    latent = gate.encode.weight @ summary
-    latent = (latent - latent.mean()) / (latent.var(unbiased=False) + 1e-5).sqrt()
-    change = gate.decode.weight @ (latent * gate.norm.weight + gate.norm.bias).clamp(min=0)
+        summary = sum((gate.encode.weight @ token + gate.encode.bias).clamp(min=0) for token in sentence) / len(
+            sentence
+        )
+    summary = (summary - summary.mean()) / (summary.var(unbiased=False) + 1e-5).sqrt()
+    change = gate.decode.weight @ (summary * gate.norm.weight + gate.norm.bias)
     act = torch.sigmoid if activation == "sigmoid" else lambda logits: 1 + torch.tanh(logits)
-    if design == "channels":
-        return act(gate.logits + change)
     if design == "mixture":
         shares = [F.softmax(change[4 * h : 4 * h + 4], 0) for h in range(HEADS)]
         return torch.stack([sum(a * act(L[h]) for a, L in zip(shares[h], gate.logits)) for h in range(HEADS)])
@@ -102,19 +102,14 @@ def test_a_layer_convolves_with_what_its_gate_gives(design, kind):
     y = layer(*padded_batch(sentences, False), record=record)
     for b, sentence in enumerate(sentences):
         gate = reference(layer.gate, design, sentence, "sigmoid")
-        if design == "channels":
-            read, of_kernel = sentence * gate, torch.ones(HEADS, 7, dtype=torch.float64)
-            shown = gate.view(HEADS, -1).mean(1, keepdim=True).expand(HEADS, 7)
-        else:
-            read, shown, of_kernel = sentence, gate, gate
         if kind is ContextGatedLightweightConv:
             kernels = layer.weight.squeeze(1).softmax(1)
-            torch.testing.assert_close(record[0].kernel[b], kernels * shown)
+            torch.testing.assert_close(record[0].kernel[b], kernels * gate)
         else:  # a kernel a token
             kernels = layer.weight_linear(sentence).view(-1, HEADS, 7).softmax(2)
-            torch.testing.assert_close(record[0].kernel[: len(sentence), b], kernels * shown)
-        torch.testing.assert_close(y[: len(sentence), b], naive_lightconv(read, kernels * of_kernel, 3))
-        torch.testing.assert_close(record[0].gate[b], shown)
+            torch.testing.assert_close(record[0].kernel[: len(sentence), b], kernels * gate)
+        torch.testing.assert_close(y[: len(sentence), b], naive_lightconv(sentence, kernels * gate, 3))
+        torch.testing.assert_close(record[0].gate[b], gate)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -180,7 +175,5 @@ def test_a_model_trained_without_it_can_be_trained_on_with_it(design):
 def test_it_is_not_for_decoders():
     with pytest.raises(OptionError, match="--cgc-decoder source is for the paper's gate.*--cgc-gate is slots"):
         tiny_model(cgc_gate="slots", cgc_decoder="source")
-    with pytest.raises(OptionError, match="--cgc-gate-on logits is for gates of a kernel's taps"):
-        tiny_model(cgc_gate="channels", cgc_gate_on="logits")
     with pytest.raises(OptionError, match="the gate's design is 'words'"):
         SummaryGate("words", CHANNELS, HEADS, 7)
