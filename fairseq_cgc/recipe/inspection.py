@@ -175,9 +175,8 @@ def sentence_classes(kind, sentences, lengths, files):
     if kind == "file":
         return list(files)
     if kind == "question":
-        return [
-            "question" if sentence.rstrip().rstrip("\"'”“»«").endswith("?") else "statement" for sentence in sentences
-        ]
+        bare = (sentence.rstrip().rstrip("\"'”“»«」』") for sentence in sentences)
+        return ["question" if sentence.endswith(("?", "？", "؟")) else "statement" for sentence in bare]
     edges = sorted(set(np.quantile(lengths, (0.2, 0.4, 0.6, 0.8), method="higher").astype(int)))
     lows = [min(lengths), *(edge for edge in edges if edge > min(lengths))]
     names = [

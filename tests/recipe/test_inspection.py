@@ -150,6 +150,8 @@ def test_classes_of_sentences():
     sentences, lengths = ["Wo?", "Hier.", 'Sagt er "wo?"', "Ja."] * 5, [3, 4, 5, 6] * 5
     questions = inspection.sentence_classes("question", sentences, lengths, None)
     assert questions[:4] == ["question", "statement", "question", "statement"]
+    others = inspection.sentence_classes("question", ["你在哪里？", "「どこ？」", "أين؟", "我在。"], [3] * 4, None)
+    assert others == ["question", "question", "question", "statement"]
     labels = inspection.sentence_classes("length", sentences, lengths, None)
     assert set(labels) == {"3", "4", "5", "6"} and all(str(length) == label for length, label in zip(lengths, labels))
     lengths = list(range(10, 110))
