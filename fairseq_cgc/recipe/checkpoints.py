@@ -55,12 +55,14 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None, option=
     if len(found) < (count or 0):
         names = [path.name for path in folder.glob("checkpoint*.pt")]
         there = {other: sum(map(bool, map(KINDS[other].fullmatch, names))) for other in KINDS if other != kind}
+        if kind != "best" and not found and not any(there.values()):
+            there["best"] = names.count("checkpoint_best.pt")  # all that less than an epoch leaves
         others = ", ".join(f"{number} by {other}" for other, number in there.items() if number)
         raise CheckpointError(
             f"{folder} has {len(found)} {kind} checkpoints and {count} are needed"
-            + (f" (and {others})" if others else "")
-            + (f": give {option} {len(found)}" if found else ": choose another kind" if others else "")
-            + ", or train longer and keep more (--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints)"
+            + (f" (and {others}): " if others else ": ")
+            + (f"give {option} {len(found)}, or " if found else "choose another kind, or " if others else "")
+            + "train longer and keep more (--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints)"
         )
     return [path for _, path in sorted(found)][-count if count else 0 :]
 
@@ -223,6 +225,10 @@ def main(args):
     asked = {kind: count for kind, count in counts.items() if count is not None}
     folders = [path for path in args.inputs if path.is_dir()]
     paths = args.inputs
+    if not asked and args.checkpoint_upper_bound is not None:
+        raise OptionError(
+            "--checkpoint-upper-bound is for --num-epoch-checkpoints or --num-update-checkpoints; give one, or leave it out"
+        )
     if not asked and folders:
         raise OptionError(
             f"{folders[0]} is a folder; choose among its checkpoints, for example with --num-epoch-checkpoints N"
@@ -232,7 +238,9 @@ def main(args):
         check_at_least(1, **{f"num_{kind}_checkpoints": count})
         if len(args.inputs) != 1 or not folders:
             raise OptionError(f"{option} needs --inputs to be one existing folder")
-        paths = find_checkpoints(args.inputs[0], kind, count, args.checkpoint_upper_bound, option)
+        [folder] = args.inputs
+        folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder  # of a run
+        paths = find_checkpoints(folder, kind, count, args.checkpoint_upper_bound, option)
     check_output(args.output, "--output", paths)
     print("average of", *(path.name for path in paths))
     state = average_checkpoints(paths)

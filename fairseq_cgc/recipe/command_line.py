@@ -196,7 +196,7 @@ def average(parser):
     options are those of fairseq's script average_checkpoints.py. Checkpoints are loaded as data only; those of
     different models are refused.
     """
-    _path(parser, "--inputs", "PATH", "checkpoints, or a folder of them", required=True, nargs="+")
+    _path(parser, "--inputs", "PATH", "checkpoints, or a folder of them, or a run folder", required=True, nargs="+")
     _path(parser, "--output", "FILE", "where to write the average", required=True)
     which = parser.add_mutually_exclusive_group()
     _number(which, "--num-epoch-checkpoints", None, "the last N epochs of a folder (checkpoint7.pt)")

@@ -141,6 +141,31 @@ def test_a_bound_for_the_best_checkpoints_is_refused(tmp_path):
     )
 
 
+def test_a_bound_for_named_checkpoints_is_refused(tmp_path):
+    paths = [save(tmp_path / f"checkpoint{number}.pt", weight=[1.0 * number]) for number in (1, 2)]
+    words = ["--inputs", *paths, "--output", tmp_path / "x.pt"]
+    assert "--checkpoint-upper-bound is for --num-epoch" in refused("average", *words, "--checkpoint-upper-bound", 1)
+
+
+def test_a_run_folder_stands_for_its_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for number in (1, 2):
+        save(tmp_path / "checkpoints" / f"checkpoint{number}.pt", weight=[1.0 * number])
+    command("average", "--inputs", tmp_path, "--num-epoch-checkpoints", 2, "--output", tmp_path / "x.pt")
+    assert load_checkpoint(tmp_path / "x.pt")["model"]["weight"].tolist() == [1.5]
+
+
+def test_a_run_of_less_than_an_epoch_is_told_of_its_best_checkpoint(tmp_path):
+    save(tmp_path / "checkpoint_best.pt", weight=[1.0])
+    with pytest.raises(
+        CheckpointError, match=r"has 0 epoch .* \(and 1 by best\): choose another kind, or train longer"
+    ):
+        find_checkpoints(tmp_path, "epoch", 1)
+    (tmp_path / "checkpoint_best.pt").unlink()
+    with pytest.raises(CheckpointError, match="has 0 epoch checkpoints and 1 are needed: train longer"):
+        find_checkpoints(tmp_path, "epoch", 1)
+
+
 @pytest.mark.parametrize("parameters", [{"weight": [1.0]}, {"encoder.embed_tokens.weight": 1.0}])
 def test_a_model_without_embeddings_fits_no_dictionaries(tmp_path, parameters):
     (tmp_path / "dict.de.txt").write_text("a 1\n")
