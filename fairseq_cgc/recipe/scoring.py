@@ -1,6 +1,5 @@
 """BLEU and chrF of translations, each with what it takes to reproduce the figure."""
 
-import re
 import sys
 from importlib.metadata import version
 
@@ -44,16 +43,17 @@ def tokenised_bleu(hypotheses, references):
     return scorer.score(), scorer.result_string()
 
 
-def sacrebleu_tokeniser(language, asked=None):
+def sacrebleu_tokeniser(language, asked=None, otherwise=""):
     """The name of sacreBLEU's tokeniser for a language: 13a, or the one for Chinese, Japanese or Korean.
 
     Args:
         asked: a name to use instead
+        otherwise: what else a user can do, for the error, if what the tokeniser needs is not installed
 
     Raises:
         OptionError: none of that name, or what it needs is not installed
     """
-    name = asked or UNSPACED.get(re.split("[-_.]", language)[0].lower(), "13a")
+    name = asked or UNSPACED.get(MosesText(language).language, "13a")
     if name not in sacrebleu.BLEU.TOKENIZERS:
         raise OptionError(f"--tokenize is '{name}'; choose from {', '.join(sacrebleu.BLEU.TOKENIZERS)}")
     try:
@@ -62,7 +62,7 @@ def sacrebleu_tokeniser(language, asked=None):
         needs = f"pip install 'sacrebleu[{name[:2]}]'" if name.endswith("mecab") else "see its reason"
         reason = str(error).strip().splitlines()[:1]
         raise OptionError(
-            f"sacreBLEU's tokeniser {name} is not available ({''.join(reason)}); {needs}, or choose --tokenize char"
+            f"sacreBLEU's tokeniser {name} is not available ({''.join(reason)}); {needs}{otherwise}"
         ) from None
     return name
 
@@ -249,7 +249,7 @@ def score_systems(systems, references, language, tokenised, lowercase, samples=S
         see ``compare``
         OptionError: no such tokeniser
     """
-    moses, tokenize = MosesText(language), sacrebleu_tokeniser(language, tokenize)
+    moses, tokenize = MosesText(language), sacrebleu_tokeniser(language, tokenize, ", or choose --tokenize char")
 
     def each(change):
         changed = {name: [change(line) for line in hypotheses] for name, hypotheses in systems.items()}
@@ -259,7 +259,7 @@ def score_systems(systems, references, language, tokenised, lowercase, samples=S
     if tokenised:
         sides = {True: (systems, references), False: each(moses.detokenise)}
         notes = {True: "tokens as given", False: f"both sides detokenised ({tool})"}
-    elif tokenize in UNSPACED.values():
+    elif moses.language in UNSPACED or tokenize in UNSPACED.values():
         sides = {True: each(sacrebleu.BLEU(tokenize=tokenize).tokenizer), False: (systems, references)}
         notes = {True: f"both sides tokenised (sacreBLEU {version('sacrebleu')}, {tokenize})", False: "text as given"}
     else:

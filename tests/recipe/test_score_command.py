@@ -12,7 +12,14 @@ from conftest import command
 
 from fairseq_cgc.errors import CorpusError, OptionError, UserError
 from fairseq_cgc.recipe.command_line import parse
-from fairseq_cgc.recipe.scoring import compare, detokenised_scores, main, score_systems, tokenised_bleu
+from fairseq_cgc.recipe.scoring import (
+    compare,
+    detokenised_scores,
+    main,
+    sacrebleu_tokeniser,
+    score_systems,
+    tokenised_bleu,
+)
 from fairseq_cgc.text import MosesText
 
 METRICS = ["tokenised BLEU-4", "BLEU", "chrF"]
@@ -97,6 +104,19 @@ def test_chinese_is_scored_by_its_characters_unless_told_otherwise(files, capsys
     assert "tok:zh" in figures(capsys, "good", "--ref", "ref", "--lang", "zh-CN")[1]
     assert figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "13a")[0]["BLEU"] < [50]
     assert "tok:char" in figures(capsys, "good", "--ref", "ref", "--tokenize", "char")[1]
+    found, words = figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "char")
+    assert found["tokenised BLEU-4"] == found["BLEU"] > [50] and "char)" in words  # not Moses', whose words are clauses
+
+
+def test_another_tokeniser_is_advised_where_there_is_an_option_for_it(files, monkeypatch):
+    def missing(_, tokenize):
+        raise RuntimeError("no MeCab")
+
+    monkeypatch.setattr(sacrebleu.BLEU, "__init__", missing)
+    with pytest.raises(OptionError, match=r"no MeCab\); pip install 'sacrebleu\[ja\]', or choose --tokenize char$"):
+        main(parse(["score", "good", "--ref", "ref", "--lang", "ja"]))
+    with pytest.raises(OptionError, match=r"pip install 'sacrebleu\[ja\]'$"):  # of generate, which has none
+        sacrebleu_tokeniser("ja")
 
 
 def test_the_best_of_several_references_counts(files, capsys):
