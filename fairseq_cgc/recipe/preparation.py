@@ -17,6 +17,7 @@ The output folder:
 import functools
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from pathlib import Path
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import make_dataset
-from fairseq.tasks import FairseqTask
+from fairseq.tokenizer import tokenize_line
 from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within
@@ -411,9 +412,13 @@ def binarise(out, settings, identity, files, like=None):
         for language, vocabulary in zip(settings.languages, _vocabularies(out / "bpe", settings, like)):
             vocabulary.save(str(partial / f"dict.{language}.txt"))
             for split, count in counts.items():
-                text, to_numbers = out / "bpe" / f"{split}.{language}", VocabularyDatasetBinarizer(vocabulary)
+                text = out / "bpe" / f"{split}.{language}"
                 binary = partial / f"{split}.{'-'.join(settings.languages)}.{language}"
-                made = FileBinarizer.multiprocess_dataset(str(text), "mmap", to_numbers, str(binary), len(vocabulary))
+                with _words_of_lines(text, "binarise") as words:
+                    to_numbers = VocabularyDatasetBinarizer(vocabulary, words)
+                    made = FileBinarizer.multiprocess_dataset(
+                        str(text), "mmap", to_numbers, str(binary), len(vocabulary)
+                    )
                 count["pairs"] = made.num_seq
                 count[language] = {"tokens": made.num_tok - made.num_seq, "unknown": made.num_replaced}
         shutil.copyfile(out / settings.subword_model, partial / SUBWORD_MODELS[settings.bpe].hub_name)
@@ -427,10 +432,32 @@ def _vocabularies(folder, settings, like):
     """fairseq's dictionaries, one a language: those of a preparation, or of the training text, with its defaults."""
     if like:
         return [Dictionary.load(str(like / "bin" / f"dict.{language}.txt")) for language in settings.languages]
-    texts = [str(folder / f"train.{language}") for language in settings.languages]
+    texts = [folder / f"train.{language}" for language in settings.languages]
     if settings.joined_dictionary:
-        return [FairseqTask.build_dictionary(sorted(texts))] * 2
-    return [FairseqTask.build_dictionary([text]) for text in texts]
+        return [_vocabulary(sorted(texts))] * 2
+    return [_vocabulary([text]) for text in texts]
+
+
+def _vocabulary(texts):
+    """What ``FairseqTask.build_dictionary`` makes of files, with a progress bar."""
+    vocabulary = Dictionary()
+    for text in texts:
+        with _words_of_lines(text, "count words of") as words:
+            Dictionary.add_file_to_dictionary(str(text), vocabulary, words, num_workers=1)
+    vocabulary.finalize()
+    return vocabulary
+
+
+@contextmanager
+def _words_of_lines(text, title):
+    """Yield what tells fairseq the words of a line, and moves a progress bar over the file's lines."""
+    with tqdm(desc=f"{title} {text.name}", total=len(read_lines(text)), unit=" lines", disable=None) as bar:
+
+        def words(line):
+            bar.update()
+            return tokenize_line(line)
+
+        yield words
 
 
 def longest_sentence(prepared, split, limit):

@@ -229,13 +229,16 @@ def test_two_processes_do_not_write_the_same_preparation(raw, tmp_path):
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)
 
 
-def test_the_subwords_bar_has_a_label_and_is_not_shown_in_a_log(raw, tmp_path, monkeypatch, capfd):
+def test_every_stage_has_a_bar_that_is_not_shown_in_a_log(raw, tmp_path, monkeypatch, capfd):
     prepare(raw, tmp_path / "data", SETTINGS, workers=1)
     assert "%|" not in capfd.readouterr().err
     monkeypatch.setattr(preparation, "tqdm", functools.partial(tqdm, mininterval=0))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    preparation.learn_subwords([tmp_path / "data" / "tok" / "train.de"], tmp_path / "codes", SETTINGS)
-    assert re.search(r"learn subwords: +\d+%\|.* merges/s", capfd.readouterr().err)
+    prepare(raw, tmp_path / "again", SETTINGS, workers=1)
+    bars = capfd.readouterr().err
+    assert re.search(r"learn subwords: +\d+%\|.* merges/s", bars)
+    for stage in ("tokenise", "segment", "count words of", "binarise"):
+        assert re.search(rf"{stage} train.en: 100%\|.* lines/s", bars), stage
 
 
 def test_cleaning_drops_a_token_of_more_than_1000_characters():
