@@ -47,6 +47,7 @@ from .report import render_table
 
 SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
+UNSPACED = ("zh", "ja", "th", "lo", "km", "my")  # languages written without spaces between words
 MAX_TOKEN_LENGTH = 1000  # characters; clean-corpus-n's
 
 
@@ -485,7 +486,8 @@ def summary(result, expected=None):
         expected: dict of split to the number of pairs it should have, if that is known
 
     Returns:
-        lines of text, and those of a warning where a number is not the expected one
+        lines of text, with one for the pairs that cleaning dropped, and those of a warning where a number is not the
+        expected one
     """
     languages = result["settings"]["source_lang"], result["settings"]["target_lang"]
     header = ["split", "pairs", *["expected"] * bool(expected)]
@@ -503,12 +505,31 @@ def summary(result, expected=None):
             row += [f"{tokens:,}", f"{mean:.2f}", f"{rate:.3%}"]
         rows.append(row)
     lines = render_table(header, rows, style="plain").splitlines()
+    lines += _dropped(result["counts"], result["settings"])
     if other:
         lines += [
             "WARNING " * 9,
             f"WARNING: the numbers of pairs are not the recipe's: {'; '.join(other)}.",
             "WARNING: this is another corpus or another version of it; its scores cannot be compared with published ones.",
         ]
+    return lines
+
+
+def _dropped(counts, settings):
+    """Lines on the training pairs that cleaning dropped, if it did."""
+    if not (raw := counts.get("train", {}).get("raw_pairs")):
+        return []
+    held_out = 0 if "raw_pairs" in counts["valid"] else counts["valid"]["pairs"]
+    if not (dropped := raw - counts["train"]["pairs"] - held_out):
+        return []
+    kept = f"1 to {settings['max_tokens']} Moses tokens a side, ratio at most {settings['max_ratio']:g}"
+    lines = [f"cleaning dropped {dropped:,} of {raw:,} training pairs (kept: {kept})"]
+    languages = settings["source_lang"], settings["target_lang"]
+    if dropped > raw / 4 and (unspaced := [name for name in languages if MosesText(name).language in UNSPACED]):
+        lines.append(
+            f"WARNING: Moses takes whole clauses of {' and '.join(unspaced)} for tokens, so the ratio tells little: prepare "
+            "again with --max-ratio 20 --bpe sentencepiece"
+        )
     return lines
 
 

@@ -199,8 +199,24 @@ def test_the_summary_counts_tokens_and_unknown_ones_and_warns_of_other_numbers(r
     assert result["counts"]["train"]["de"] == {"tokens": tokens, "unknown": 0}
     expected = {"train": 4, "valid": 6, "test": 6}
     lines = summary(result, expected)
-    assert len(lines) == 4 and f"{tokens}" in lines[1] and f"{tokens / 4:.2f}" in lines[1]
+    assert len(lines) == 5 and f"{tokens}" in lines[1] and f"{tokens / 4:.2f}" in lines[1]
     assert "train 4 instead of 5" in summary(result, {**expected, "train": 5})[-2]
+
+
+def test_the_summary_says_what_cleaning_dropped_and_warns_where_there_are_no_spaces(raw, tmp_path):
+    dropped = "cleaning dropped 2 of 6 training pairs (kept: 1 to 175 Moses tokens a side, ratio at most 1.5)"
+    assert summary(prepare(raw, tmp_path / "data", SETTINGS, workers=1))[-1] == dropped
+    held_out = prepare({**raw, "valid": raw["train"]}, tmp_path / "held", SETTINGS, workers=1)
+    del held_out["counts"]["valid"]["raw_pairs"]  # of which one was held out of the training part
+    held_out["counts"]["valid"]["pairs"] = 1
+    assert "cleaning dropped 1 of 6" in summary(held_out)[-1]
+    for split in SPLITS:
+        raw[split].with_suffix(".en").rename(raw[split].with_suffix(".zh"))
+    chinese = prepare(raw, tmp_path / "zh", dataclasses.replace(SETTINGS, target_lang="zh"), workers=1)
+    assert (
+        "clauses of zh for tokens" in summary(chinese)[-1]
+        and "--max-ratio 20 --bpe sentencepiece" in summary(chinese)[-1]
+    )
 
 
 @pytest.mark.parametrize(
