@@ -149,6 +149,14 @@ def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
     place = locate(args.folder)
+    chosen = {"--average": args.average, "--checkpoint-upper-bound": args.checkpoint_upper_bound}
+    if (place.checkpoint or not place.checkpoints) and (
+        given := [n for n, value in chosen.items() if value is not None]
+    ):
+        raise OptionError(
+            f"{given[0]} chooses among a run's checkpoints, and {args.folder} is one model: give the run folder, or leave the "
+            "option out"
+        )
     run, data = place.run, args.data or data_of(place)
     if data is None:
         raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")

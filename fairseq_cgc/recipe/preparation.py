@@ -215,7 +215,9 @@ def _raw_file(prefix, language):
     for file in (plain, *(Path(f"{plain}{suffix}") for end in COMPRESSED for suffix in (end, end.upper()))):
         if file.is_file():
             return file
-    raise CorpusError(f"neither {plain} nor {plain} with {', '.join(COMPRESSED)} exists as a file")
+    raise CorpusError(
+        f"neither {plain} nor {plain} with {', '.join(COMPRESSED)} exists as a file; give what stands before the language"
+    )
 
 
 def _difference(before, now):

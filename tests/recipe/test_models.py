@@ -5,7 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from conftest import DATA, write_record
+from conftest import DATA, refused, write_record
 
 from fairseq_cgc.errors import CheckpointError, OptionError, UserError
 from fairseq_cgc.recipe import models, translate
@@ -203,3 +203,12 @@ def test_a_terminal_is_told_what_is_waited_for(translating, monkeypatch, capsys)
     translating()
     out, err = capsys.readouterr()
     assert out == "EINS\n" and err.index("loading model") < err.index("enter one sentence per line; Ctrl-D ends")
+
+
+@pytest.mark.parametrize("name", ["checkpoint1.pt", "model/model.pt"])
+@pytest.mark.parametrize("option", ["--average", "--checkpoint-upper-bound"])
+def test_generate_refuses_to_choose_among_one_model(tmp_path, name, option):
+    (tmp_path / "model").mkdir()
+    (tmp_path / name).write_bytes(b"")
+    words = f"{option} chooses among a run's checkpoints, and {tmp_path / name} is one model"
+    assert words in refused("generate", tmp_path / name, option, 5)
