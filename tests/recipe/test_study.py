@@ -6,11 +6,13 @@ import shutil
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run
 from forks import Fork
 from test_table import change_json, inner, make_run, valid
 
 from fairseq_cgc.errors import UserError
+from fairseq_cgc.ops.lightconv import lightconv
 from fairseq_cgc.recipe.experiment import make_table
 from fairseq_cgc.recipe.files import read_json, read_lines, write_lines
 
@@ -78,3 +80,26 @@ def test_a_damaged_record_is_named(tmp_path):
     (folder / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, -2]]}')
     with pytest.raises(UserError, match="statistics.json.*sentences"):
         make_table(tmp_path)
+
+
+def test_gates_are_tried_on_a_word_anywhere_in_the_sentence():
+    done = run(
+        sys.executable, ROOT / "examples" / "study" / "word_anywhere.py", "--updates", 2, "--seeds", 2, start=Fork
+    )
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    assert header == ["gate", "error", "with another sentence's context"]
+    assert [row[0].strip("`") for row in rows] == ["learned", "context", "summary", "slots", "mixture"]
+    assert rows[0][1:] == ["1.00, 1.00"] * 2, "it has no context, and is the measure"
+
+
+def test_the_word_that_decides_is_anywhere_and_decides_alone():
+    module = runpy.run_path(str(ROOT / "examples" / "study" / "word_anywhere.py"))
+    torch.manual_seed(2)
+    language = module["Language"]()
+    x, y = language.batch(200)
+    words = torch.cdist(x.double(), language.vectors.double()).argmin(2)  # T x B
+    decided = torch.isin(words, language.deciding).any(0)
+    assert 0.3 < decided.double().mean() < 0.7
+    for there in (False, True):
+        kernels = language.kernels[int(there)].expand(int((decided == there).sum()), -1, -1)
+        torch.testing.assert_close(y[:, decided == there], lightconv(x[:, decided == there], kernels, 3))
