@@ -47,6 +47,12 @@ COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
 SHUFFLE = ROWS[SHUFFLED[CGC]].evaluated_with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
+BATCHING = {
+    "--max-tokens",
+    "--update-freq",
+    "--max-source-positions",
+    "--max-target-positions",
+}  # change what an epoch is
 
 
 def run_all(args, rows, seeds):
@@ -346,6 +352,8 @@ def main(args):
         if args.data is None:
             raise OptionError("give the prepared folder with --data; --table alone needs none")
         splits = read_preparation(prepared_folder(args.data))["counts"]
+        if args.by == "epoch":
+            _check_epochs(args, splits["train"])
         for split in {"valid", "test"} & splits.keys() if set(rows) & set(SHUFFLED.values()) else ():
             company(splits[split]["pairs"])
         failed = run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
@@ -353,6 +361,29 @@ def main(args):
         print(make_table(args.runs, corpus=args.corpus, failed=failed), end="", flush=True)
     if failed:
         raise UserError(f"{len(failed)} runs failed:\n" + "\n".join(_list(failed)))
+
+
+def _check_epochs(args, counts):
+    """Refuse updates that end before there are as many epochs as are averaged.
+
+    An epoch has as many updates at least as its tokens need, on the side that has more. Where options of fairseq-train's change
+    that, the training's end will tell.
+
+    Args:
+        counts: of the training pairs, as a preparation records them
+
+    Raises:
+        OptionError: there will be fewer
+    """
+    if option_values(args.fairseq).keys() & BATCHING:
+        return
+    tokens = counts["pairs"] + max(side["tokens"] for side in counts.values() if isinstance(side, dict))
+    epochs = args.max_update * args.batch_tokens // tokens
+    if epochs < args.average:
+        raise OptionError(
+            f"--average is {args.average} epochs, and {args.max_update} updates of {args.batch_tokens} tokens are at most {epochs} "
+            f"of {tokens:,} tokens; raise --max-update" + (f", or give --average {epochs}" if epochs else "")
+        )
 
 
 def _list(failed):

@@ -243,6 +243,10 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
             "--by update averages 5 checkpoints, and 3000 updates leave 3",
         ),
         (["--by", "update"], "--save-interval-updates is not given"),
+        (
+            ["--max-update", "10", "--batch-tokens", "400"],
+            "--average is 10 epochs, and 10 updates of 400 tokens are at most ",
+        ),
     ],
 )
 def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
