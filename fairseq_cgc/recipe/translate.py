@@ -71,7 +71,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     longest = int(values.get("--max-len-b", LONGEST))
     cut = sum(length >= longest for length in lengths)
     if cut and not float(values.get("--max-len-a", 0)):
-        print(f"    {cut} translations ended at the limit of {longest} tokens; --max-len-b raises it", flush=True)
+        print(f"    translations that ended at the limit of {longest} tokens: {cut}; --max-len-b raises it", flush=True)
     return hypotheses
 
 

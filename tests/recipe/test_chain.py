@@ -101,7 +101,7 @@ def test_a_held_out_split_and_further_options_are_told_by_the_signatures(chain, 
     longest = sum(
         len(line.split()) == 5 for line in (tmp_path / "v" / "generate.txt").read_text().splitlines() if line[0] == "P"
     )
-    assert longest and f"{longest} translations ended at the limit of 3 tokens" in said.stdout
+    assert longest and f"translations that ended at the limit of 3 tokens: {longest};" in said.stdout
     assert all(signatures[name].endswith(", references detokenised") for name in ("BLEU", "chrF"))
     tokens = read_lines(chain["data"] / "tok" / "valid.en")
     assert read_lines(tmp_path / "v" / "valid.en") == list(map(MosesText("en").detokenise, tokens)) != tokens
