@@ -5,20 +5,12 @@ import torch
 import torch.nn.functional as F
 from conftest import Task, build_model, padded_batch, tiny_model
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from test_context_gate import CHANNELS, HEADS, randomise
 
 from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv, SummaryGate
 from fairseq_cgc.errors import OptionError
 from fairseq_cgc.ops.naive import naive_lightconv
 from fairseq_cgc.summary_gate import DESIGNS
-
-HEADS, CHANNELS = 4, 24
-
-
-def randomise(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return module
 
 
 def make(design, kernel_size=7, **options):
