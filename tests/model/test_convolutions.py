@@ -322,15 +322,16 @@ def test_gradients_in_bfloat16_are_as_near_as_its_precision(kind):
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
 @pytest.mark.parametrize(
-    "masked, options",
+    "options",
     [
-        (True, {}),
-        (False, {}),
-        (True, {"pool": "max", "gct": True, "bias": True}),
-        (False, {"gate_on": "logits", "padding_l": 6, "activation": "one-plus-tanh"}),
-        (True, {"gate": "learned"}),
+        {},
+        {"pool": "max", "gct": True, "bias": True},
+        {"gate_on": "logits", "padding_l": 6, "activation": "one-plus-tanh"},
+        {"gate": "learned"},
     ],
+    ids=lambda options: "-".join(map(str, options.values())) or "paper",
 )
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_export_leaves_number_and_length_of_sentences_open(kind, masked, options):
     if kind is ContextGatedDynamicConv and "bias" in options:

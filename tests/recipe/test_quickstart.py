@@ -75,7 +75,7 @@ def test_more_updates_train_on_and_the_baseline_uses_the_same_data(finished, whe
     assert less.returncode == 1 and "was trained for 12 updates and 4 are requested" in less.stderr
 
 
-@pytest.mark.parametrize(("seed", "new"), [(1, False), (7, True)])
+@pytest.mark.parametrize(("seed", "new"), [(1, False), (7, False), (1, True)])
 def test_fresh_starts_over_and_with_another_seed_or_in_a_new_folder_too(finished, wheel, tmp_path, seed, new):
     """There, it locks folders that are not there yet."""
     work = tmp_path / "work" if new else shutil.copytree(finished[0], tmp_path / "work")
