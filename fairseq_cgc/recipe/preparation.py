@@ -47,7 +47,7 @@ from .report import render_table
 
 SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
-UNSPACED = ("zh", "ja", "th", "lo", "km", "my")  # languages written without spaces between words
+WITHOUT_SPACES = ("zh", "ja", "th", "lo", "km", "my")  # languages written without spaces between words
 MAX_TOKEN_LENGTH = 1000  # characters; clean-corpus-n's
 
 
@@ -454,7 +454,8 @@ def _vocabulary(texts):
 @contextmanager
 def _words_of_lines(text, title):
     """Yield what tells fairseq the words of a line, and moves a progress bar over the file's lines."""
-    with tqdm(desc=f"{title} {text.name}", total=len(read_lines(text)), unit=" lines", disable=None) as bar:
+    lines = text.read_bytes().count(b"\n")
+    with tqdm(desc=f"{title} {text.name}", total=lines, unit=" lines", disable=None) as bar:
 
         def words(line):
             bar.update()
@@ -527,7 +528,7 @@ def _dropped(counts, settings):
     kept = f"1 to {settings['max_tokens']} Moses tokens a side, ratio at most {settings['max_ratio']:g}"
     lines = [f"cleaning dropped {dropped:,} of {raw:,} training pairs (kept: {kept})"]
     languages = settings["source_lang"], settings["target_lang"]
-    if dropped > raw / 4 and (unspaced := [name for name in languages if MosesText(name).language in UNSPACED]):
+    if dropped > raw / 4 and (unspaced := [name for name in languages if MosesText(name).language in WITHOUT_SPACES]):
         lines.append(
             f"WARNING: Moses takes whole clauses of {' and '.join(unspaced)} for tokens, so the ratio tells little: prepare "
             "again with --max-ratio 20 --bpe sentencepiece"
