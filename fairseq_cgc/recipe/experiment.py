@@ -47,12 +47,8 @@ COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
 SHUFFLE = ROWS[SHUFFLED[CGC]].evaluated_with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
-BATCHING = {
-    "--max-tokens",
-    "--update-freq",
-    "--max-source-positions",
-    "--max-target-positions",
-}  # change what an epoch is
+# Options of fairseq-train's that change how many updates an epoch has.
+BATCHING = {"--max-tokens", "--update-freq", "--max-source-positions", "--max-target-positions"}
 
 
 def run_all(args, rows, seeds):
@@ -279,10 +275,8 @@ def context_notes(runs, present):
         for row, control in shuffled.items()
     ]
     if LEARNED in present:
-        lines += [
-            f"- `{row}`, over `{LEARNED}`: {difference_cell(differences(runs, [row], LEARNED)[row])}"
-            for row in shuffled
-        ]
+        over = differences(runs, shuffled, LEARNED)
+        lines += [f"- `{row}`, over `{LEARNED}`: {difference_cell(over[row])}" for row in shuffled]
     why = (
         "**A gain is the context's** only if it is one over another sentence's context and over gates without one:\n\n"
     )
