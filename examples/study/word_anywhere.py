@@ -79,8 +79,10 @@ def main():
     rows = []
     for gate in GATES:
         shares = [[a / b[0] for a in own] for own, b in zip(found[gate], found[LEARNED])]
-        rows.append([f"`{gate}`", *(", ".join(f"{share:.2f}" for share in column) for column in zip(*shares))])
-    print(render_table(["gate", "error", "with another sentence's context"], rows))
+        parameters = sum(parameter.numel() for parameter in Layer(gate).conv.gate.parameters())
+        columns = [", ".join(f"{share:.2f}" for share in column) for column in zip(*shares)]
+        rows.append([f"`{gate}`", *columns, f"{parameters:,}"])
+    print(render_table(["gate", "error", "with another sentence's context", "gate's parameters"], rows))
 
 
 if __name__ == "__main__":

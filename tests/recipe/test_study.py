@@ -87,9 +87,9 @@ def test_gates_are_tried_on_a_word_anywhere_in_the_sentence():
         sys.executable, ROOT / "examples" / "study" / "word_anywhere.py", "--updates", 2, "--seeds", 2, start=Fork
     )
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
-    assert header == ["gate", "error", "with another sentence's context"]
+    assert header == ["gate", "error", "with another sentence's context", "gate's parameters"]
     assert [row[0].strip("`") for row in rows] == ["learned", "context", "summary", "slots", "mixture"]
-    assert rows[0][1:] == ["1.00, 1.00"] * 2, "it has no context, and is the measure"
+    assert rows[0][1:] == ["1.00, 1.00", "1.00, 1.00", "28"], "it has no context, and is the measure"
 
 
 def test_the_word_that_decides_is_anywhere_and_decides_alone():
