@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, format and types, then the tests: bash scripts/test.sh [--quick] [--python PATH] [pytest's options]
-# --quick leaves out what trains a model or needs a trained one, and Triton's kernels in its interpreter.
+# --quick leaves out tests that train a model or need a trained one, a compiler, an installed wheel or Triton's interpreter.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 take_python_option "$@"

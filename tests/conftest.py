@@ -22,15 +22,13 @@ torch.set_num_threads(1)  # forks could not use the threads of the process they 
 
 ROOT = Path(__file__).resolve().parent.parent
 USER_DIR = str(ROOT / "fairseq_cgc")
-
-
-TRAINING = {"ablated", "alone", "chain", "checkpoints", "finished", "trained"}  # fixtures that train
+SLOW = {"ablated", "alone", "chain", "checkpoints", "finished", "trained", "installed"}  # fixtures: a training, a wheel
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if TRAINING.intersection(item.fixturenames):
+        if SLOW.intersection(item.fixturenames):
             item.add_marker("slow")
     items[:] = shared_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 

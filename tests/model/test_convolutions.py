@@ -320,6 +320,7 @@ def test_gradients_in_bfloat16_are_as_near_as_its_precision(kind):
             assert (own.double() - reference).norm() < 0.012 * reference.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
 @pytest.mark.parametrize(
     "options",
@@ -353,6 +354,7 @@ def test_torch_export_leaves_number_and_length_of_sentences_open(kind, masked, o
         torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, dtype, options",
     [

@@ -146,6 +146,7 @@ def test_each_layer_costs_fewer_parameters_than_a_dynamic_encoder_s(arch):
             assert least < cost < most
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
 @pytest.mark.parametrize("design", DESIGNS)
 def test_a_layer_can_be_exported_with_sizes_left_open(design):

@@ -311,6 +311,7 @@ def test_half_a_last_checkpoint_is_replaced_by_the_last_whole_epoch(finished, pr
     assert max(losses(runs / "cgc-constant-seed1")) == 14
 
 
+@pytest.mark.slow
 def test_fairseq_train_ends_with_the_command_that_started_it_and_leaves_the_run_free(tmp_path):
     """As after a kill of train.sh alone."""
     code = f"""
