@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from ..errors import OptionError, UserError, check_at_least
-from ..text import SUBWORD_MODELS, MosesText, is_blank
+from ..text import SUBWORD_MODELS, MosesText, is_blank, lowercase
 from .checkpoints import (
     average_checkpoints,
     check_dictionaries,
@@ -32,7 +32,15 @@ from .files import (
 from .models import check_vocabulary, checkpoints_to_average, data_of, locate
 from .preparation import check_files, longest_sentence, read_preparation
 from .report import render_table
-from .scoring import LABELS, TOKENISED_BLEU, detokenised_scores, sacrebleu_tokeniser, tokenised_bleu
+from .scoring import (
+    LABELS,
+    TOKENISED_BLEU,
+    UNSPACED,
+    detokenised_scores,
+    sacrebleu_tokeniser,
+    tokenised_bleu,
+    tokens_of,
+)
 from .training import MODEL_FOLDER, RUN, prepared_folder
 from .translate import BEAM, generate
 
@@ -55,8 +63,9 @@ RESULT = {
 def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_tokens=8000, options=()):
     """Translate a split and write a folder with what went in, what came out, and its scores.
 
-    ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by
-    line (of pairs held out of the training part the text is made of the tokens); ``{split}.tok.{tgt,hyp}``: the tokens that tokenised BLEU compares; ``generate.txt``: what
+    ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by line (of pairs held out
+    of the training part the text is made of the tokens); ``{split}.tok.{tgt,hyp}``: the tokens that tokenised BLEU compares,
+    Moses' (sacreBLEU's of Chinese, Japanese and Korean, of which Moses takes clauses for tokens); ``generate.txt``: what
     fairseq-generate printed; ``scores.json``.
 
     Args:
@@ -113,7 +122,10 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         # Of a blank sentence the model invents a translation.
         tokenised = ["" if is_blank(line) else hypotheses.get(n, "") for n, line in enumerate(raw[source])]
         moses = MosesText(target)
-        detokenised = [moses.detokenise(line) for line in tokenised]
+        detokenised, tokens = [moses.detokenise(line) for line in tokenised], "Moses"
+        if moses.language in UNSPACED:
+            wanted = map(lowercase, raw[target]) if settings["lowercase"] else raw[target]
+            tokens, tokenised, references = tokeniser, tokens_of(detokenised, tokeniser), tokens_of(wanted, tokeniser)
         for name, lines in (
             (source, raw[source]),
             (target, raw[target]),
@@ -125,7 +137,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         score, line = tokenised_bleu(tokenised, references)
         case = "lowercased" if settings["lowercase"] else "cased"
         scores = {
-            TOKENISED_BLEU: {"score": score, "signature": f"{line}, Moses tokens, {case}, beam {beam}{told}"},
+            TOKENISED_BLEU: {"score": score, "signature": f"{line}, {tokens} tokens, {case}, beam {beam}{told}"},
             **detokenised_scores(detokenised, [raw[target]], settings["lowercase"], tokeniser),
         }
         for name in ("BLEU", "chrF") if held_out else ():
@@ -163,6 +175,7 @@ def main(args):
     prepared = prepared_folder(data)
     out = usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
     check_files(prepared)
+    sacrebleu_tokeniser(read_preparation(prepared)["settings"]["target_lang"])
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
     averages = place.checkpoint or place.checkpoints

@@ -22,7 +22,7 @@ from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table
 from .rows import CGC, CONTROL, LEARNED, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
-from .scoring import TOKENISED_BLEU
+from .scoring import TOKENISED_BLEU, sacrebleu_tokeniser
 from .significance import detectable_difference
 from .table import (
     MADE,
@@ -345,7 +345,9 @@ def main(args):
             _keep_enough_updates(args)
         if args.data is None:
             raise OptionError("give the prepared folder with --data; --table alone needs none")
-        splits = read_preparation(prepared_folder(args.data))["counts"]
+        preparation = read_preparation(prepared_folder(args.data))
+        sacrebleu_tokeniser(preparation["settings"]["target_lang"])  # without which nothing could be scored
+        splits = preparation["counts"]
         if args.by == "epoch":
             _check_epochs(args, splits["train"])
         for split in {"valid", "test"} & splits.keys() if set(rows) & set(SHUFFLED.values()) else ():

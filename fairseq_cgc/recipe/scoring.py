@@ -67,6 +67,11 @@ def sacrebleu_tokeniser(language, asked=None, otherwise=""):
     return name
 
 
+def tokens_of(lines, tokenize):
+    """Raw sentences as tokens of sacreBLEU's tokeniser of that name, separated by spaces."""
+    return list(map(sacrebleu.BLEU(tokenize=tokenize).tokenizer, lines))
+
+
 def detokenised_scores(hypotheses, references, lowercase, tokenize="13a"):
     """sacreBLEU and chrF of raw text.
 
@@ -251,19 +256,18 @@ def score_systems(systems, references, language, tokenised, lowercase, samples=S
     """
     moses, tokenize = MosesText(language), sacrebleu_tokeniser(language, tokenize, ", or choose --tokenize char")
 
-    def each(change):
-        changed = {name: [change(line) for line in hypotheses] for name, hypotheses in systems.items()}
-        return changed, [[change(line) for line in side] for side in references]
+    def each(change):  # of lines to lines
+        return {name: change(lines) for name, lines in systems.items()}, [change(side) for side in references]
 
     tool = f"sacremoses {version('sacremoses')}, {language}"
     if tokenised:
-        sides = {True: (systems, references), False: each(moses.detokenise)}
+        sides = {True: (systems, references), False: each(lambda lines: [*map(moses.detokenise, lines)])}
         notes = {True: "tokens as given", False: f"both sides detokenised ({tool})"}
     elif moses.language in UNSPACED or tokenize in UNSPACED.values():
-        sides = {True: each(sacrebleu.BLEU(tokenize=tokenize).tokenizer), False: (systems, references)}
+        sides = {True: each(lambda lines: tokens_of(lines, tokenize)), False: (systems, references)}
         notes = {True: f"both sides tokenised (sacreBLEU {version('sacrebleu')}, {tokenize})", False: "text as given"}
     else:
-        sides = {True: each(moses.tokenise), False: (systems, references)}
+        sides = {True: each(lambda lines: [*map(moses.tokenise, lines)]), False: (systems, references)}
         notes = {True: f"both sides tokenised ({tool})", False: "text as given"}
     scores = {}
     for tokens, (hypotheses, wanted) in sides.items():

@@ -5,6 +5,7 @@ import shutil
 from argparse import Namespace
 
 import pytest
+import sacrebleu
 from conftest import refused, write_record
 from test_preparation import SETTINGS, raw  # noqa: F401 (a fixture)
 
@@ -57,6 +58,20 @@ def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
     with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
         generate(run_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_trained_or_averaged_whose_translations_cannot_be_scored(run_folder, prepared, monkeypatch):
+    def missing(_, tokenize):
+        raise RuntimeError("no MeCab")
+
+    monkeypatch.setattr(sacrebleu.BLEU, "__init__", missing)
+    before = files_of(run_folder)
+    with pytest.raises(UserError, match=r"is not available \(no MeCab\)"):
+        generate(run_folder)
+    assert "is not available (no MeCab)" in refused(
+        "experiment", "--data", prepared, "--runs", run_folder.parent, "--average", 1
+    )
+    assert files_of(run_folder.parent) == before
 
 
 def test_an_average_does_not_replace_what_it_is_made_of(run_folder):

@@ -1,0 +1,40 @@
+import sacrebleu
+
+from fairseq_cgc.recipe import evaluation
+from fairseq_cgc.recipe.files import read_lines
+from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
+
+GERMAN = ["Der Hund ist im Haus.", "Ein Baum steht dort.", "Home Assistant ist aus.", "Wo ist der Baum?"]
+CHINESE = ["狗在房子里。", "那里有一棵树。", "Home Assistant 已关闭。", "树在哪里？"]
+SAID = [
+    "狗 在 屋子 里 。",
+    "那里有 一棵树 。",
+    "home assistant 关闭 。",
+    "树在这里 ？",
+]  # with spaces of no meaning, as a model's
+
+
+def test_words_of_chinese_in_tokenised_bleu_are_sacrebleu_s(tmp_path, monkeypatch):
+    for split in SPLITS:
+        for language, lines in (("de", GERMAN), ("zh", CHINESE)):
+            (tmp_path / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = Settings(target_lang="zh", bpe_size=60, max_ratio=20)
+    prepare({split: tmp_path / split for split in SPLITS}, tmp_path / "data", settings, workers=1)
+
+    def generate(model, data, split, output, *_):
+        for file in (output, output.with_name(f"{output.name}.log")):
+            file.write_text("")
+        return dict(enumerate(SAID))
+
+    monkeypatch.setattr(evaluation, "generate", generate)
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda path: {})
+    monkeypatch.setattr(evaluation, "check_dictionaries", lambda *_: None)
+    monkeypatch.setattr(evaluation, "position_limit", lambda state: 1024)
+    monkeypatch.setattr(evaluation, "count_parameters", lambda state: 1)
+    scores = evaluation.translate_and_score(tmp_path / "model", tmp_path / "data", tmp_path / "test")["scores"]
+    said = [line.replace(" ", "").replace("homeassistant", "home assistant ") for line in SAID]
+    wanted = sacrebleu.corpus_bleu(said, [CHINESE], lowercase=True, tokenize="zh", smooth_method="none").score
+    assert 50 < wanted < 100 and abs(scores["tokenised BLEU-4"]["score"] - wanted) < 0.01
+    assert "zh tokens, lowercased" in scores["tokenised BLEU-4"]["signature"]
+    assert read_lines(tmp_path / "test" / "test.tok.zh")[0] == "狗 在 房 子 里 。"
+    assert read_lines(tmp_path / "test" / "test.tok.hyp")[3] == "树 在 这 里 ？"
