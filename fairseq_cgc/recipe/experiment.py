@@ -46,6 +46,7 @@ from .training import RECORD, RUN, check_numbers, option_values, parse_figures, 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
 SHUFFLE = ROWS[SHUFFLED[CGC]].evaluated_with
+FAILED = "experiment: failed: "  # what the last line of a failed run's log begins with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
 # Options of fairseq-train's that change how many updates an epoch has.
 BATCHING = {"--max-tokens", "--update-freq", "--max-source-positions", "--max-target-positions"}
@@ -77,6 +78,8 @@ def run_all(args, rows, seeds):
             score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
             failed[name] = str(error)
+            with open(_log(args.runs, row, seed), "a", encoding="utf-8") as log:
+                print(FAILED + str(error).replace("\n", "; "), file=log)
             return f"{name}: failed: {error}"
         return f"{name}: BLEU-4 {score:.2f}"
 
@@ -104,6 +107,21 @@ def run_all(args, rows, seeds):
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+def _log(runs, row, seed):
+    return runs / f"{row}-seed{seed}.log"
+
+
+def failures(folder):
+    """What has failed in a folder of runs, by the last line of each run's log, as ``run_all`` returns it."""
+    found = {}
+    for log in sorted(folder.glob("*-seed*.log")):
+        row, _, seed = log.stem.rpartition("-seed")
+        words = log.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
+        if words.startswith(FAILED):
+            found[f"{row}, seed {seed}"] = words.removeprefix(FAILED)
+    return found
 
 
 def updates_logged(folder):
@@ -138,7 +156,7 @@ def _execute(command, log, stopped, environment=os.environ):
 
 def _run(args, row, seed, folder, shuffled, execute):
     """What is left to do of a run."""
-    log = args.runs / f"{folder.name}.log"
+    log = _log(args.runs, row, seed)
     train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
     train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", args.average]
     train += [*(small_options(row) if args.small else []), *args.fairseq]
@@ -205,16 +223,12 @@ def _validate_shuffled(folder, execute):
     write_json(path, {"valid_loss": losses[-1]})
 
 
-def make_table(runs_folder, out=None, corpus=None, failed=None):
-    """``table.make_table`` for all rows that have runs; its arguments, what it returns and its errors are the same.
-
-    Args:
-        failed: what ``run_all`` returns
-    """
+def make_table(runs_folder, out=None, corpus=None):
+    """``table.make_table`` for all rows that have runs; its arguments, what it returns and its errors are the same."""
     check_own_files(out or runs_folder, MADE)
     runs = read_experiment(runs_folder)
     corpus = corpus or corpus_name(runs)
-    title, header, rows, notes = contents(runs, corpus, failed)
+    title, header, rows, notes = contents(runs, corpus, failures(runs_folder))
     text = "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
     return write_table(out or runs_folder, text, runs, corpus)
 
@@ -239,13 +253,13 @@ def _shuffled(run):
     return other
 
 
-def contents(runs, corpus, failed=None):
+def contents(runs, corpus, failed):
     """What an experiment's table tells.
 
     Args:
         runs: what ``read_experiment`` returns
         corpus: its name
-        failed: what ``run_all`` returns
+        failed: what ``failures`` returns
 
     Returns:
         (title, header, rows of cells, notes: paragraphs and lists in Markdown)
@@ -354,7 +368,7 @@ def main(args):
             company(splits[split]["pairs"])
         failed = run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
     if not failed or list(args.runs.glob(f"*/{RUN}")):
-        print(make_table(args.runs, corpus=args.corpus, failed=failed), end="", flush=True)
+        print(make_table(args.runs, corpus=args.corpus), end="", flush=True)
     if failed:
         raise UserError(f"{len(failed)} runs failed:\n" + "\n".join(_list(failed)))
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from ..errors import CheckpointError, OptionError, UserError
 from ..text import is_blank
-from .experiment import contents, read_experiment
+from .experiment import contents, failures, read_experiment
 from .files import atomic_write, check_output, check_own_files, read_lines
 from .inspection import (
     LAYER_COLUMNS,
@@ -131,7 +131,7 @@ def of_experiment(folder):
     """The template's variables for a folder of runs."""
     runs = read_experiment(folder)
     corpus = corpus_name(runs)
-    title, header, rows, notes = contents(runs, corpus)
+    title, header, rows, notes = contents(runs, corpus, failures(folder))
     systems = [run for run in runs if run.row in SYSTEMS]
     plots = [
         image(

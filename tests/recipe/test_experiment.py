@@ -20,7 +20,7 @@ from test_table import change_json, make_run, rows
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe import experiment, training
 from fairseq_cgc.recipe.command_line import parse
-from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, make_table
+from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, failures, make_table
 from fairseq_cgc.recipe.files import is_locked
 from fairseq_cgc.recipe.rows import ROWS, VARIANTS, row_options, small_options
 from fairseq_cgc.recipe.significance import detectable_difference
@@ -165,6 +165,7 @@ def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path)
     done = ablate(prepared, tmp_path, "--rows", "cgc-first,cgc-constant", "--seeds", 1, check=False)
     assert done.returncode == 1 and "1 runs failed" in done.stderr and "- cgc-first, seed 1: " in done.stderr
     assert "Failed:\n\n- cgc-first, seed 1: " in (tmp_path / "table.md").read_text()
+    assert "Failed:\n\n- cgc-first, seed 1: " in make_table(tmp_path), "of what is on disk"
     assert (tmp_path / "cgc-constant-seed1" / "test" / "scores.json").exists()
 
 
@@ -216,7 +217,10 @@ def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "tqdm", Bar)
     monkeypatch.setattr(experiment, "_run", fail)
     failed = experiment.run_all(args, ["cgc", "gct"], [1])
-    assert failed == {"cgc, seed 1": "no room", "gct, seed 1": "no room"}
+    assert failed == failures(tmp_path) == {"cgc, seed 1": "no room", "gct, seed 1": "no room"}
+    with open(tmp_path / "cgc-seed1.log", "a") as log:  # of another try
+        log.write("    40/100 updates\n")
+    assert failures(tmp_path) == {"gct, seed 1": "no room"}
     assert (bars[0].initial, bars[0].n, bars[0].total) == (40, 200, 200)
 
 
