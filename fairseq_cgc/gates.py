@@ -6,6 +6,9 @@ from .context_gate import ConstantGate, ContextGate, LearnedGate, check_choice
 from .summary_gate import DESIGNS, SummaryGate
 
 GATES = ("context", "constant", "learned", "none", *DESIGNS)
+# Of ContextGate's options, those that others heed.
+HEEDED = {"none": (), "constant": ("activation",), "learned": ("activation",)}
+HEEDED |= dict.fromkeys(DESIGNS, ("activation", "shuffle"))
 
 
 def make_gate(kind: str, num_heads: int, kernel_size: int, channels: int = 0, **options) -> nn.Module | None:
@@ -13,7 +16,7 @@ def make_gate(kind: str, num_heads: int, kernel_size: int, channels: int = 0, **
 
     Args:
         channels: of what a ``SummaryGate`` reads
-        **options: ``ContextGate``'s, of which the controls heed ``activation`` alone, the designs that and ``shuffle``
+        **options: ``ContextGate``'s, of which the others take what they heed: ``HEEDED``
 
     Raises:
         OptionError: (a ValueError) for sizes or choices that do not fit
@@ -23,8 +26,7 @@ def make_gate(kind: str, num_heads: int, kernel_size: int, channels: int = 0, **
         return None
     if kind == "context":
         return ContextGate(num_heads, kernel_size, **options)
-    activation = options.get("activation", "sigmoid")
+    options = {name: value for name, value in options.items() if name in HEEDED[kind]}
     if kind in DESIGNS:
-        return SummaryGate(kind, channels, num_heads, kernel_size, activation, options.get("shuffle", False))
-    control = ConstantGate if kind == "constant" else LearnedGate
-    return control(num_heads, kernel_size, activation)
+        return SummaryGate(kind, channels, num_heads, kernel_size, **options)
+    return (ConstantGate if kind == "constant" else LearnedGate)(num_heads, kernel_size, **options)

@@ -21,7 +21,16 @@ from .errors import CheckpointError, UserError
 from .hub import TranslationHub
 from .ops.padding import Padding
 from .optimizer import exempt_from_weight_decay, scale_learning_rate
-from .options import add_options, check_optimizer, check_options, fill_in, gate_arguments, gated_layers, without_layers
+from .options import (
+    add_options,
+    check_optimizer,
+    check_options,
+    fill_in,
+    gate_arguments,
+    gated_layers,
+    unheeded,
+    without_layers,
+)
 from .safe_loading import check_names, explained
 from .text import PREPARATION, hub_options
 
@@ -306,6 +315,8 @@ def _fill_in(args, lightconv_architecture, training=True):
         raise
     check_options(args)
     if training:
+        if names := unheeded(args):
+            logger.warning(f"{', '.join(names)}: of no effect with --cgc-gate {args.cgc_gate}")
         options = trainer_options(args)
         check_names(options)
         if args.cgc_lr_scale != 1:

@@ -13,7 +13,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from .context_gate import AS_KERNEL, POOL_FACTOR, check_choice
 from .errors import OptionError, check_at_least
-from .gates import GATES
+from .gates import GATES, HEEDED
 from .ops.context_gate import ACTIVATIONS, GATE_ON, NORMS
 from .ops.padding import POOLS
 from .summary_gate import DESIGNS
@@ -137,6 +137,17 @@ def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
     given = {option.metadata["argument"]: getattr(args, option.name) for option in OPTIONS}
     arguments = {name: value for name, value in given.items() if name is not None}
     return arguments if gated else {**arguments, "gate": "none"}
+
+
+def unheeded(args: Namespace) -> list[str]:
+    """Those of the context gate's options that are set, as on the command line, and that ``--cgc-gate`` does not heed."""
+    if args.cgc_gate not in HEEDED:
+        return []
+    others = {"norm", "activation", "zero_init", "latent_dim", "pool_factor", "pool", "shuffle"} - {
+        *HEEDED[args.cgc_gate]
+    }
+    found = [option for option in OPTIONS if option.metadata["argument"] in others]
+    return [f"--{o.name.replace('_', '-')}" for o in found if getattr(args, o.name) != o.default]
 
 
 def without_layers(args: Namespace) -> Namespace:

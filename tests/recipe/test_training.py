@@ -106,6 +106,19 @@ def test_a_variant_is_cgc_with_what_it_changes(row, options):
     assert changed == {option[2:].replace("-", "_") for option in options if option.startswith("--")}
 
 
+def test_no_row_sets_an_option_that_its_gate_does_not_heed_and_who_does_is_told(caplog):
+    def parse(words):
+        fairseq_options.parse_args_and_arch(
+            fairseq_options.get_training_parser(), ["data", *words, "--max-tokens", "400"]
+        )
+        return caplog.text
+
+    assert not any("of no effect" in parse(row_options(row)) for row in TRAINED if "--cgc-gate" in row_options(row))
+    words = "--cgc-pool max --cgc-shuffle-context --cgc-gate-activation one-plus-tanh".split()
+    told = parse(["--arch", "lightconv_cgc", "--cgc-gate", "summary", *words])
+    assert "--cgc-pool: of no effect with --cgc-gate summary" in told
+
+
 @pytest.mark.slow
 def test_a_resumed_run_keeps_the_gate_s_rate(prepared, tmp_path):
     """Stopped and resumed within an epoch: the parameters of a run that was never stopped."""
