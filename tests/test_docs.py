@@ -9,6 +9,7 @@ from conftest import ROOT
 from fairseq import options
 
 from fairseq_cgc.recipe.command_line import parse
+from fairseq_cgc.recipe.rows import ROWS
 from fairseq_cgc.safe_loading import HARMLESS
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
@@ -41,6 +42,11 @@ def test_the_tables_of_the_options_page_follow_from_the_code():
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert script["filled"](page) == page, "run: python docs/options.py"
     assert "| `--cgc-pool` | `average` | `average`, `max` |" in page and "| `lightconv_gct` |" in page
+
+
+def test_every_row_is_listed_on_a_page_of_rows():
+    pages = [(ROOT / "examples" / name / "README.md").read_text(encoding="utf-8") for name in ("iwslt14", "ablations")]
+    assert [row for row in ROWS if not any(f"`{row}`" in page for page in pages)] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
