@@ -125,6 +125,8 @@ class ContextGate(SentenceGate):
             latent_dim = kernel_size // 2 + 1
         elif latent_dim == AS_KERNEL:
             latent_dim = kernel_size
+        if not str(latent_dim).isdecimal():
+            raise OptionError(f"the gate's latent size is {latent_dim!r}; it must be a whole number or '{AS_KERNEL}'")
         latent_dim = int(latent_dim)
         for name, value, least in (
             ("number of heads", num_heads, 1),
@@ -160,7 +162,15 @@ class ContextGate(SentenceGate):
             nn.init.xavier_uniform_(self.decode.weight)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The parameters, as ``ops.context_gate`` takes them."""
+        """The parameters, as ``ops.context_gate`` takes them.
+
+        Raises:
+            TypeError: a layer was replaced: what stands in its place would not be called
+        """
+        if not (isinstance(self.encode, GateLinear) and isinstance(self.decode, GateLinear)):
+            raise TypeError(
+                "the gate's encode and decode are read, not called: parametrize their weights, do not replace them"
+            )
         return self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
 
     def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:

@@ -82,7 +82,7 @@ class _ContextGatedConv(nn.Module):
         super().__init__()
         if kernel_size < 1:
             raise OptionError(f"the kernel size is {kernel_size}; it must be at least 1")
-        if num_heads < 1 or input_size % num_heads:
+        if input_size < 1 or num_heads < 1 or input_size % num_heads:
             raise OptionError(
                 f"{input_size} convolution channels do not divide into {num_heads} heads; "
                 "choose a number of heads that divides the channels"
@@ -91,7 +91,11 @@ class _ContextGatedConv(nn.Module):
         if padding_l is None:
             padding_l = kernel_size // 2
         elif isinstance(padding_l, (tuple, list)):
+            if len(padding_l) != 2 or sum(padding_l) != kernel_size - 1:
+                raise OptionError(f"padding_l is {padding_l}; a pair, left and right, must add up to {kernel_size - 1}")
             padding_l = padding_l[0]
+        if not 0 <= weight_dropout <= 1:
+            raise OptionError(f"weight_dropout is {weight_dropout}; it must be from 0 to 1")
         if not 0 <= padding_l < kernel_size:
             raise OptionError(
                 f"padding_l is {padding_l}; for kernel size {kernel_size} it must be from 0 to {kernel_size - 1}"
@@ -132,11 +136,13 @@ class _ContextGatedConv(nn.Module):
             as x, in its dtype; what stands at padding is of no meaning
 
         Raises:
-            ValueError: x or the mask is of another shape
+            ValueError: x or the mask is of another shape or dtype
         """
         if x.dim() != 3 or x.size(2) != self.input_size:
             letters = "B x T x C" if self.batch_first else "T x B x C"
             raise ValueError(f"the input is {tuple(x.shape)}, expected {letters} with C = {self.input_size}")
+        if not x.is_floating_point():
+            raise ValueError(f"the input is {x.dtype}, expected floating-point numbers")
         if self.batch_first:
             x = x.transpose(0, 1)
         padding = Padding.of(padding_mask)
@@ -160,6 +166,8 @@ class _ContextGatedConv(nn.Module):
             and record is None
             and gate is None
             and not self.gate.shuffles
+            and not self.gate._forward_hooks  # somebody looks at the gate
+            and not self.gate._forward_pre_hooks
             and not torch.compiler.is_compiling()
         ):
             options = self.gate.options._replace(gate_on=self.gate_on, weight_softmax=self.weight_softmax)
@@ -177,7 +185,7 @@ class _ContextGatedConv(nn.Module):
                 record.append(RecordedGate(*(t.detach() for t in (ones if gate is None else gate, kernels, ungated))))
             y = lightconv(x, kernels, self.padding_l, dropout)
         bias = self._bias()
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias.to(y.dtype)
 
     def extra_repr(self):
         names = "input_size", "kernel_size", "padding_l", "num_heads", "weight_softmax", "gate_on"

@@ -84,7 +84,7 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
 
     def _steps(self, x, incremental_state, kernel):
         output = torch.stack([self._step(step, incremental_state, kernel) for step in x])
-        return output if self.bias is None else output + self.bias
+        return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def _step(self, x, incremental_state, kernel):
         """A step of B x C, with a kernel of H x K or B x H x K."""
@@ -165,7 +165,7 @@ class SourceGatedLightweightConv(IncrementalLightweightConv):
             output = lightconv(
                 x, self._kernels(source), self.padding_l, dropout_probability(self.weight_dropout_module)
             )
-            return output if self.bias is None else output + self.bias
+            return output if self.bias is None else output + self.bias.to(output.dtype)
         kernels = utils.get_incremental_state(self, incremental_state, "kernels")
         if kernels is None:
             kernels = self._kernels(source)
@@ -363,18 +363,19 @@ class IncrementalDecoder(LightConvDecoder):
             utils.set_incremental_state(self, incremental_state, COPIES, 1)
 
 
-def reorder_encoder_out(reorder, encoder_out, new_order: Tensor):
+def reorder_encoder_out(reorder, encoder_out, new_order: Tensor, shuffles: bool = False):
     """Reorder the encoder's output, and keep count of the rows that a sentence has.
 
     Args:
         reorder: fairseq's ``reorder_encoder_out``
         encoder_out: output of the encoder, T x B x C and B x T
         new_order: which row to take for each row of the result
+        shuffles: whether a gate in the decoder takes the context of another sentence, which must not be a copy of its own
 
     Returns:
         *encoder_out* rearranged
     """
-    if _costs_launches(new_order):
+    if _costs_launches(new_order) and not shuffles:
         return reorder(encoder_out, new_order)
     B = encoder_out["encoder_out"][0].size(1)
     copies = encoder_out[COPIES][0] if COPIES in encoder_out else 1

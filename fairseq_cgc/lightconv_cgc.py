@@ -125,6 +125,7 @@ class LightConvCGCEncoder(LightConvEncoder):
     def __init__(self, args, dictionary, embed_tokens):
         # fairseq's encoder names its layer class inside __init__: let it build none.
         super().__init__(without_layers(args), dictionary, embed_tokens)
+        self.shuffles = args.cgc_shuffle_context
         gated = gated_layers(args)
         self.layers = nn.ModuleList(
             LightConvCGCEncoderLayer(args, kernel_size, number in gated)
@@ -175,7 +176,7 @@ class LightConvCGCEncoder(LightConvEncoder):
 
     def reorder_encoder_out(self, encoder_out, new_order: Tensor):
         """Rearrange the output of ``forward`` (T x B x C, and its B x T mask) by ``new_order``."""
-        return reorder_encoder_out(super().reorder_encoder_out, encoder_out, new_order)
+        return reorder_encoder_out(super().reorder_encoder_out, encoder_out, new_order, self.shuffles)
 
 
 @register_model("lightconv_cgc")
@@ -285,7 +286,11 @@ class LightConvCGCModel(LightConvModel):
         """
         super().upgrade_state_dict_named(state_dict, name)
         own = self.state_dict()
-        for key in state_dict:
+        for key in list(state_dict):
+            if (
+                key.endswith(".conv.conv_bias") and key not in own
+            ):  # which fairseq's dynamic decoder neither sets nor uses
+                del state_dict[key]
             # fairseq's CUDA layer keeps a kernel as H x K.
             if key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:
                 state_dict[key] = state_dict[key].unsqueeze(1)

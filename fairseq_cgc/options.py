@@ -140,13 +140,13 @@ def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
 
 
 def unheeded(args: Namespace) -> list[str]:
-    """Those of the context gate's options that are set, as on the command line, and that ``--cgc-gate`` does not heed."""
-    if args.cgc_gate not in HEEDED:
+    """Those of the gates' options that are set, as on the command line, and that ``--cgc-gate`` does not heed."""
+    if args.cgc_gate == "context":
         return []
-    others = {"norm", "activation", "zero_init", "latent_dim", "pool_factor", "pool", "shuffle"} - {
-        *HEEDED[args.cgc_gate]
-    }
-    found = [option for option in OPTIONS if option.metadata["argument"] in others]
+    heeded: set[str | None] = {*HEEDED[args.cgc_gate], "gate"}
+    if args.cgc_gate != "none":
+        heeded |= {"gate_on", None}
+    found = [option for option in OPTIONS if option.metadata["argument"] not in heeded and option.name != "encoder_gct"]
     return [f"--{o.name.replace('_', '-')}" for o in found if getattr(args, o.name) != o.default]
 
 
@@ -191,6 +191,7 @@ def check_options(args: Namespace) -> None:
             choices = [member.value for member in option.type]
             check_choice("--" + option.name.replace("_", "-"), str(getattr(args, option.name)), choices)
     for side in ("encoder", "decoder"):
+        check_choice(f"--{side}-conv-type", getattr(args, f"{side}_conv_type"), ("lightweight", "dynamic"))
         _check_convolutions(args, side)
     if args.cgc_decoder == "source" and args.decoder_conv_type != "lightweight":
         raise OptionError(

@@ -96,7 +96,7 @@ class SummaryGate(SentenceGate):
         dtype, padding = accumulation_dtype(x), Padding.of(padding_mask)
         scale, shift, logits = (p.to(dtype) for p in (self.norm.weight, self.norm.bias, self.logits))
         with without_autocast(x):
-            x = x.to(dtype)
+            x = x.to(dtype) if padding is None else padding.zero(x).to(dtype)
             if self.query is None:
                 summary = _mean(torch.relu(self.encode(x)), padding)
             else:
@@ -124,6 +124,5 @@ def _attend(x, query, padding):
     """T x B x C to B x (slots * C): a mean for each query, of slots x C, weighted by how well a token answers it."""
     scores = x @ query.t() * x.size(2) ** -0.5  # T x B x slots
     if padding is not None:
-        x = padding.zero(x)
         scores = scores.masked_fill(padding.mask.t().unsqueeze(2), torch.finfo(scores.dtype).min)
     return torch.einsum("tbs,tbc->bsc", scores.softmax(0), x).flatten(1)

@@ -19,7 +19,7 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 def without_autocast(x: Tensor):
     """A context in which x's device computes in the precision that it is given."""
     device = x.device.type
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
+    if device != "meta" and (torch.compiler.is_compiling() or torch.is_autocast_enabled(device)):
         return torch.autocast(device, enabled=False)
     return nullcontext()  # costs a tenth
 

@@ -49,9 +49,15 @@ class Padding:
 
     Args:
         mask: B x T, true at padding
+
+    Raises:
+        ValueError: it is no tensor of bool
     """
 
     def __init__(self, mask: Tensor):
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            found = getattr(mask, "dtype", type(mask).__name__)
+            raise ValueError(f"the padding mask is {found}, expected a tensor of bool, B x T, true at padding")
         self.mask = mask
         self._cache: dict[Any, Any] = {}
 

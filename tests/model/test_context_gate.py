@@ -132,11 +132,23 @@ def test_gradcheck(norm, activation):
 
 
 @pytest.mark.parametrize(
-    "options", [{"latent_dim": 0}, {"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}, {"latent_dim": 1}]
+    "options",
+    [{"latent_dim": n} for n in (0, 1, 2.7, "x")] + [{"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}],
 )
 def test_an_option_that_cannot_be_names_its_value(options):
     with pytest.raises(OptionError, match=str(next(iter(options.values())))):
         ContextGate(HEADS, 3, **options)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, CHANNELS), (0, 0, CHANNELS), (0, 2, CHANNELS), (40, 0, CHANNELS)])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_empty_batch_has_empty_gates_and_gradients_of_zero(shape, norm, pool):
+    gate, x = ContextGate(HEADS, 7, norm=norm, pool=pool), torch.empty(shape, requires_grad=True)
+    values = gate(x)
+    assert values.shape == (shape[1], HEADS, 7)
+    values.sum().backward()
+    assert x.grad.shape == shape and all(p.grad.isfinite().all() for p in gate.parameters())
 
 
 @pytest.mark.parametrize("norm", ["latent", "latent-per-head"])

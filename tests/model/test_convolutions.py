@@ -164,6 +164,8 @@ def test_a_model_in_half_precision_throughout_is_close_to_float32(kind, dtype):
         ({"latent_dim": 1}, "latent size is 1 with norm latent: a LayerNorm over one value is always zero"),
         ({"gate": "constant", "activation": "relu"}, "activation is 'relu'"),
         ({"padding_l": 7}, "padding_l is 7"),
+        ({"padding_l": (3, 2)}, r"padding_l is \(3, 2\); a pair, left and right, must add up to 6"),
+        ({"weight_dropout": 2.0}, "weight_dropout is 2.0; it must be from 0 to 1"),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,6 +304,45 @@ def test_an_input_of_another_shape_is_named_with_the_one_wanted(kind, shape):
     assert f"the input is {shape}, expected T x B x C with C = 24" in str(error.value)
     with pytest.raises(ValueError, match=r"the padding mask is \(9, 2\), expected B x T: \(2, 9\)"):
         make(7, kind)(torch.randn(9, 2, CHANNELS), torch.zeros(9, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("gate", ["context", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_input_or_a_mask_of_a_wrong_type_is_named(kind, gate):
+    conv, x = make(7, kind, gate=gate), torch.ones(9, 2, CHANNELS)
+    for dtype in (torch.long, torch.complex64):
+        with pytest.raises(ValueError, match=f"the input is {dtype}, expected floating-point numbers"):
+            conv(x.to(dtype))
+    for mask, found in ((torch.zeros(2, 9), "torch.float32"), (torch.zeros(2, 9).byte(), "torch.uint8"), ([0], "list")):
+        with pytest.raises(ValueError, match=f"the padding mask is {found}, expected a tensor of bool"):
+            conv(x, mask)
+
+
+@pytest.mark.parametrize("bias", [{ContextGatedLightweightConv: "bias", ContextGatedDynamicConv: "conv_bias"}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_bias_the_output_has_the_input_s_dtype_too(kind, bias):
+    conv, x = make(7, kind, **{bias[kind]: True}), torch.randn(9, 2, CHANNELS).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    if kind is ContextGatedLightweightConv:
+        assert conv(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shape_of_an_output_is_known_without_numbers(kind):
+    x, mask = torch.empty(9, 2, CHANNELS, device="meta"), torch.zeros(2, 9, dtype=torch.bool, device="meta")
+    assert make(7, kind).to("meta")(x, mask).shape == x.shape
+
+
+def test_a_hook_sees_the_gate_and_a_layer_in_place_of_one_of_its_own_is_refused():
+    conv, x, seen = make(7), torch.randn(9, 2, CHANNELS), []
+    without = conv(x)
+    conv.gate.register_forward_hook(lambda module, inputs, gate: seen.append(gate))
+    torch.testing.assert_close(conv(x), without)
+    assert len(seen) == 1 and seen[0].equal(conv.gate(x))
+    conv.gate.encode = torch.nn.Sequential(conv.gate.encode)  # as adapters do
+    with pytest.raises(TypeError, match="read, not called: parametrize their weights, do not replace them"):
+        conv(x)
 
 
 @pytest.mark.parametrize("kind", KINDS)

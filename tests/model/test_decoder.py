@@ -79,6 +79,18 @@ def test_what_is_left_to_fairseq_on_a_gpu_finds_the_same(options, monkeypatch):
         )  # fairseq's softmax is of float32
 
 
+def test_shuffled_every_hypothesis_has_the_gates_of_another_sentence_on_a_gpu_too(monkeypatch):
+    model = tiny_model(cgc_decoder="source", cgc_shuffle_context=True).double().eval()
+    sample, words = batch(), torch.randint(4, 30, (8, 3))
+    found = []
+    for costly in (False, True):
+        monkeypatch.setattr(decoder, "_costs_launches", lambda tensor: costly)  # noqa: B023
+        source = model.encoder.reorder_encoder_out(model.encoder(*sample), torch.arange(4).repeat_interleave(2))
+        state, steps = {}, range(1, 4)
+        found.append([model.decoder(words[:, :step], source, state)[0] for step in steps])
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_generating_leaves_no_trace_in_the_model():
     task, _, ours = models()
     source, lengths = batch()

@@ -339,6 +339,22 @@ def test_a_lightconv_checkpoint_is_trained_on_from_its_own_loss(arch, options, c
     torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=0, atol=1e-5)
 
 
+def test_a_trained_dynamic_decoder_is_taken_without_the_bias_that_it_does_not_use():
+    options = {"encoder_conv_type": "dynamic", "decoder_conv_type": "dynamic"}
+    theirs = tiny_model("lightconv_iwslt_de_en", **{**LIGHTWEIGHT, **options}).eval()
+    ours = tiny_model(cgc_gate="none", **options).eval()
+    ours.load_state_dict(saved(theirs), strict=True)
+    # As long as the kernel at least: of a shorter batch fairseq's softmax is over fewer taps in training, over all in decoding.
+    inputs = torch.randint(4, 40, (3, 9)), torch.tensor([9, 9, 9]), torch.randint(4, 30, (3, 8))
+    torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_convolution_of_no_known_type_is_refused(side):
+    with pytest.raises(OptionError, match=f"--{side}-conv-type is 'light'; choose from lightweight, dynamic"):
+        tiny_model(**{f"{side}_conv_type": "light"})
+
+
 @pytest.mark.parametrize("part", ["encoder.layers.0.conv.gate.norm.bias", "encoder.layers.2.conv.gct.beta"])
 def test_a_checkpoint_that_lacks_a_part_of_its_gates_is_refused(part):
     model = tiny_model(encoder_gct=True)

@@ -119,6 +119,10 @@ def test_every_parameter_gets_a_gradient_and_padding_none(design):
     (gate(x, mask) * torch.randn(2, *gate(x, mask).shape[1:])).sum().backward()
     assert all(parameter.grad.ne(0).any() for parameter in gate.parameters())
     assert x.grad[2:, 0].eq(0).all() and x.grad[:, 1].ne(0).any()
+    other = x.detach().clone()
+    other[2:, 0] = torch.nan
+    gate(other, mask).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in gate.parameters())
     nothing = gate(x.detach(), torch.tensor([[True] * 9, [False] * 9]))
     assert torch.isfinite(nothing).all()  # a row of padding alone
 

@@ -117,6 +117,9 @@ def test_no_row_sets_an_option_that_its_gate_does_not_heed_and_who_does_is_told(
     words = "--cgc-pool max --cgc-shuffle-context --cgc-gate-activation one-plus-tanh".split()
     told = parse(["--arch", "lightconv_cgc", "--cgc-gate", "summary", *words])
     assert "--cgc-pool: of no effect with --cgc-gate summary" in told
+    words = "--cgc-layers [1] --cgc-gate-on logits --cgc-decoder source --encoder-gct".split()
+    told = parse(["--arch", "lightconv_cgc", "--cgc-gate", "none", *words])
+    assert "--cgc-layers, --cgc-gate-on, --cgc-decoder: of no effect with --cgc-gate none" in told
 
 
 @pytest.mark.slow

@@ -63,17 +63,17 @@ def backward(grad, saved, means, padding, parameters, options):
         grad_logits = aten.sigmoid_backward(grad_gate, gate).view(B * H, K)
     else:
         grad_logits = aten.tanh_backward(grad_gate, gate - 1).view(B * H, K)
-    grad_hidden = aten.threshold_backward(product(grad_logits, decode).view(B, H, -1), hidden, 0)
+    grad_hidden = aten.threshold_backward(product(grad_logits, decode).view_as(hidden), hidden, 0)
     grad_scale = (grad_hidden * normal).sum_to_size(scale.shape)
     grad_shift = grad_hidden.sum_to_size(shift.shape)
     over, grad_normal = _normalised(options), grad_hidden * scale
     grad_latent = grad_normal - grad_normal.mean(over, keepdim=True)
     grad_latent -= normal * (grad_normal * normal).mean(over, keepdim=True)
-    grad_latent = grad_latent.mul_(inverse).view(B * H, -1)
+    grad_latent = grad_latent.mul_(inverse).flatten(0, 1)
     grad_encode = F.pad(product(grad_latent.t(), context.t()), (0, encode.size(1) - slots))
     grad_context = product(encode[:, :slots].t(), grad_latent.t()).view(slots, B, H)
     grad_means = pool_slots_backward(grad_context, means.size(0), encode.size(1), padding, maxima or None)
-    grad_decode = product(grad_logits.t(), hidden.view(B * H, -1))
+    grad_decode = product(grad_logits.t(), hidden.flatten(0, 1))
     return grad_means, grad_encode, grad_scale, grad_shift, grad_decode, grad_weight
 
 
