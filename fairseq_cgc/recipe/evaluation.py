@@ -65,7 +65,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
 
     ``{split}.{src,tgt}``, ``{split}.hyp``: raw source, reference, detokenised translation, line by line (of pairs held out
     of the training part the text is made of the tokens); ``{split}.tok.{tgt,hyp}``: the tokens that tokenised BLEU compares,
-    Moses' (sacreBLEU's of Chinese, Japanese and Korean, of which Moses takes clauses for tokens); ``generate.txt``: what
+    Moses' (sacreBLEU's of the languages of ``UNSPACED``, of which Moses takes clauses for tokens); ``generate.txt``: what
     fairseq-generate printed; ``scores.json``.
 
     Args:
@@ -88,11 +88,10 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     settings = read_preparation(prepared)["settings"]
     source, target = settings["source_lang"], settings["target_lang"]
     raw, tokeniser, held_out = {}, sacrebleu_tokeniser(target), False
+    _check_split(prepared, split)
     for language in (source, target):
         file, tokens = (prepared / kind / f"{split}.{language}" for kind in ("raw", "tok"))
         held_out = not file.exists()
-        if held_out and not tokens.exists():
-            raise UserError(f"{prepared} has no split '{split}': {tokens} does not exist")
         lines = read_lines(tokens if held_out else file)
         raw[language] = list(map(MosesText(language).detokenise, lines)) if held_out else lines
     state = load_checkpoint(Path(model) / "model.pt")
@@ -157,6 +156,12 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     return result
 
 
+def _check_split(prepared, split):
+    """Raises UserError if a preparation has no such split."""
+    if split not in (splits := read_preparation(prepared)["counts"]):
+        raise UserError(f"{prepared} has no split '{split}'; it has {', '.join(splits)}")
+
+
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
@@ -176,6 +181,7 @@ def main(args):
     out = usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
     check_files(prepared)
     sacrebleu_tokeniser(read_preparation(prepared)["settings"]["target_lang"])
+    _check_split(prepared, args.split)
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
     averages = place.checkpoint or place.checkpoints

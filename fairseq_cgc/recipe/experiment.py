@@ -14,7 +14,7 @@ from threading import Event
 from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
-from ..errors import MOST_SEED, OptionError, UserError, check_at_least, check_within
+from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES
 from .files import check_own_files, read_json, writable_folder, write_json
@@ -41,7 +41,16 @@ from .table import (
     updates_cell,
     write_table,
 )
-from .training import RECORD, RUN, check_numbers, option_values, parse_figures, prepared_folder, validation_options
+from .training import (
+    RECORD,
+    RUN,
+    check_numbers,
+    data_record,
+    option_values,
+    parse_figures,
+    prepared_folder,
+    validation_options,
+)
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
@@ -72,12 +81,14 @@ def run_all(args, rows, seeds):
     failed = {}
 
     def run(row, seed):
-        name, folder = f"{row}, seed {seed}", folders[row, seed]
+        name, folder = _name(row, seed), folders[row, seed]
         try:
             _run(args, row, seed, folder, SHUFFLED.get(row) in rows, execute)
             score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
         except UserError as error:
             failed[name] = str(error)
+            if stopped.is_set():  # by the user
+                return f"{name}: stopped"
             with open(_log(args.runs, row, seed), "a", encoding="utf-8") as log:
                 print(FAILED + str(error).replace("\n", "; "), file=log)
             return f"{name}: failed: {error}"
@@ -109,18 +120,26 @@ def run_all(args, rows, seeds):
     return failed
 
 
+def _name(row, seed):
+    return f"{row}, seed {seed}"
+
+
 def _log(runs, row, seed):
     return runs / f"{row}-seed{seed}.log"
 
 
-def failures(folder):
-    """What has failed in a folder of runs, by the last line of each run's log, as ``run_all`` returns it."""
-    found = {}
+def failures(folder, runs):
+    """What has failed in a folder of runs, by the last line of each run's log, as ``run_all`` returns it.
+
+    Args:
+        runs: what ``read_experiment`` returns; those that are finished are none
+    """
+    found, done = {}, {_name(run.row, run.seed) for run in runs if run.unfinished is None}
     for log in sorted(folder.glob("*-seed*.log")):
         row, _, seed = log.stem.rpartition("-seed")
         words = log.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
-        if words.startswith(FAILED):
-            found[f"{row}, seed {seed}"] = words.removeprefix(FAILED)
+        if words.startswith(FAILED) and (name := _name(row, seed)) not in done:
+            found[name] = words.removeprefix(FAILED)
     return found
 
 
@@ -228,7 +247,7 @@ def make_table(runs_folder, out=None, corpus=None):
     check_own_files(out or runs_folder, MADE)
     runs = read_experiment(runs_folder)
     corpus = corpus or corpus_name(runs)
-    title, header, rows, notes = contents(runs, corpus, failures(runs_folder))
+    title, header, rows, notes = contents(runs, corpus, failures(runs_folder, runs))
     text = "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
     return write_table(out or runs_folder, text, runs, corpus)
 
@@ -270,7 +289,11 @@ def contents(runs, corpus, failed):
     to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
     rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
     notes = ["Failed:\n\n" + "\n".join(_list(failed))] if failed else []
-    notes += [*unfinished_notes(runs), *settings_notes(runs), *power_notes(to_cgc)]
+    notes += [
+        *unfinished_notes([run for run in runs if _name(run.row, run.seed) not in failed]),
+        *settings_notes(runs),
+        *power_notes(to_cgc),
+    ]
     notes += context_notes(runs, present)
     notes.append(
         f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
@@ -339,7 +362,7 @@ def main(args):
         if getattr(args, name) is None:
             setattr(args, name, (SMALL if args.small else PAPER)[name])
     check_at_least(1, max_update=args.max_update, batch_tokens=args.batch_tokens, average=args.average, jobs=args.jobs)
-    rows = (args.rows or ",".join(PAPER_AND_CONTROLS)).split(",") if args.rows != "all" else ALL
+    rows = {None: PAPER_AND_CONTROLS, "all": ALL}.get(args.rows) or args.rows.split(",")
     for row in rows:
         if row not in ROWS:
             raise OptionError(f"--rows: there is no row '{row}'; choose from {', '.join(ROWS)}, or all")
@@ -361,6 +384,7 @@ def main(args):
             raise OptionError("give the prepared folder with --data; --table alone needs none")
         preparation = read_preparation(prepared_folder(args.data))
         sacrebleu_tokeniser(preparation["settings"]["target_lang"])  # without which nothing could be scored
+        _check_data(args)
         splits = preparation["counts"]
         if args.by == "epoch":
             _check_epochs(args, splits["train"])
@@ -370,7 +394,21 @@ def main(args):
     if not failed or list(args.runs.glob(f"*/{RUN}")):
         print(make_table(args.runs, corpus=args.corpus), end="", flush=True)
     if failed:
-        raise UserError(f"{len(failed)} runs failed:\n" + "\n".join(_list(failed)))
+        raise UserError(f"{len(failed)} run{'s' * (len(failed) > 1)} failed:\n" + "\n".join(_list(failed)))
+
+
+def _check_data(args):
+    """Raises UserError for data without a split that is needed, or for runs in the folder that were trained on other data."""
+    data = data_record(prepared_folder(args.data))
+    if "test" not in data["pairs"]:
+        raise CorpusError(f"{args.data} has no test split to translate; prepare the corpus with --test")
+    for path in args.runs.glob(f"*/{RUN}"):
+        record = read_json(path, RECORD)
+        if record["done"] and record["data"]["sha256"] != data["sha256"]:
+            raise UserError(
+                f"{path.parent} was trained on other data than {args.data}, and the runs of a folder are compared; choose another "
+                "--runs"
+            )
 
 
 def _check_epochs(args, counts):

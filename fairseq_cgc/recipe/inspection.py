@@ -163,7 +163,7 @@ def sentence_classes(kind, sentences, lengths, files):
     """A label per sentence.
 
     Args:
-        kind: ``file``: where it comes from; ``length``: about fifths of the corpus by number of tokens;
+        kind: ``file``: where it comes from; ``length``: about fifths of the corpus by number of tokens, of two sentences at least;
             ``question``: whether it ends with a question mark
         sentences: raw
         lengths: their numbers of tokens
@@ -178,7 +178,10 @@ def sentence_classes(kind, sentences, lengths, files):
         bare = (sentence.rstrip().rstrip("\"'”“»«」』") for sentence in sentences)
         return ["question" if sentence.endswith(("?", "？", "؟")) else "statement" for sentence in bare]
     edges = sorted(set(np.quantile(lengths, (0.2, 0.4, 0.6, 0.8), method="higher").astype(int)))
-    lows = [min(lengths), *(edge for edge in edges if edge > min(lengths))]
+    lows = [min(lengths)]
+    for edge in edges:  # a class of one sentence joins its neighbour
+        if sum(lows[-1] <= length < edge for length in lengths) > 1 < sum(length >= edge for length in lengths):
+            lows.append(edge)
     names = [
         f"{low}–{high - 1}" if high > low + 1 else f"{low}" for low, high in zip(lows, [*lows[1:], max(lengths) + 1])
     ]

@@ -131,7 +131,7 @@ def of_experiment(folder):
     """The template's variables for a folder of runs."""
     runs = read_experiment(folder)
     corpus = corpus_name(runs)
-    title, header, rows, notes = contents(runs, corpus, failures(folder))
+    title, header, rows, notes = contents(runs, corpus, failures(folder, runs))
     systems = [run for run in runs if run.row in SYSTEMS]
     plots = [
         image(

@@ -44,10 +44,11 @@ from .files import (
 )
 from .processes import parallel_map
 from .report import render_table
+from .scoring import UNSPACED, sacrebleu_tokeniser
 
 SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
-WITHOUT_SPACES = ("zh", "ja", "th", "lo", "km", "my")  # languages written without spaces between words
+WITHOUT_SPACES = UNSPACED.keys() - {"ko"}  # languages written without spaces between words
 MAX_TOKEN_LENGTH = 1000  # characters; clean-corpus-n's
 
 
@@ -148,6 +149,8 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
     with locked(out / ".lock", f"the preparation {out}"):
         if record.exists():
             before = read_json(record, RECORD)
+            if {path.name for path in out.iterdir()} <= {record.name, ".lock"}:  # it never got as far as a stage
+                before = write_json(record, identity) or identity
             for part in (*identity, "vocabulary_of"):
                 if before.get(part) != identity.get(part):
                     raise UserError(
@@ -241,10 +244,11 @@ def _tokenise(files, out, settings, workers):
             if split == "train":
                 pairs = clean_pairs(zip(*tokenised), settings.max_tokens, settings.max_ratio)
                 if not pairs:
+                    why = _clauses(settings.languages) or "are the two sides aligned?"
                     raise CorpusError(
                         f"none of the {len(tokenised[0])} training pairs of {' and '.join(map(str, sides.values()))} is "
                         f"left after cleaning (1 to {settings.max_tokens} tokens a side, ratio at most "
-                        f"{settings.max_ratio}): are the two sides aligned?"
+                        f"{settings.max_ratio}): {why}"
                     )
                 made = {"train": list(zip(*pairs))}
                 if "valid" not in files:
@@ -336,10 +340,13 @@ def learn_subwords(files, model, settings):
     ):
         try:
             learn_bpe.learn_bpe(lines, out, settings.bpe_size, num_workers=1)
+            out.flush()
+            if partial.read_bytes().count(b"\n") < 2:  # the version's line alone
+                raise ValueError
         except (ValueError, IndexError):
             raise CorpusError(
-                f"no subwords can be learned from {' and '.join(map(str, files))}: they have no word of two characters or "
-                "more"
+                f"no subwords can be learned from {' and '.join(map(str, files))}: no two characters stand beside each other in "
+                "their words twice"
             ) from None
 
 
@@ -361,6 +368,8 @@ def _learn_sentencepiece(files, model, settings):
             )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
+            if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", reason):
+                reason = f"the characters of the corpus alone are {found[1]}; raise --bpe-size"
             raise CorpusError(f"sentencepiece could not learn {settings.bpe_size} pieces: {reason}") from None
 
 
@@ -528,12 +537,20 @@ def _dropped(counts, settings):
     kept = f"1 to {settings['max_tokens']} Moses tokens a side, ratio at most {settings['max_ratio']:g}"
     lines = [f"cleaning dropped {dropped:,} of {raw:,} training pairs (kept: {kept})"]
     languages = settings["source_lang"], settings["target_lang"]
-    if dropped > raw / 4 and (unspaced := [name for name in languages if MosesText(name).language in WITHOUT_SPACES]):
-        lines.append(
-            f"WARNING: Moses takes whole clauses of {' and '.join(unspaced)} for tokens, so the ratio tells little: prepare "
-            "again with --max-ratio 20 --bpe sentencepiece"
-        )
+    if dropped > raw / 4 and (why := _clauses(languages)):
+        lines.append(f"WARNING: {why}")
     return lines
+
+
+def _clauses(languages):
+    """Words on languages whose lengths in Moses tokens tell little, if one of these is."""
+    unspaced = [name for name in languages if MosesText(name).language in WITHOUT_SPACES]
+    if not unspaced:
+        return ""
+    return (
+        f"Moses takes whole clauses of {' and '.join(unspaced)} for tokens, so the ratio tells little: prepare again with "
+        "--max-ratio 20 --bpe sentencepiece"
+    )
 
 
 def settings_of(args, source_lang, target_lang):
@@ -562,9 +579,19 @@ def main(args):
     for option, value in {"train": args.train, **languages}.items():
         if not (args.vocabulary_of or value):
             raise OptionError(f"--{option} is missing; see --help")
+    if args.vocabulary_of:
+        asked, usual = settings_of(args, None, None), Settings(None, None)
+        for name, default in asdict(usual).items():
+            if getattr(asked, name) != default:
+                option = "keep-case" if name == "lowercase" else name.replace("_", "-")
+                raise OptionError(f"--{option} cannot be combined with --vocabulary-of, which already sets it")
     if args.valid and not args.train:
         raise OptionError("--valid needs --train; give both, or leave it out")
     writable_folder(args.out, option="--out")
     result = prepare(raw, args.out, settings_of(args, *languages.values()), args.workers, args.vocabulary_of)
     print(*summary(result), sep="\n")
+    try:
+        sacrebleu_tokeniser(result["settings"]["target_lang"])
+    except OptionError as error:  # better known now than after a training
+        print(f"WARNING: {error}")
     print(f"-> {args.out} (binarised data: {args.out / 'bin'})")

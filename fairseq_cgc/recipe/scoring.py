@@ -17,7 +17,8 @@ from .significance import bootstrap_p, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
 LABELS = {"BLEU": "sacreBLEU"}  # what people read in the place of a key of scores.json
-UNSPACED = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # languages whose words 13a does not find
+# Languages whose words 13a does not find, and the tokeniser to take instead.
+UNSPACED = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", **dict.fromkeys(("th", "lo", "km", "my"), "char")}
 SAMPLES = 1000  # of the bootstrap
 SEED = 12345
 
@@ -44,7 +45,7 @@ def tokenised_bleu(hypotheses, references):
 
 
 def sacrebleu_tokeniser(language, asked=None, otherwise=""):
-    """The name of sacreBLEU's tokeniser for a language: 13a, or the one for Chinese, Japanese or Korean.
+    """The name of sacreBLEU's tokeniser for a language: 13a, or that of ``UNSPACED``.
 
     Args:
         asked: a name to use instead
@@ -235,7 +236,7 @@ def test_set_references(name, pair):
 def score_systems(systems, references, language, tokenised, lowercase, samples=SAMPLES, seed=SEED, tokenize=None):
     """Tokenised BLEU-4, sacreBLEU and chrF of one system, or of several with what ``compare`` tells of them.
 
-    Raw text is Moses-tokenised for the first figure (Chinese, Japanese and Korean by sacreBLEU's tokeniser);
+    Raw text is Moses-tokenised for the first figure (of the languages of ``UNSPACED`` by sacreBLEU's tokeniser);
     tokens are Moses-detokenised for the other two.
 
     Args:

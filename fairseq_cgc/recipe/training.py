@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
-from ..errors import MOST_SEED, CheckpointError, OptionError, UserError, check_at_least, check_within
+from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within
 from ..options import LARGEST_POOL_FACTOR
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint, updates_of
@@ -214,8 +214,17 @@ def prepared_folder(folder):
 
 
 def data_record(prepared):
-    """What a run remembers of its data: where it was, its languages, its pairs, the hashes of what it is made of."""
+    """What a run remembers of its data: where it was, its languages, its pairs, the hashes of what it is made of.
+
+    Raises:
+        CorpusError: there is nothing to train or validate on
+    """
     made = read_preparation(prepared)
+    if missing := [split for split in ("train", "valid") if split not in made["counts"]]:
+        raise CorpusError(
+            f"{prepared} has no {' and no '.join(missing)} split, only {', '.join(made['counts'])}; give a corpus that was prepared "
+            "with --train"
+        )
     languages = {name: made["settings"][name] for name in ("source_lang", "target_lang")}
     pairs = {split: counts["pairs"] for split, counts in made["counts"].items()}
     return {"path": str(prepared), **languages, "pairs": pairs, "sha256": made["sha256"]}

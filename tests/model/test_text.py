@@ -32,6 +32,25 @@ def test_tokenisation_is_moses_with_escaping_and_whole_dashes(language, raw, tok
     assert MosesText(language).tokenise(raw) == tokens
 
 
+@pytest.mark.parametrize(
+    "language, raw",
+    [
+        ("ar", "هل البيت كبير؟ نعم، كبير."),
+        ("fa", "من به خانه می‌روم؟"),
+        ("ur", "یہ گھر بڑا ہے۔"),
+        ("hi", "यह घर बड़ा है। ठीक?"),
+        ("th", "โรงเรียนเล็ก สีแดง วันนี้"),
+        ("km", "ខ្ញុំទៅសាលារៀន។"),
+        ("zh", "你好：我，在（这里）。Home Assistant 的，好吗？"),
+        ("ja", "「こんにちは」、元気ですか？"),
+        ("de", "Nur (fast) so, oder? Ja."),
+    ],
+)
+def test_detokenising_undoes_tokenising_in_every_script(language, raw):
+    moses = MosesText(language)
+    assert moses.tokenise(raw) != raw and moses.detokenise(moses.tokenise(raw)) == raw
+
+
 @pytest.mark.parametrize("language", ["de-AT", "de_DE", "de.x", "DE"])
 def test_the_rules_are_those_of_the_language_whatever_its_region(language):
     assert MosesText(language).tokenise("Das ist bzw. war es.") == "Das ist bzw. war es ."

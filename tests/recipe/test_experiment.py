@@ -1,6 +1,7 @@
 """The ablations' command: runs, what is done again and what is not, and the table."""
 
 import argparse
+import dataclasses
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ import torch
 from conftest import ROOT, TINY_OPTIONS, command, refused, run
 from fairseq import options as fairseq_options
 from forks import Fork
+from test_preparation import PAIRS, SETTINGS
 from test_table import change_json, make_run, rows
 
 from fairseq_cgc.errors import UserError
@@ -22,6 +24,7 @@ from fairseq_cgc.recipe import experiment, training
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, failures, make_table
 from fairseq_cgc.recipe.files import is_locked
+from fairseq_cgc.recipe.preparation import prepare
 from fairseq_cgc.recipe.rows import ROWS, VARIANTS, row_options, small_options
 from fairseq_cgc.recipe.significance import detectable_difference
 from fairseq_cgc.recipe.table import colour_of, difference_cell, differences, read_runs
@@ -163,9 +166,10 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
 def test_a_run_that_fails_is_named_after_the_others_are_done(prepared, tmp_path):
     (tmp_path / "cgc-first-seed1").write_text("in the way")
     done = ablate(prepared, tmp_path, "--rows", "cgc-first,cgc-constant", "--seeds", 1, check=False)
-    assert done.returncode == 1 and "1 runs failed" in done.stderr and "- cgc-first, seed 1: " in done.stderr
+    assert done.returncode == 1 and "1 run failed" in done.stderr and "- cgc-first, seed 1: " in done.stderr
     assert "Failed:\n\n- cgc-first, seed 1: " in (tmp_path / "table.md").read_text()
     assert "Failed:\n\n- cgc-first, seed 1: " in make_table(tmp_path), "of what is on disk"
+    assert "cgc-first" not in (tmp_path / "table.md").read_text().partition("Left out")[2], "said once"
     assert (tmp_path / "cgc-constant-seed1" / "test" / "scores.json").exists()
 
 
@@ -217,10 +221,13 @@ def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "tqdm", Bar)
     monkeypatch.setattr(experiment, "_run", fail)
     failed = experiment.run_all(args, ["cgc", "gct"], [1])
-    assert failed == failures(tmp_path) == {"cgc, seed 1": "no room", "gct, seed 1": "no room"}
+    assert failed == failures(tmp_path, []) == {"cgc, seed 1": "no room", "gct, seed 1": "no room"}
     with open(tmp_path / "cgc-seed1.log", "a") as log:  # of another try
         log.write("    40/100 updates\n")
-    assert failures(tmp_path) == {"gct, seed 1": "no room"}
+    assert failures(tmp_path, []) == {"gct, seed 1": "no room"}
+    shutil.rmtree(tmp_path / "cgc-seed1")
+    make_run(tmp_path, "gct", 1)
+    assert failures(tmp_path, read_runs(tmp_path)) == {}, "finished by hand since"
     assert (bars[0].initial, bars[0].n, bars[0].total) == (40, 200, 200)
 
 
@@ -239,6 +246,7 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
         ),
         (["--seeds", "1,x"], "--seeds is '1,x'"),
         (["--jobs", "0"], "--jobs is 0"),
+        (["--rows="], "--rows: there is no row ''"),
         (["--average", "0"], "--average is 0"),
         (["--data", "nowhere"], "nowhere holds no finished preparation"),
         (["--table"], "has no run folder"),
@@ -255,6 +263,22 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
 )
 def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
     assert words in refused("experiment", "--data", prepared, "--runs", tmp_path / "runs", *options)
+
+
+def test_what_could_not_be_compared_or_translated_is_not_trained(prepared, tmp_path):
+    for side, language in enumerate(("de", "en")):
+        (tmp_path / f"raw.{language}").write_text("".join(pair[side] + "\n" for pair in PAIRS))
+    make_run(tmp_path / "runs")  # of other data
+    options = ["--runs", tmp_path / "runs", "--max-update", 9, "--batch-tokens", 400, "--average", 1]
+    assert "cgc-1 was trained on other data than" in refused("experiment", "--data", prepared, *options)
+    options[1] = tmp_path / "new"
+    prepare({"test": tmp_path / "raw"}, tmp_path / "test", workers=1, like=prepared)
+    assert "has no train and no valid split, only test;" in refused("experiment", "--data", tmp_path / "test", *options)
+    assert "has no train and no valid split" in refused(
+        "train", "cgc", "--data", tmp_path / "test", "--runs", tmp_path / "r"
+    )
+    prepare({"train": tmp_path / "raw"}, tmp_path / "train", dataclasses.replace(SETTINGS, valid_every=2), workers=1)
+    assert "has no test split to translate" in refused("experiment", "--data", tmp_path / "train", *options)
 
 
 def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):

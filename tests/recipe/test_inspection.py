@@ -154,6 +154,9 @@ def test_classes_of_sentences():
     assert others == ["question", "question", "question", "statement"]
     labels = inspection.sentence_classes("length", sentences, lengths, None)
     assert set(labels) == {"3", "4", "5", "6"} and all(str(length) == label for length, label in zip(lengths, labels))
+    few = inspection.sentence_classes("length", [""] * 7, [4, 5, 5, 6, 9, 9, 20], None)
+    assert few == ["4–5", "4–5", "4–5", "6–20", "6–20", "6–20", "6–20"] and min(map(few.count, few)) > 1
+    assert inspection.sentence_classes("length", [""], [4], None) == ["4"]
     lengths = list(range(10, 110))
     labels = inspection.sentence_classes("length", [""] * 100, lengths, None)
     assert len(set(labels)) == 5 and all(18 <= labels.count(label) <= 22 for label in labels)

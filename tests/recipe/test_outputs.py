@@ -10,7 +10,7 @@ from conftest import refused, write_record
 from test_preparation import SETTINGS, raw  # noqa: F401 (a fixture)
 
 from fairseq_cgc.errors import CorpusError, UserError
-from fairseq_cgc.recipe import evaluation, interface_strings, iwslt14, training
+from fairseq_cgc.recipe import command_line, evaluation, interface_strings, iwslt14, training
 from fairseq_cgc.recipe.files import MARK, locked, mark_folder, read_json, usable_path
 from fairseq_cgc.recipe.preparation import prepare
 
@@ -25,9 +25,9 @@ def run_folder(prepared, tmp_path):
     return run
 
 
-def generate(folder, out=None):
-    options = {"data": None, "split": "test", "average": 1, "by": "epoch", "beam": 2, "max_tokens": 100, "fairseq": []}
-    evaluation.main(Namespace(folder=folder, out=out, checkpoint_upper_bound=None, **options))
+def generate(folder, out=None, split="test"):
+    options = {"data": None, "average": 1, "by": "epoch", "beam": 2, "max_tokens": 100, "fairseq": []}
+    evaluation.main(Namespace(folder=folder, out=out, split=split, checkpoint_upper_bound=None, **options))
 
 
 def files_of(folder):
@@ -60,7 +60,9 @@ def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_trained_or_averaged_whose_translations_cannot_be_scored(run_folder, prepared, monkeypatch):
+def test_nothing_is_trained_or_averaged_whose_translations_cannot_be_scored(
+    run_folder, prepared, tmp_path, monkeypatch, capfd
+):
     def missing(_, tokenize):
         raise RuntimeError("no MeCab")
 
@@ -72,6 +74,16 @@ def test_nothing_is_trained_or_averaged_whose_translations_cannot_be_scored(run_
         "experiment", "--data", prepared, "--runs", run_folder.parent, "--average", 1
     )
     assert files_of(run_folder.parent) == before
+    words = "prepare", "--vocabulary-of", prepared, "--test", prepared / "raw" / "test", "--out", tmp_path / "new"
+    command_line.main([*map(str, words)])
+    assert "WARNING: sacreBLEU's tokeniser 13a is not available (no MeCab)" in capfd.readouterr().out
+
+
+def test_a_split_that_is_not_there_costs_no_model(run_folder):
+    before = files_of(run_folder)
+    with pytest.raises(UserError, match="has no split 'dev'; it has train, valid, test"):
+        generate(run_folder, split="dev")
+    assert files_of(run_folder) == before
 
 
 def test_an_average_does_not_replace_what_it_is_made_of(run_folder):

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from conftest import fairseq, run
+from conftest import fairseq, refused, run
 from fairseq.data import Dictionary, data_utils
 from tqdm import tqdm
 
@@ -161,6 +161,37 @@ def test_a_corpus_too_small_for_sentencepiece_is_named(raw, tmp_path):
     settings = dataclasses.replace(SETTINGS, bpe="sentencepiece", bpe_size=5)
     with pytest.raises(CorpusError, match="sentencepiece could not learn 5 pieces"):
         prepare(raw, tmp_path / "data", settings, workers=1)
+    with pytest.raises(CorpusError, match=r"10 pieces: the characters of the corpus alone are \d+; raise --bpe-size"):
+        prepare(raw, tmp_path / "other", dataclasses.replace(settings, bpe_size=10), workers=1)
+
+
+def test_a_preparation_that_came_to_nothing_does_not_keep_the_folder(raw, tmp_path):
+    for split in SPLITS:
+        raw[split].with_suffix(".en").rename(raw[split].with_suffix(".zh"))
+        for language in ("de", "zh"):
+            raw[split].with_suffix(f".{language}").write_text(
+                "ein langer Satz\n" * 2 if language == "de" else "a\n" * 2
+            )
+    settings = dataclasses.replace(SETTINGS, target_lang="zh")
+    advice = r"left after cleaning .*: Moses takes whole clauses of zh for tokens.* --max-ratio 20 --bpe sentencepiece$"
+    with pytest.raises(CorpusError, match=advice):
+        prepare(raw, tmp_path / "data", settings, workers=1)
+    again = dataclasses.replace(settings, max_ratio=20)
+    assert prepare({**raw, "valid": raw["train"]}, tmp_path / "data", again, workers=1)["settings"]["max_ratio"] == 20
+    with pytest.raises(UserError, match="max_ratio 20 there, 1.5 requested"):
+        prepare(raw, tmp_path / "data", settings, workers=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--bpe", "sentencepiece"], ["--max-ratio", "20"], ["--keep-case"], ["--joined-dictionary"]],
+    ids=" ".join,
+)
+def test_a_vocabulary_decides_its_settings(raw, tmp_path, options):
+    prepare(raw, tmp_path / "data", SETTINGS, workers=1)
+    words = ["--vocabulary-of", tmp_path / "data", "--test", raw["test"], "--out", tmp_path / "new", *options]
+    assert f"{options[0]} cannot be combined with --vocabulary-of" in refused("prepare", *words)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_new_test_set_gets_the_vocabulary_of_an_existing_preparation(raw, tmp_path):
@@ -356,8 +387,11 @@ def test_the_binarised_data_is_fairseq_preprocess_s(raw, tmp_path):
         assert (tmp_path / "data" / "bin" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_a_corpus_of_one_character_words_is_named(raw, tmp_path):
-    for language in ("de", "en"):
-        raw["train"].with_suffix(f".{language}").write_text("a b\nb a\n")
-    with pytest.raises(CorpusError, match="no subwords can be learned from .*: they have no word of two characters"):
+@pytest.mark.parametrize("text", ["a b\nb a\n", "abc d\nd\n"])
+def test_a_corpus_without_subwords_is_named(raw, tmp_path, text):
+    for language, said in (("de", text), ("en", text.translate(str.maketrans("abcd", "efgh")))):
+        raw["train"].with_suffix(f".{language}").write_text(said)
+    with pytest.raises(
+        CorpusError, match="no subwords can be learned from .*: no two characters stand beside each other"
+    ):
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)

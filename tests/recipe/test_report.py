@@ -16,6 +16,11 @@ def test_cells_stand_as_they_were_given():
     assert render_table([], [["007", "1,000", "1e5", "–"]], style="plain").split() == ["007", "1,000", "1e5", "–"]
 
 
+def test_a_bar_in_a_cell_ends_no_cell():
+    assert render_table(["a|b"], [["0|x"]]).splitlines()[2].count(" | ") == 0
+    assert "0\\|x" in render_table(["a|b"], [["0|x"]]) and "0|x" in render_table(["a|b"], [["0|x"]], style="plain")
+
+
 def test_a_table_may_have_no_rows():
     assert render_table(["name", "score"], []).splitlines()[0].split() == ["|", "name", "|", "score", "|"]
 

@@ -102,6 +102,7 @@ def test_chinese_is_scored_by_its_characters_unless_told_otherwise(files, capsys
     found, words = figures(capsys, "good", "--ref", "ref", "--lang", "zh")
     assert 50 < found["BLEU"][0] < 100 and found["tokenised BLEU-4"][0] == found["BLEU"][0] and "tok:zh" in words
     assert "tok:zh" in figures(capsys, "good", "--ref", "ref", "--lang", "zh-CN")[1]
+    assert "tok:char" in figures(capsys, "good", "--ref", "ref", "--lang", "th")[1]
     assert figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "13a")[0]["BLEU"] < [50]
     assert "tok:char" in figures(capsys, "good", "--ref", "ref", "--tokenize", "char")[1]
     found, words = figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "char")
