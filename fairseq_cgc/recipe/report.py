@@ -22,7 +22,7 @@ def render_table(header, rows, align="l", style="pipe"):
         style: tabulate's: ``pipe`` for Markdown, ``plain`` for a terminal
     """
     if style == "pipe":
-        header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in [header, *rows])
+        header, *rows = ([str(cell).replace("|", "\\|") for cell in row] for row in [header, *rows])
     columns = max(map(len, [header, *rows]))
     sides = ["left" if side == "l" else "right" for side in align.ljust(columns, "r")]
     return tabulate(rows, header, tablefmt=style, disable_numparse=True, colalign=sides)
