@@ -125,7 +125,7 @@ class ContextGate(SentenceGate):
             latent_dim = kernel_size // 2 + 1
         elif latent_dim == AS_KERNEL:
             latent_dim = kernel_size
-        if not str(latent_dim).isdecimal():
+        if not str(latent_dim).lstrip("-").isdecimal():
             raise OptionError(f"the gate's latent size is {latent_dim!r}; it must be a whole number or '{AS_KERNEL}'")
         latent_dim = int(latent_dim)
         for name, value, least in (
@@ -167,10 +167,9 @@ class ContextGate(SentenceGate):
         Raises:
             TypeError: a layer was replaced: what stands in its place would not be called
         """
-        if not (isinstance(self.encode, GateLinear) and isinstance(self.decode, GateLinear)):
-            raise TypeError(
-                "the gate's encode and decode are read, not called: parametrize their weights, do not replace them"
-            )
+        layers = (self.encode, GateLinear), (self.norm, nn.LayerNorm), (self.decode, GateLinear)
+        if not all(isinstance(layer, kind) for layer, kind in layers):
+            raise TypeError("the gate's layers are read, not called: parametrize their weights, do not replace them")
         return self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
 
     def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:

@@ -125,7 +125,7 @@ class LightConvCGCEncoder(LightConvEncoder):
     def __init__(self, args, dictionary, embed_tokens):
         # fairseq's encoder names its layer class inside __init__: let it build none.
         super().__init__(without_layers(args), dictionary, embed_tokens)
-        self.shuffles = args.cgc_shuffle_context
+        self.shuffles = args.cgc_shuffle_context and args.cgc_decoder == "source"
         gated = gated_layers(args)
         self.layers = nn.ModuleList(
             LightConvCGCEncoderLayer(args, kernel_size, number in gated)
@@ -287,12 +287,11 @@ class LightConvCGCModel(LightConvModel):
         super().upgrade_state_dict_named(state_dict, name)
         own = self.state_dict()
         for key in list(state_dict):
-            if (
-                key.endswith(".conv.conv_bias") and key not in own
-            ):  # which fairseq's dynamic decoder neither sets nor uses
+            # A bias that fairseq's dynamic decoder neither sets nor uses.
+            if key.endswith(".conv.conv_bias") and key not in own:
                 del state_dict[key]
             # fairseq's CUDA layer keeps a kernel as H x K.
-            if key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:
+            elif key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:
                 state_dict[key] = state_dict[key].unsqueeze(1)
         for side, what in (("encoder", "gate"), ("encoder", "gct"), ("decoder", "gate")):
             new = [key for key in own if key.startswith(f"{side}.layers.") and f".conv.{what}." in key]

@@ -32,13 +32,14 @@ SUBWORD_MODELS = {
 
 # Python takes these control characters for white space; Perl, and so Moses, deletes them.
 NOT_SPACE_IN_PERL = dict.fromkeys(range(0x1C, 0x20))
-# What Moses' detokeniser does not know: punctuation that stands at the word before it, characters that join two, and marks
-# of scripts without spaces between words, at which its tokeniser tears words.
+# What Moses' detokeniser does not know: punctuation that stands at the word before it; the joiner inside words of Arabic
+# script, and marks of scripts without spaces between words, at which the tokeniser tears words. A space that stood behind
+# either is lost: the tokens do not tell it.
 AT_THE_WORD_BEFORE = re.compile(r" +(?=[،؛؟۔।॥។။])")
-JOINING = re.compile(r" *([\u200c\u200d]) *")
+JOINER = re.compile("(?<=[\u0600-\u06ff]) \u200c (?=[\u0600-\u06ff])")
 _MARKS = "".join(chr(code) for code in range(0x0E00, 0x1800) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
-MARKS = re.compile(f" *([{_MARKS}]+) *")  # of Thai to Khmer
-CJK_PUNCTUATION = re.compile(r" *([，。、：；！？（）《》「」『』]) *")
+MARKS = re.compile(f" +([{_MARKS}]+) *")  # of Thai to Khmer
+CJK_PUNCTUATION = re.compile(r" *([，。、：；！？（）《》「」『』“”‘’]) *")
 
 
 def is_blank(sentence: str) -> bool:
@@ -82,7 +83,7 @@ class MosesText:
 
             self._detokeniser = MosesDetokenizer(self.language)
         sentence = self._detokeniser.detokenize(sentence.split(), return_str=True, unescape=True)
-        sentence = JOINING.sub(r"\1", AT_THE_WORD_BEFORE.sub("", sentence))
+        sentence = JOINER.sub("\u200c", AT_THE_WORD_BEFORE.sub("", sentence))
         if self.language in ("th", "lo", "km", "my"):
             return MARKS.sub(r"\1", sentence)
         return CJK_PUNCTUATION.sub(r"\1", sentence) if self.language in ("zh", "ja") else sentence

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -83,16 +84,19 @@ def run_all(args, rows, seeds):
     def run(row, seed):
         name, folder = _name(row, seed), folders[row, seed]
         try:
-            _run(args, row, seed, folder, SHUFFLED.get(row) in rows, execute)
+            _run(args, row, seed, folder, execute)
             score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
+            if SHUFFLED.get(row) in rows:
+                name = _name(SHUFFLED[row], seed)
+                _run_shuffled(args, folder, execute)
         except UserError as error:
             failed[name] = str(error)
-            if stopped.is_set():  # by the user
+            if stopped.is_set():
                 return f"{name}: stopped"
-            with open(_log(args.runs, row, seed), "a", encoding="utf-8") as log:
-                print(FAILED + str(error).replace("\n", "; "), file=log)
+            with suppress(OSError), open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
+                print(f"\n{FAILED}{name}: " + str(error).replace("\n", "; "), file=log)
             return f"{name}: failed: {error}"
-        return f"{name}: BLEU-4 {score:.2f}"
+        return f"{_name(row, seed)}: BLEU-4 {score:.2f}"
 
     done = {task: updates_logged(folder) for task, folder in folders.items()}
     total = args.max_update * len(folders)
@@ -124,22 +128,21 @@ def _name(row, seed):
     return f"{row}, seed {seed}"
 
 
-def _log(runs, row, seed):
-    return runs / f"{row}-seed{seed}.log"
-
-
 def failures(folder, runs):
-    """What has failed in a folder of runs, by the last line of each run's log, as ``run_all`` returns it.
+    """What has failed in a folder of runs, as ``run_all`` returns it, by the last lines of their logs.
 
     Args:
-        runs: what ``read_experiment`` returns; those that are finished are none
+        runs: what ``read_experiment`` returns; those that are finished have not failed, nor those that were trained on since
     """
     found, done = {}, {_name(run.row, run.seed) for run in runs if run.unfinished is None}
     for log in sorted(folder.glob("*-seed*.log")):
-        row, _, seed = log.stem.rpartition("-seed")
-        words = log.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
-        if words.startswith(FAILED) and (name := _name(row, seed)) not in done:
-            found[name] = words.removeprefix(FAILED)
+        words, progress = log.read_text(encoding="utf-8", errors="replace"), log.with_suffix("") / "log.jsonl"
+        last = words.rstrip("\n").rpartition("\n")[2]
+        if not last.startswith(FAILED) or progress.exists() and progress.stat().st_mtime > log.stat().st_mtime:
+            continue
+        name, _, reason = last.removeprefix(FAILED).partition(": ")
+        if name not in done:
+            found[name] = reason
     return found
 
 
@@ -173,37 +176,31 @@ def _execute(command, log, stopped, environment=os.environ):
         raise UserError(f"{words} (exit status {process.returncode}; {log})")
 
 
-def _run(args, row, seed, folder, shuffled, execute):
+def _run(args, row, seed, folder, execute):
     """What is left to do of a run."""
-    log = _log(args.runs, row, seed)
     train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
     train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", args.average]
     train += [*(small_options(row) if args.small else []), *args.fairseq]
-    execute([*COMMAND, *map(str, train)], log)
+    execute([*COMMAND, *map(str, train)], folder.with_suffix(".log"))
+    _translate(args, folder, "test", [], execute)
+
+
+def _run_shuffled(args, folder, execute):
+    """What is left to do with shuffled contexts of a run that is finished."""
+    pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["test"]
+    _translate(args, folder, SHUFFLED_TEST, ["--model-overrides", SHUFFLE, *company(pairs)], execute)
+    _validate_shuffled(folder, execute)
+
+
+def _translate(args, folder, test, options, execute):
+    """Translate and score, unless that has been done with these checkpoints and options."""
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
-    tests = {"test": []}
-    if shuffled:
-        pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["test"]
-        tests[SHUFFLED_TEST] = ["--model-overrides", SHUFFLE, *company(pairs)]
-    for test, options in tests.items():
-        scores = folder / test / SCORES
-        made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
-        found = made.get("checkpoints"), made.get("beam"), made.get("options", options)  # earlier versions did not tell
-        if found != (names, PAPER["beam"], options):
-            generate = [
-                "generate",
-                folder,
-                "--average",
-                args.average,
-                "--by",
-                args.by,
-                "--out",
-                folder / test,
-                *options,
-            ]
-            execute([*COMMAND, *map(str, generate)], log)
-    if SHUFFLED_TEST in tests:
-        _validate_shuffled(folder, execute)
+    scores = folder / test / SCORES
+    made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
+    found = made.get("checkpoints"), made.get("beam"), made.get("options", options)  # earlier versions did not tell
+    if found != (names, PAPER["beam"], options):
+        generate = ["generate", folder, "--average", args.average, "--by", args.by, "--out", folder / test, *options]
+        execute([*COMMAND, *map(str, generate)], folder.with_suffix(".log"))
 
 
 def company(sentences):
@@ -404,7 +401,8 @@ def _check_data(args):
         raise CorpusError(f"{args.data} has no test split to translate; prepare the corpus with --test")
     for path in args.runs.glob(f"*/{RUN}"):
         record = read_json(path, RECORD)
-        if record["done"] and record["data"]["sha256"] != data["sha256"]:
+        trained = record["done"] or any((path.parent / "checkpoints").glob("checkpoint*.pt"))
+        if trained and record["data"]["sha256"] != data["sha256"]:
             raise UserError(
                 f"{path.parent} was trained on other data than {args.data}, and the runs of a folder are compared; choose another "
                 "--runs"

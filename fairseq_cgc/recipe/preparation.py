@@ -34,6 +34,7 @@ from .files import (
     COMPRESSED,
     atomic_folder,
     atomic_write,
+    discard_folder,
     locked,
     read_json,
     read_lines,
@@ -205,7 +206,12 @@ def _run_stages(files, out, settings, workers, like, identity):
         with atomic_write(model) as file:
             shutil.copyfile(like / settings.subword_model, file)
     elif not model.exists():
-        learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
+        try:
+            learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
+        except CorpusError:  # another size or corpus is needed, for which the folder is left
+            discard_folder(out / "tok", "tokens")
+            discard_folder(out / "raw", "held-out text")
+            raise
     if not (out / "bpe").exists():
         _apply_subwords(out, settings, workers)
     if not (out / "bin").exists():

@@ -17,8 +17,8 @@ from .significance import bootstrap_p, corpus_scores, resample, statistics
 
 TOKENISED_BLEU = "tokenised BLEU-4"
 LABELS = {"BLEU": "sacreBLEU"}  # what people read in the place of a key of scores.json
-# Languages whose words 13a does not find, and the tokeniser to take instead.
-UNSPACED = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", **dict.fromkeys(("th", "lo", "km", "my"), "char")}
+WORDS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # languages, and sacreBLEU's tokenisers of their words
+UNSPACED = {**WORDS, **dict.fromkeys(("th", "lo", "km", "my"), "char")}  # languages whose words 13a does not find
 SAMPLES = 1000  # of the bootstrap
 SEED = 12345
 
@@ -264,7 +264,7 @@ def score_systems(systems, references, language, tokenised, lowercase, samples=S
     if tokenised:
         sides = {True: (systems, references), False: each(lambda lines: [*map(moses.detokenise, lines)])}
         notes = {True: "tokens as given", False: f"both sides detokenised ({tool})"}
-    elif moses.language in UNSPACED or tokenize in UNSPACED.values():
+    elif moses.language in UNSPACED or tokenize in WORDS.values():
         sides = {True: each(lambda lines: tokens_of(lines, tokenize)), False: (systems, references)}
         notes = {True: f"both sides tokenised (sacreBLEU {version('sacrebleu')}, {tokenize})", False: "text as given"}
     else:

@@ -133,7 +133,7 @@ def test_gradcheck(norm, activation):
 
 @pytest.mark.parametrize(
     "options",
-    [{"latent_dim": n} for n in (0, 1, 2.7, "x")] + [{"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}],
+    [{"latent_dim": n} for n in (0, -1, 1, 2.7, "x")] + [{"pool_factor": 0}, {"norm": "batch"}, {"activation": "relu"}],
 )
 def test_an_option_that_cannot_be_names_its_value(options):
     with pytest.raises(OptionError, match=str(next(iter(options.values())))):

@@ -84,7 +84,7 @@ def test_shuffled_every_hypothesis_has_the_gates_of_another_sentence_on_a_gpu_to
     sample, words = batch(), torch.randint(4, 30, (8, 3))
     found = []
     for costly in (False, True):
-        monkeypatch.setattr(decoder, "_costs_launches", lambda tensor: costly)  # noqa: B023
+        monkeypatch.setattr(decoder, "_costs_launches", lambda tensor, costly=costly: costly)
         source = model.encoder.reorder_encoder_out(model.encoder(*sample), torch.arange(4).repeat_interleave(2))
         state, steps = {}, range(1, 4)
         found.append([model.decoder(words[:, :step], source, state)[0] for step in steps])

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypa
     change_json(folder / "test" / "scores.json", lambda scores: scores.update(generation={**made, **change}))
     monkeypatch.setattr(experiment, "find_checkpoints", lambda *_: [Path("a.pt")])
     args = parse(["experiment", "--data", "data", "--runs", str(tmp_path), *map(str, QUICK)])
-    experiment._run(args, "cgc", 1, folder, False, lambda command, log: asked.append(command[3]))
+    experiment._run(args, "cgc", 1, folder, lambda command, log: asked.append(command[3]))
     assert asked == ["train", *["generate"] * again]
 
 
@@ -222,13 +223,30 @@ def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "_run", fail)
     failed = experiment.run_all(args, ["cgc", "gct"], [1])
     assert failed == failures(tmp_path, []) == {"cgc, seed 1": "no room", "gct, seed 1": "no room"}
+    assert (bars[0].initial, bars[0].n, bars[0].total) == (40, 200, 200)
     with open(tmp_path / "cgc-seed1.log", "a") as log:  # of another try
         log.write("    40/100 updates\n")
     assert failures(tmp_path, []) == {"gct, seed 1": "no room"}
-    shutil.rmtree(tmp_path / "cgc-seed1")
-    make_run(tmp_path, "gct", 1)
-    assert failures(tmp_path, read_runs(tmp_path)) == {}, "finished by hand since"
-    assert (bars[0].initial, bars[0].n, bars[0].total) == (40, 200, 200)
+    os.utime(tmp_path / "gct-seed1.log", (1, 1))  # older than what the run has done since
+    (tmp_path / "gct-seed1").mkdir()
+    (tmp_path / "gct-seed1" / "log.jsonl").touch()
+    assert failures(tmp_path, []) == {}
+
+
+def test_of_a_finished_run_the_shuffled_part_alone_can_fail(tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("no room\nat all")
+
+    folder = make_run(tmp_path, "cgc", 1)
+    folder.rename(tmp_path / "cgc-seed1")
+    monkeypatch.setattr(experiment, "_run", lambda *_: None)
+    monkeypatch.setattr(experiment, "_run_shuffled", fail)
+    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100)
+    (tmp_path / "cgc-seed1.log").write_text("half a line")
+    assert list(experiment.run_all(args, ["cgc", "cgc-shuffled"], [1])) == ["cgc-shuffled, seed 1"]
+    assert failures(tmp_path, read_runs(tmp_path)) == {"cgc-shuffled, seed 1": "no room; at all"}
+    (tmp_path / "cgc-seed1.log").write_text("experiment: failed: cgc, seed 1: it holds another run\n")
+    assert failures(tmp_path, read_runs(tmp_path)) == {}, "it is finished"
 
 
 def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):

@@ -162,7 +162,8 @@ def test_a_corpus_too_small_for_sentencepiece_is_named(raw, tmp_path):
     with pytest.raises(CorpusError, match="sentencepiece could not learn 5 pieces"):
         prepare(raw, tmp_path / "data", settings, workers=1)
     with pytest.raises(CorpusError, match=r"10 pieces: the characters of the corpus alone are \d+; raise --bpe-size"):
-        prepare(raw, tmp_path / "other", dataclasses.replace(settings, bpe_size=10), workers=1)
+        prepare(raw, tmp_path / "data", dataclasses.replace(settings, bpe_size=10), workers=1)
+    prepare(raw, tmp_path / "data", dataclasses.replace(settings, bpe_size=60), workers=1)
 
 
 def test_a_preparation_that_came_to_nothing_does_not_keep_the_folder(raw, tmp_path):

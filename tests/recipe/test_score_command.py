@@ -103,6 +103,10 @@ def test_chinese_is_scored_by_its_characters_unless_told_otherwise(files, capsys
     assert 50 < found["BLEU"][0] < 100 and found["tokenised BLEU-4"][0] == found["BLEU"][0] and "tok:zh" in words
     assert "tok:zh" in figures(capsys, "good", "--ref", "ref", "--lang", "zh-CN")[1]
     assert "tok:char" in figures(capsys, "good", "--ref", "ref", "--lang", "th")[1]
+    german = [
+        figures(capsys, "good", "--ref", "ref", "--lang", "de", *more)[0] for more in ([], ["--tokenize", "char"])
+    ]
+    assert german[0]["tokenised BLEU-4"] == german[1]["tokenised BLEU-4"] and german[0]["BLEU"] != german[1]["BLEU"]
     assert figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "13a")[0]["BLEU"] < [50]
     assert "tok:char" in figures(capsys, "good", "--ref", "ref", "--tokenize", "char")[1]
     found, words = figures(capsys, "good", "--ref", "ref", "--lang", "zh", "--tokenize", "char")
