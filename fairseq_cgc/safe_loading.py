@@ -41,8 +41,8 @@ HARMLESS = {
         "label_smoothed_cross_entropy_with_rdrop",
         "label_smoothed_cross_entropy_with_simcut",
     },
-    "tokenizer": {"moses", "moses_lowercase", "nltk", "space"},
-    "eval_bleu_detok": {"moses", "moses_lowercase", "nltk", "space"},
+    "tokenizer": {"moses", "moses_cased", "moses_lowercase", "nltk", "space"},
+    "eval_bleu_detok": {"moses", "moses_cased", "moses_lowercase", "nltk", "space"},
     "bpe": {"characters", "fastbpe", "sentencepiece", "subword_nmt"},
     "scoring": {"bert_score", "bleu", "chrf", "meteor", "sacrebleu", "wer"},
     "dataset_impl": {"cached", "huffman", "lazy", "mmap", "raw"},  # "fasta" hands file names to a shell

@@ -90,34 +90,46 @@ class MosesText:
 
 
 @dataclass  # fairseq makes command-line options of its fields, and reads no other form of Optional
-class MosesLowercaseConfig(FairseqDataclass):
+class MosesConfig(FairseqDataclass):
     source_lang: Optional[str] = field(default=None, metadata={"help": "source language"})
     target_lang: Optional[str] = field(default=None, metadata={"help": "target language"})
 
 
-@register_tokenizer("moses_lowercase", dataclass=MosesLowercaseConfig)
-class MosesLowercase:
-    """``--tokenizer moses_lowercase``: a raw sentence to what a lowercased preparation trained on.
+@register_tokenizer("moses_cased", dataclass=MosesConfig)
+class MosesCased:
+    """``--tokenizer moses_cased``: a raw sentence to what a preparation with ``--keep-case`` trained on, and back.
 
-    fairseq's own ``--tokenizer moses`` does not lowercase, and splits dashes where the recipe does not.
+    fairseq's own ``--tokenizer moses`` splits dashes where the recipe does not, and knows no regions (``de_DE``).
 
     Raises:
         OptionError: without ``--source-lang`` and ``--target-lang``, whose rules it is to follow
     """
 
+    name = "moses_cased"
+
     def __init__(self, cfg):
         if not (cfg.source_lang and cfg.target_lang):
             raise OptionError(
-                f"--tokenizer moses_lowercase is given with --source-lang {cfg.source_lang} and --target-lang "
+                f"--tokenizer {self.name} is given with --source-lang {cfg.source_lang} and --target-lang "
                 f"{cfg.target_lang}; give both, such as --source-lang de --target-lang en"
             )
         self._source, self._target = MosesText(cfg.source_lang), MosesText(cfg.target_lang)
 
     def encode(self, x: str) -> str:
-        return lowercase(self._source.tokenise(x))
+        return self._source.tokenise(x)
 
     def decode(self, x: str) -> str:
         return self._target.detokenise(x)
+
+
+@register_tokenizer("moses_lowercase", dataclass=MosesConfig)
+class MosesLowercase(MosesCased):
+    """``--tokenizer moses_lowercase``: the same for a lowercased preparation, which is the recipe's."""
+
+    name = "moses_lowercase"
+
+    def encode(self, x: str) -> str:
+        return lowercase(super().encode(x))
 
 
 def hub_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -157,8 +169,7 @@ def hub_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return {
         "source_lang": source,
         "target_lang": target,
-        "tokenizer": "moses_lowercase" if lowercased else "moses",
-        "moses_no_dash_splits": True,
+        "tokenizer": "moses_lowercase" if lowercased else "moses_cased",
         "bpe": settings["bpe"],
         subwords.option: model,
     }

@@ -69,16 +69,23 @@ def test_detokenisation_undoes_it():
         assert text.detokenise(text.tokenise(raw)) == raw
 
 
-def test_the_registered_tokeniser_lowercases_the_source():
-    config = Namespace(tokenizer="moses_lowercase", source_lang="de", target_lang="en")
+@pytest.mark.parametrize(
+    "name, tokens",
+    [("moses_lowercase", "das ist gut &amp; schön-neu ."), ("moses_cased", "Das ist GUT &amp; Schön-neu .")],
+)
+def test_the_registered_tokenisers_are_the_preparation_s(name, tokens):
+    config = Namespace(tokenizer=name, source_lang="de_DE", target_lang="en")
     tokeniser = encoders.build_tokenizer(config)
-    assert tokeniser.encode("Das ist GUT & Schön.") == "das ist gut &amp; schön ."
+    assert tokeniser.encode("Das ist GUT & Schön-neu.") == tokens
     assert tokeniser.decode("it &apos;s good .") == "it's good."
 
 
-def test_the_registered_tokeniser_wants_both_languages():
-    config = Namespace(tokenizer="moses_lowercase", source_lang="de")
-    with pytest.raises(OptionError, match="--source-lang de and --target-lang None; give both"):
+@pytest.mark.parametrize("name", ["moses_lowercase", "moses_cased"])
+def test_the_registered_tokeniser_wants_both_languages(name):
+    config = Namespace(tokenizer=name, source_lang="de")
+    with pytest.raises(
+        OptionError, match=f"--tokenizer {name} is given with --source-lang de and --target-lang None; give both"
+    ):
         encoders.build_tokenizer(config)
 
 
@@ -129,3 +136,5 @@ def test_the_options_of_a_model_folder_are_those_of_its_preparation(tmp_path):
     (tmp_path / "bpecodes").write_text("x")
     options = hub_options(tmp_path)
     assert options["bpe_codes"] == str(tmp_path / "bpecodes") and options["tokenizer"] == "moses_lowercase"
+    (tmp_path / "prepare.json").write_text(SETTINGS.replace("true", "false"))
+    assert hub_options(tmp_path)["tokenizer"] == "moses_cased"
