@@ -148,10 +148,9 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
             "folder, or move it away"
         )
     with locked(out / ".lock", f"the preparation {out}"):
-        if record.exists():
+        begun = {path.name for path in out.iterdir()} - {record.name, ".lock"}  # else it never got as far as a stage
+        if record.exists() and begun:
             before = read_json(record, RECORD)
-            if {path.name for path in out.iterdir()} <= {record.name, ".lock"}:  # it never got as far as a stage
-                before = write_json(record, identity) or identity
             for part in (*identity, "vocabulary_of"):
                 if before.get(part) != identity.get(part):
                     raise UserError(
