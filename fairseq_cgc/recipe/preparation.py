@@ -149,8 +149,8 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
         )
     with locked(out / ".lock", f"the preparation {out}"):
         begun = {path.name for path in out.iterdir()} - {record.name, ".lock"}  # else it never got as far as a stage
-        if record.exists() and begun:
-            before = read_json(record, RECORD)
+        before = read_json(record, RECORD) if record.exists() else None  # or an error: it is somebody's
+        if before and begun:
             for part in (*identity, "vocabulary_of"):
                 if before.get(part) != identity.get(part):
                     raise UserError(

@@ -181,6 +181,11 @@ def test_a_preparation_that_came_to_nothing_does_not_keep_the_folder(raw, tmp_pa
     assert prepare({**raw, "valid": raw["train"]}, tmp_path / "data", again, workers=1)["settings"]["max_ratio"] == 20
     with pytest.raises(UserError, match="max_ratio 20 there, 1.5 requested"):
         prepare(raw, tmp_path / "data", settings, workers=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "prepare.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="prepare.json"):
+        prepare(raw, tmp_path / "mine", again, workers=1)
+    assert (tmp_path / "mine" / "prepare.json").read_text() == '{"mine": 1}'
 
 
 @pytest.mark.parametrize(
