@@ -157,6 +157,7 @@ def test_a_stopped_command_stops_its_runs(prepared, tmp_path):
     finally:  # it would train for hours
         process.terminate()
     assert process.wait(60) == 130 and "interrupted" in process.stderr.read()
+    assert failures(tmp_path, []) == {}, "an interrupt is no failure"
     sizes = [log.stat().st_size for log in logs]
     time.sleep(2)
     assert [log.stat().st_size for log in logs] == sizes
