@@ -5,9 +5,6 @@ from importlib.metadata import version
 
 import numpy as np
 import sacrebleu
-import torch
-from fairseq.data import Dictionary
-from fairseq.scoring.bleu import BleuConfig, Scorer
 
 from ..errors import MOST_SAMPLES, CorpusError, OptionError, check_at_least, check_within
 from ..text import MosesText
@@ -23,11 +20,13 @@ SAMPLES = 1000  # of the bootstrap
 SEED = 12345
 
 
-def tokenised_bleu(hypotheses, references):
+def tokenised_bleu(hypotheses, *references, lowercase=False):
     """BLEU-4 of sentences as they stand, split on white space: ``fairseq-score``'s figure, the paper's.
 
     Args:
-        hypotheses, references: lists of tokenised sentences, one for one
+        hypotheses: list of tokenised sentences
+        references: lists of tokenised sentences, one for one with them
+        lowercase: compare without case
 
     Returns:
         (score, fairseq's line with precisions, brevity penalty and lengths)
@@ -35,13 +34,13 @@ def tokenised_bleu(hypotheses, references):
     Raises:
         CorpusError: lists of different length, or empty
     """
-    check_aligned(hypotheses, references)
-    symbols = Dictionary()
-    scorer = Scorer(BleuConfig(pad=symbols.pad(), eos=symbols.eos(), unk=symbols.unk()))
-    for hypothesis, reference in zip(hypotheses, references):
-        reference = symbols.encode_line(reference)
-        scorer.add(reference.to(torch.int32), symbols.encode_line(hypothesis).to(torch.int32))
-    return scorer.score(), scorer.result_string()
+    metric = token_metric(lowercase)
+    sums = token_statistics(hypotheses, *references, lowercase=lowercase).sum(0)
+    (length, wanted), matched, there = sums[:2], *np.split(sums[2:], 2)
+    precisions = "/".join(f"{100 * precision:.1f}" for precision in matched / np.maximum(there, 1))
+    score, penalty = float(corpus_scores(metric, sums)), np.exp(min(0, 1 - wanted / length))
+    lengths = f"ratio={length / wanted:.3f}, syslen={length:.0f}, reflen={wanted:.0f}"
+    return score, f"BLEU4 = {score:.2f}, {precisions} (BP={penalty:.3f}, {lengths})"
 
 
 def sacrebleu_tokeniser(language, asked=None, otherwise=""):
@@ -99,8 +98,7 @@ def detokenised_scores(hypotheses, references, lowercase, tokenize="13a"):
 def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEED, tokenize="13a"):
     """Several systems against the first of them: paired bootstrap resampling over sentences (Koehn 2004).
 
-    Tokenised BLEU-4 is ``tokenised_bleu``'s figure: no smoothing, and ``<unk>`` in a reference matches
-    nothing. Equal scores have p = 1, where sacreBLEU's own test can give them the smallest p there is.
+    Tokenised BLEU-4 is ``tokenised_bleu``'s figure. Equal scores have p = 1, where sacreBLEU's own test can give them the smallest p there is.
 
     Args:
         systems: dict of name to hypotheses, one for one with the references; the first is the baseline
@@ -125,7 +123,8 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
         check_aligned(hypotheses, *references)
     if tokenised:
         metrics = {TOKENISED_BLEU: token_metric(lowercase)}
-        references = [_without_unknown(side) for side in references]
+        systems = {name: _as_in_fairseq(hypotheses) for name, hypotheses in systems.items()}
+        references = [_as_in_fairseq(side, "<<unk>>") for side in references]
     else:
         metrics = _raw_metrics(lowercase, tokenize)
     compared = {}
@@ -158,20 +157,33 @@ def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
     return figures
 
 
-def token_statistics(hypotheses, references):
-    """Statistics of tokenised BLEU-4, as ``significance.statistics`` returns them."""
-    check_aligned(hypotheses, references)
-    return statistics(token_metric(), hypotheses, [_without_unknown(references)])
+def token_statistics(hypotheses, *references, lowercase=False):
+    """Statistics of tokenised BLEU-4, as ``significance.statistics`` returns them.
+
+    Raises:
+        CorpusError: lists of different length, or empty
+    """
+    check_aligned(hypotheses, *references)
+    sides = [_as_in_fairseq(side, "<<unk>>") for side in references]
+    return statistics(token_metric(lowercase), _as_in_fairseq(hypotheses), sides)
 
 
 def token_metric(lowercase=False):
-    """Tokenised BLEU-4 as one of sacreBLEU's metrics, for references in which ``<unk>`` is replaced."""
+    """Tokenised BLEU-4, without smoothing, as one of sacreBLEU's metrics, of lines as ``_as_in_fairseq`` makes them."""
     return sacrebleu.BLEU(lowercase=lowercase, tokenize="none", smooth_method="none", force=True)
 
 
-def _without_unknown(references):
-    """``<unk>`` in a reference matches nothing, as in fairseq-score."""
-    return [" ".join("<<unk>>" if word == "<unk>" else word for word in line.split()) for line in references]
+def _as_in_fairseq(lines, unknown="<unk>"):
+    """Lines as fairseq-score counts their tokens: each ends in ``</s>``, which stays where there is nothing else, and is cut
+    off elsewhere, as is padding at both ends; ``<unk>`` in a reference is an *unknown* that matches nothing."""
+    counted = []
+    for line in lines:
+        words = [unknown if word == "<unk>" else word for word in [*line.split(), "</s>"]]
+        first = next(place for place, word in enumerate(words) if word != "<pad>")
+        while len(words) > first + 1 and words[-1] in ("</s>", "<pad>"):
+            words.pop()
+        counted.append(" ".join(words[first:]))
+    return counted
 
 
 def read_sides(paths, references):
@@ -286,14 +298,10 @@ def _score_one(systems, references, tokenised, lowercase, tokenize):
     [(name, hypotheses)] = systems.items()
     if not tokenised:
         found = detokenised_scores(hypotheses, references, lowercase, tokenize)
-    elif len(references) == 1:
-        sides = [[line.lower() for line in side] if lowercase else side for side in (hypotheses, *references)]
-        score, line = tokenised_bleu(*sides)
-        found = {TOKENISED_BLEU: {"score": score, "signature": line + (", lowercased" if lowercase else "")}}
-    else:  # fairseq's scorer takes one
-        metric = token_metric(lowercase)
-        score = metric.corpus_score(hypotheses, [_without_unknown(side) for side in references]).score
-        found = {TOKENISED_BLEU: {"score": score, "signature": str(metric.get_signature())}}
+    else:
+        score, line = tokenised_bleu(hypotheses, *references, lowercase=lowercase)
+        line += f", {len(references)} references" * (len(references) > 1) + ", lowercased" * lowercase
+        found = {TOKENISED_BLEU: {"score": score, "signature": line}}
     return {
         metric: {"signature": figure["signature"], "systems": {name: {"score": figure["score"]}}}
         for metric, figure in found.items()

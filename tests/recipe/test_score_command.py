@@ -128,7 +128,7 @@ def test_the_best_of_several_references_counts(files, capsys):
     (files / "other").write_text((files / "good").read_text())
     alone, _ = figures(capsys, "good", "--ref", "ref")
     both, words = figures(capsys, "good", "--ref", "ref", "--ref", "other")
-    assert all(value == [100] for value in both.values()) and alone["BLEU"] < [99] and words.count("nrefs:2") == 3
+    assert all(value == [100] for value in both.values()) and alone["BLEU"] < [99] and words.count("nrefs:2") == 2
     compared, _ = figures(capsys, "good", "bad", "--ref", "ref", "--ref", "other", "--samples", 20)
     assert all(one == 100 > other for one, other in compared.values())
 

@@ -1,10 +1,13 @@
+import random
 import re
 
 import pytest
 from conftest import fairseq
+from fairseq.data import Dictionary
+from fairseq.scoring.bleu import BleuConfig, Scorer
 
 from fairseq_cgc.errors import CorpusError
-from fairseq_cgc.recipe.scoring import detokenised_scores, tokenised_bleu
+from fairseq_cgc.recipe.scoring import compare, detokenised_scores, tokenised_bleu
 
 REFERENCES = ["the cat sat on the mat .", "there is a dog &quot; in &quot; the garden", "a <unk> word here , now"]
 HYPOTHESES = ["the cat sat on a mat .", "there is the dog &quot; in &quot; the big garden", "a <unk> word here"]
@@ -17,6 +20,22 @@ def test_tokenised_bleu_is_fairseq_score_s(tmp_path):
     score, line = tokenised_bleu(HYPOTHESES, REFERENCES)
     assert line in done.stdout
     assert float(re.search(r"BLEU4 = ([\d.]+)", done.stdout)[1]) == pytest.approx(score, abs=0.005) and score > 10
+
+
+def test_it_is_what_fairseq_counts_whatever_the_lines_hold():
+    """Empty ones, which count a token, and its own symbols, some of which it cuts off."""
+    symbols, chance = Dictionary(), random.Random(1)
+    words = ["a", "b", "c", "d"] * 5 + ["<unk>", "</s>", "<pad>", "<s>"]
+    for _ in range(300):
+        references = [" ".join(chance.choices(words, k=chance.randrange(9))) for _ in range(chance.randrange(1, 6))]
+        hypotheses = [" ".join(w for w in line.split() if chance.random() < 0.8) for line in references]
+        scorer = Scorer(BleuConfig(pad=symbols.pad(), eos=symbols.eos(), unk=symbols.unk()))
+        for sides in zip(references, hypotheses):
+            scorer.add(*(symbols.encode_line(line).int() for line in sides))
+        score, line = tokenised_bleu(hypotheses, references)
+        assert (score, line) == (pytest.approx(scorer.score(), abs=1e-9), scorer.result_string())
+        compared = compare({"a": references, "b": hypotheses}, [references], True, False, samples=2)
+        assert compared["tokenised BLEU-4"]["systems"]["b"]["score"] == pytest.approx(score, abs=1e-9)
 
 
 def test_a_perfect_translation_scores_100():
