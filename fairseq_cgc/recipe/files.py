@@ -25,7 +25,6 @@ import tempfile
 import time
 import zlib
 from contextlib import contextmanager, suppress
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,15 +38,16 @@ MARKS = tuple(  # in a file of ours: Markdown, JSON, PNG, HTML
 )
 LOCK = ".lock"  # in a folder that is being written
 STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # names of open files, which may be regular ones
-# Folders that grow, and have no mark: the record in each, its keys, and all names there.
+# Folders that grow, and have no mark: the record in each, its keys, and all files there but those of marked folders.
 GROWING = {
-    "preparation": ("prepare.json", "settings raw", "prepare.json raw tok bpe bin bpe.codes spm.model .lock"),
+    "preparation": ("prepare.json", "settings raw", "prepare.json bpe.codes spm.model .lock"),
     "run": (
         "run.json",
         "row data",
-        "run.json checkpoints model test* train.log log.jsonl report*.html .lock tensorboard",
+        "run.json train.log log.jsonl report*.html .lock checkpoints/checkpoint*.pt* tensorboard/*events*",
     ),
 }
+LEFT = ".fairseq-cgc-*.partial", ".*.fairseq-cgc-old"  # what a kill leaves
 ADDED = ("loss.json", "validate.log")  # to translations, when they were there
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -119,9 +119,13 @@ def check_own_files(folder, names):
         UserError: one is somebody else's: it has none of ``MARKS``
     """
     for path in (Path(folder) / name for name in names):
-        content = path.read_bytes() if path.is_file() else None
-        if path.is_dir() or content is not None and not any(mark in content for mark in MARKS):
+        if path.is_dir() or path.is_file() and not _is_ours(path):
             raise UserError(f"{path} is there and is not one of ours; move it away, or choose another folder")
+
+
+def _is_ours(file):
+    content = file.read_bytes()
+    return any(mark in content for mark in MARKS)
 
 
 @contextmanager
@@ -265,15 +269,31 @@ def foreign_files(folder, what):
         ours = {*mark["files"], *ADDED} if mark["what"] == what else ()
         return sorted(name for name in _files_in(folder) if name not in ours)
     proof, keys, patterns = GROWING.get(what, ("", "", ""))
-    with suppress(UserError, OSError):
+    try:
         read_json(folder / proof, dict.fromkeys(keys.split(), object))
-        return [name for name in names if not any(fnmatch.fnmatch(name, p) for p in patterns.split())]
-    return names
+    except (UserError, OSError):
+        return names
+    foreign = []
+    for path in sorted(path for path in folder.iterdir() if not _matches(path.name, LEFT)):
+        mark, inside = (mark_of(path), _files_in(path)) if path.is_dir() else ({}, [""])
+        inside = foreign_files(path, mark["what"]) if mark else inside
+        found = [
+            name
+            for name in (str(Path(path.name, file)) for file in inside)
+            if mark or not _matches(name, patterns.split())
+        ]
+        foreign += found if path.suffix != ".html" or _is_ours(path) else [path.name]
+    return foreign
+
+
+def _matches(name, patterns):
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _files_in(folder):
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return [str(name) for path in paths if str(name := path.relative_to(folder)) != MARK]
+    names = (path.relative_to(folder) for path in paths)
+    return [str(name) for name in names if str(name) != MARK and not _matches(name.parts[0], LEFT)]
 
 
 def mark_folder(folder, what, **facts):
@@ -436,7 +456,9 @@ def check_record(value, shape, path, field=""):
         words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[limits.kind]
         if not isinstance(value, kinds) or isinstance(value, bool) and limits.kind is not bool:
             raise wanted(words)
-        if limits.kind in (int, float) and not (isfinite(value) and limits.low <= value <= limits.high):
+        if limits.kind in (int, float) and not (
+            abs(value) <= sys.float_info.max and limits.low <= value <= limits.high
+        ):
             raise wanted(
                 f"{words} from {limits.low:g} to {limits.high:g}"
                 if limits.high < float("inf")

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LIGHTLY, ROOT, run
+from conftest import LIGHTLY, ROOT, run, write_record
 
 from fairseq_cgc.errors import CorpusError, UserError
 from fairseq_cgc.recipe import files
@@ -26,6 +26,7 @@ from fairseq_cgc.recipe.checkpoints import save_checkpoint
 from fairseq_cgc.recipe.files import (
     LOCK,
     MARK,
+    OURS,
     Between,
     atomic_folder,
     atomic_write,
@@ -122,6 +123,38 @@ def test_a_folder_that_has_been_locked_and_not_yet_filled_counts_as_empty(tmp_pa
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / LOCK).write_text("somebody's")
     assert foreign_files(tmp_path / "other", "run") == [LOCK]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test-notes/mine.txt",
+        "report-meeting.html",
+        "raw/mine.txt",
+        "checkpoints/mine.txt",
+        "model/mine.txt",
+        "model.md",
+    ],
+)
+def test_a_growing_folder_with_a_file_of_somebody_s_anywhere_is_not_ours(tmp_path, name):
+    run = tmp_path / "run"
+    write_record(run)
+    for folder, what in (("model", "model"), ("test", "translations"), ("valid", "translations")):
+        with atomic_folder(run / folder, what) as partial:
+            (partial / "x").write_text("x")
+    for file in ("checkpoints/checkpoint1.pt", "tensorboard/train/events.out.1", "log.jsonl", "checkpoints/a.html"):
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / file).write_text(f'<meta name="generator" content="{OURS}">')
+    (run / "checkpoints" / "a.html").rename(run / "report.html")
+    for left in (run, run / "test"):  # by a kill
+        (left / ".fairseq-cgc-12345678.partial").mkdir()
+        (left / ".fairseq-cgc-12345678.partial" / "half").touch()
+    assert foreign_files(run, "run") == []
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name}, which is not part of our run; nothing was changed"):
+        discard_folder(run, "run")
+    assert (run / name).read_text() == "mine"
 
 
 def forked(work):
@@ -268,6 +301,7 @@ def test_a_record_of_the_right_shape_is_returned():
         ([1], r"run.json: the content is \[1\]; expected an object"),
         ({"done": "x"}, "run.json: done is 'x'; expected a whole number"),
         ({"done": True}, "done is True; expected a whole number"),
+        ({"loss": 10**400}, "loss is 1000.*; expected a number that is finite"),
         ({"done": -1}, "done is -1; expected a whole number of at least 0"),
         ({"done": 2.5}, "done is 2.5; expected a whole number"),
         ({"done": float("nan")}, "done is nan; expected a whole number"),
