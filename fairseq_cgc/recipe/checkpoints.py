@@ -215,7 +215,7 @@ def write_model(state, bin_folder, folder, **facts):
     with atomic_folder(folder, "model", **facts) as partial:
         _save(state, partial / "model.pt")
         for file in Path(bin_folder).iterdir():
-            if file.suffix not in (".bin", ".idx") and file.name != MARK:
+            if file.is_file() and file.suffix not in (".bin", ".idx") and file.name != MARK:
                 shutil.copyfile(file, partial / file.name)
 
 

@@ -664,8 +664,9 @@ def main(args):
     if pairs:
         report["pairs"] = [compare_pair(hub, *pair) for pair in pairs]
         texts += [PAIR_COLUMNS, pair_table(report["pairs"])]
+    text = write_text_and_plots(out, "gates.md", "\n\n".join(texts) + "\n", plots)
     write_json(out / "gates.json", report)
-    print(write_text_and_plots(out, "gates.md", "\n\n".join(texts) + "\n", plots), end="")
+    print(text, end="")
 
 
 def _places(option, text, count):

@@ -48,8 +48,8 @@ def write_text_and_plots(out, name, text, plots):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
-    with atomic_write(out / name) as partial:
-        partial.write_text(f"{text}\n<!-- written by {OURS} -->\n", encoding="utf-8")
+    with atomic_write(out / name) as partial:  # a name of a file, in the text, may be no UTF-8
+        partial.write_text(f"{text}\n<!-- written by {OURS} -->\n", encoding="utf-8", errors="backslashreplace")
     if plots and not has_matplotlib():
         print(f"no {' and '.join(plots)} {WITHOUT_PLOTS}", file=sys.stderr)
     for plot, draw in plots.items() if has_matplotlib() else ():

@@ -178,6 +178,7 @@ def test_a_model_folder_is_complete_in_itself(tmp_path):
     data.mkdir()
     for name in ("dict.de.txt", "dict.en.txt", "bpecodes", "prepare.json", "train.de-en.de.bin", "train.de-en.de.idx"):
         (data / name).write_text("x")
+    (data / ".ipynb_checkpoints").mkdir()  # as file browsers leave them
     write_model(load_checkpoint(save(tmp_path / "checkpoint1.pt", weight=[1.0])), data, tmp_path / "model")
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
     assert names == [".fairseq-cgc", "bpecodes", "dict.de.txt", "dict.en.txt", "model.pt", "prepare.json"]

@@ -1,6 +1,6 @@
 import pytest
 
-from fairseq_cgc.recipe.report import last_words, render_table
+from fairseq_cgc.recipe.report import last_words, render_table, write_text_and_plots
 
 
 def test_figures_are_aligned_right_and_texts_left():
@@ -19,6 +19,11 @@ def test_cells_stand_as_they_were_given():
 def test_a_bar_in_a_cell_ends_no_cell():
     assert render_table(["a|b"], [["0|x"]]).splitlines()[2].count(" | ") == 0
     assert "0\\|x" in render_table(["a|b"], [["0|x"]]) and "0|x" in render_table(["a|b"], [["0|x"]], style="plain")
+
+
+def test_a_name_that_is_no_utf_8_does_not_keep_a_text_from_being_written(tmp_path):
+    write_text_and_plots(tmp_path, "table.md", "caf\udce9", {})
+    assert (tmp_path / "table.md").read_text().startswith("caf\\udce9\n")
 
 
 def test_a_table_may_have_no_rows():
