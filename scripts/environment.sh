@@ -62,6 +62,10 @@ make_environment() {
 # set_up_environment EXTRA: EXTRA is "" or the name of an extra of setup.py.
 set_up_environment() {
     local extra=$1 stamp wanted pins
+    if [ -w "$ROOT" ] && command -v flock >/dev/null && exec 9>"$ROOT/.venv.lock" && ! flock -n 9; then
+        echo "wait for another command that makes the environment"
+        flock 9
+    fi
     if [ -n "${CGC_PYTHON:-}" ]; then
         PYTHON=$(command -v "$CGC_PYTHON") || fail "--python $CGC_PYTHON: no such interpreter"
     else
@@ -87,6 +91,7 @@ set_up_environment() {
         "$PYTHON" "$ROOT/scripts/check_environment.py" after || exit 1
         echo "$wanted" >"$stamp$extra"
     fi
+    exec 9>&-
 }
 
 # run_command COMMAND "$@": fairseq-cgc COMMAND, in the environment that --python names or that is made here, with the
