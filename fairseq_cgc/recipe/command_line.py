@@ -63,6 +63,8 @@ def parse(argv):
         args, args.fairseq = parser.parse_known_args(argv[1:])
         if "--" in args.fairseq:  # where people are used to put it, before what is passed on
             args.fairseq.remove("--")
+        if args.fairseq and not args.fairseq[0].startswith("-"):
+            parser.error(f"unrecognized argument: {args.fairseq[0]}")
     else:
         args = parser.parse_intermixed_args(argv[1:])
     args.module, args.command_line = module, shlex.join(["fairseq-cgc", *argv])

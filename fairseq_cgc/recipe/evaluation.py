@@ -42,7 +42,7 @@ from .scoring import (
     tokens_of,
 )
 from .training import MODEL_FOLDER, RUN, prepared_folder
-from .translate import BEAM, generate
+from .translate import BEAM, check_passed_on, generate
 
 SCORES = "scores.json"
 AVERAGED = ("checkpoints", "sha256", "updates")  # names, hashes, and the updates that their run had had
@@ -55,6 +55,7 @@ RESULT = {
         "sha256?": {str: str},
         "updates?": (int, None),
         "options?": [str],
+        "text?": {str: str},
         "parameters": Between(1, kind=int),
     },
 }
@@ -85,7 +86,8 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         UserError: the preparation lacks the split, or fairseq-generate failed
     """
     prepared, output = Path(prepared), Path(output)
-    settings = read_preparation(prepared)["settings"]
+    made = read_preparation(prepared)
+    settings = made["settings"]
     source, target = settings["source_lang"], settings["target_lang"]
     raw, tokeniser, held_out = {}, sacrebleu_tokeniser(target), False
     _check_split(prepared, split)
@@ -149,11 +151,17 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             "sentences_per_second": float(speed[1]) if speed else None,
             "parameters": count_parameters(state),
             "options": asked,
+            "text": split_hashes(made["sha256"], split),
             **averaged,
         }
         result = {"scores": scores, "generation": generation}
         write_json(partial / SCORES, result)
     return result
+
+
+def split_hashes(sha256, split):
+    """Of a preparation's hashes those of a split's binarised text: dict of file name to digits."""
+    return {name: digits for name, digits in sha256.items() if name.startswith(f"{split}.")}
 
 
 def _check_split(prepared, split):
@@ -165,6 +173,7 @@ def _check_split(prepared, split):
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
+    check_passed_on(args.fairseq)
     place = locate(args.folder)
     chosen = {"--average": args.average, "--checkpoint-upper-bound": args.checkpoint_upper_bound}
     if (place.checkpoint or not place.checkpoints) and (

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within
 from .checkpoints import find_checkpoints
-from .evaluation import RESULT, SCORES
+from .evaluation import RESULT, SCORES, split_hashes
 from .files import check_own_files, read_json, writable_folder, write_json
 from .preparation import read_preparation
 from .processes import child
@@ -45,10 +45,10 @@ from .table import (
 from .training import (
     RECORD,
     RUN,
-    check_numbers,
     data_record,
     option_values,
     parse_figures,
+    plan,
     prepared_folder,
     validation_options,
 )
@@ -58,8 +58,8 @@ ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PA
 SHUFFLE = ROWS[SHUFFLED[CGC]].evaluated_with
 FAILED = "experiment: failed: "  # what the last line of a failed run's log begins with
 SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
-# Options of fairseq-train's that change how many updates an epoch has.
-BATCHING = {"--max-tokens", "--update-freq", "--max-source-positions", "--max-target-positions"}
+# Options that change how many updates an epoch has.
+BATCHING = {"--max-tokens", "--max-source-positions", "--max-target-positions"}
 
 
 def run_all(args, rows, seeds):
@@ -73,12 +73,10 @@ def run_all(args, rows, seeds):
     Returns:
         dict of those that failed (``row, seed``) to the reason; the others have been finished
     """
-    needed = [row for row, shuffled in SHUFFLED.items() if shuffled in rows and row not in rows]
-    trained = needed + [row for row in rows if row not in SHUFFLED.values()]
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     stopped = Event()
     execute = partial(_execute, stopped=stopped, environment={"OMP_NUM_THREADS": str(threads), **os.environ})
-    folders = {(row, seed): args.runs / f"{row}-seed{seed}" for seed in seeds for row in trained}
+    folders = {(row, seed): args.runs / f"{row}-seed{seed}" for seed in seeds for row in _trained(rows)}
     failed = {}
 
     def run(row, seed):
@@ -122,6 +120,12 @@ def run_all(args, rows, seeds):
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+def _trained(rows):
+    """The rows that have to be trained for some rows."""
+    needed = [row for row, shuffled in SHUFFLED.items() if shuffled in rows and row not in rows]
+    return needed + [row for row in rows if row not in SHUFFLED.values()]
 
 
 def _name(row, seed):
@@ -178,11 +182,31 @@ def _execute(command, log, stopped, environment=os.environ):
 
 def _run(args, row, seed, folder, execute):
     """What is left to do of a run."""
+    execute([*COMMAND, *_training(args, row, seed)], folder.with_suffix(".log"))
+    _translate(args, folder, "test", [], execute)
+
+
+def _training(args, row, seed):
+    """The words of ``fairseq-cgc``'s that train a run."""
     train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
     train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", args.average]
-    train += [*(small_options(row) if args.small else []), *args.fairseq]
-    execute([*COMMAND, *map(str, train)], folder.with_suffix(".log"))
-    _translate(args, folder, "test", [], execute)
+    return [*map(str, train), *(small_options(row) if args.small else []), *args.fairseq]
+
+
+def _check_training(args, row, seed):
+    """Raises UserError for a training that ``fairseq-cgc train`` would refuse, or that is not the experiment's."""
+    from .command_line import parse  # which imports nothing of a command's before it starts
+
+    asked = parse(_training(args, row, seed))
+    for name, wanted, instead in (
+        ("seed", seed, "give --seeds"),
+        ("keep", args.average, "give --average"),
+        ("nodes", 1, "leave it out"),
+        ("node_rank", 0, "leave it out"),
+    ):
+        if getattr(asked, name) != wanted:
+            raise OptionError(f"--{name.replace('_', '-')} is decided by the experiment; {instead}")
+    plan(asked)
 
 
 def _run_shuffled(args, folder, execute):
@@ -197,8 +221,10 @@ def _translate(args, folder, test, options, execute):
     names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
     scores = folder / test / SCORES
     made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
-    found = made.get("checkpoints"), made.get("beam"), made.get("options", options)  # earlier versions did not tell
-    if found != (names, PAPER["beam"], options):
+    text = split_hashes(read_json(folder / RUN, RECORD)["data"]["sha256"], "test")
+    # What earlier versions did not tell is taken to be so.
+    found = made.get("checkpoints"), made.get("beam"), made.get("options", options), made.get("text", text)
+    if found != (names, PAPER["beam"], options, text):
         generate = ["generate", folder, "--average", args.average, "--by", args.by, "--out", folder / test, *options]
         execute([*COMMAND, *map(str, generate)], folder.with_suffix(".log"))
 
@@ -371,23 +397,25 @@ def main(args):
         ) from None
     for seed in seeds:
         check_within(0, MOST_SEED, seeds=seed)
-    check_numbers(args.fairseq)
-    check_own_files(writable_folder(args.runs, option="--runs"), MADE)
-    failed = {}
+    check_own_files(args.runs, MADE)
+    failed, rows, seeds = {}, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds))
     if not args.table:
-        if args.by == "update":
-            _keep_enough_updates(args)
+        _keep_enough(args)
         if args.data is None:
             raise OptionError("give the prepared folder with --data; --table alone needs none")
         preparation = read_preparation(prepared_folder(args.data))
         sacrebleu_tokeniser(preparation["settings"]["target_lang"])  # without which nothing could be scored
         _check_data(args)
         splits = preparation["counts"]
-        if args.by == "epoch":
+        if args.by == "epoch" or args.by == "best" and "--save-interval-updates" not in option_values(args.fairseq):
             _check_epochs(args, splits["train"])
         for split in {"valid", "test"} & splits.keys() if set(rows) & set(SHUFFLED.values()) else ():
             company(splits[split]["pairs"])
-        failed = run_all(args, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds)))
+        for row in _trained(rows):
+            for seed in seeds:
+                _check_training(args, row, seed)
+        writable_folder(args.runs, option="--runs")
+        failed = run_all(args, rows, seeds)
     if not failed or list(args.runs.glob(f"*/{RUN}")):
         print(make_table(args.runs, corpus=args.corpus), end="", flush=True)
     if failed:
@@ -412,8 +440,8 @@ def _check_data(args):
 def _check_epochs(args, counts):
     """Refuse updates that end before there are as many epochs as are averaged.
 
-    An epoch has as many updates at least as its tokens need, on the side that has more. Where options of fairseq-train's change
-    that, the training's end will tell.
+    An epoch has as many updates at least as its tokens need, on the side that has more, and ``--save-interval`` leaves one of so
+    many. Where options of fairseq-train's change the former, the training's end will tell.
 
     Args:
         counts: of the training pairs, as a preparation records them
@@ -421,14 +449,22 @@ def _check_epochs(args, counts):
     Raises:
         OptionError: there will be fewer
     """
-    if option_values(args.fairseq).keys() & BATCHING:
+    values = option_values(args.fairseq)
+    if "--no-epoch-checkpoints" in values:
+        raise OptionError("--no-epoch-checkpoints leaves no epochs to average; leave it out, or change --by")
+    if values.keys() & BATCHING:
         return
+    interval = values.get("--save-interval", "1")
     tokens = counts["pairs"] + max(side["tokens"] for side in counts.values() if isinstance(side, dict))
     epochs = args.max_update * args.batch_tokens // tokens
-    if epochs < args.average:
+    kept = epochs // max(1, int(interval)) if interval.isdigit() else epochs
+    if kept < args.average:
         raise OptionError(
             f"--average is {args.average} epochs, and {args.max_update} updates of {args.batch_tokens} tokens are at most {epochs} "
-            f"of {tokens:,} tokens; raise --max-update" + (f", or give --average {epochs}" if epochs else "")
+            f"of {tokens:,} tokens"
+            + (f", of which --save-interval {interval} leaves {kept}" if kept < epochs else "")
+            + "; raise --max-update"
+            + (f", or give --average {kept}" if kept else "")
         )
 
 
@@ -436,22 +472,24 @@ def _list(failed):
     return [f"- {name}: {reason}" for name, reason in failed.items()]
 
 
-def _keep_enough_updates(args):
-    """Have fairseq-train keep as many checkpoints between epochs as are averaged.
+def _keep_enough(args):
+    """Have fairseq-train keep as many checkpoints of the kind that is averaged, where they are not epochs'.
 
     Raises:
         OptionError: it saves fewer
     """
     values = option_values(args.fairseq)
+    if args.by == "epoch" or args.by == "best" and args.average == 1:
+        return
+    keep = "--keep-interval-updates" if args.by == "update" else "--keep-best-checkpoints"
     interval, kept = (
-        int(value) if (value := values.get(name, "")).isdigit() else 0
-        for name in ("--save-interval-updates", "--keep-interval-updates")
+        int(value) if (value := values.get(name, "")).isdigit() else 0 for name in ("--save-interval-updates", keep)
     )
     saved = args.max_update // interval if interval else 0
-    if saved < args.average:
+    if args.by == "update" and saved < args.average:
         raise OptionError(
             f"--by update averages {args.average} checkpoints, and {args.max_update} updates leave {saved}: "
             f"--save-interval-updates is {interval or 'not given'}; save more often, or change --by or --average"
         )
     if args.average > kept:
-        args.fairseq += ["--keep-interval-updates", str(args.average)]
+        args.fairseq += [keep, str(args.average)]

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 
 import torch
@@ -62,6 +63,10 @@ RECORD = {
     "batch_tokens?": Between(1, kind=int),  # none where --max-tokens says them
     "updates": Between(1, kind=int),
     "done": Between(0, kind=int),
+    "ended?": {
+        "max_update": Between(1, kind=int),
+        "limits": {str: str},
+    },  # what fairseq-train ended by, short of its updates
     "versions": {str: str},
     "command?": [str],  # which the study's records leave out, for its paths
 }
@@ -82,6 +87,17 @@ MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = ("--max-epoch", "--patience", "--stop-time-hours", "--stop-min-lr")
+# Those that decide what of a training is written, and nothing else.
+WRITTEN = (
+    *("--save-interval", "--save-interval-updates", "--keep-interval-updates", "--keep-best-checkpoints"),
+    *("--no-epoch-checkpoints", "--best-checkpoint-metric", "--maximize-best-checkpoint-metric", "--log-interval"),
+)
+# What to give instead of options of fairseq-train's that are decided here.
+INSTEAD = {
+    "--update-freq": "give --batch-tokens, and --max-tokens for smaller pieces",
+    "--keep-last-epochs": "give --keep",
+    "--save-dir": "give --runs",
+}
 
 
 def option_groups(options):
@@ -106,8 +122,19 @@ def option_values(options):
 
 
 def without_limits(options):
-    """Options of fairseq-train but those that decide how long it trains."""
-    return [word for name, group in option_groups(options).items() if name not in LIMITS for word in group]
+    """Options of fairseq-train but those that decide how long it trains, or what is written."""
+    return [word for name, group in option_groups(options).items() if name not in (*LIMITS, *WRITTEN) for word in group]
+
+
+def refuse_overridden(asked, command):
+    """Raises OptionError for the first of the options that are asked for of which a command makes something else."""
+    decided = option_values(command)
+    for name, value in option_values(asked).items():
+        if decided.get(name) != value:
+            raise OptionError(
+                f"{name} is decided by this command: {decided.get(name, 'left out')}, and not {value}; "
+                f"{INSTEAD.get(name, 'leave it out')}"
+            )
 
 
 def batch_options(devices, max_tokens=None, batch_tokens=PAPER["batch_tokens"]):
@@ -237,7 +264,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         run: the run folder
         row: the name of the system
         seed: random seed
-        options: fairseq-train's, which decide the result: another set is another run, but for ``LIMITS``
+        options: fairseq-train's, which decide the result: another set is another run, but for ``LIMITS`` and ``WRITTEN``
         prepared: the folder of a preparation
         updates: where to stop
         launch: the start of the command; see ``launcher``
@@ -264,9 +291,11 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         _refuse_another(run, before, identity)
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
-        if before["done"] == updates:
+        limits = _limits(options, updates)
+        if before["done"] == updates or before.get("ended") == limits:
             print("    already done")
             return
+        _refuse_another_schedule(run, before, options, updates)
         check_files(prepared)
         check_batch(prepared, [*options, *layout])
         command = train_command(run, seed, options, prepared, updates, launch, layout, keep)
@@ -280,14 +309,33 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         write_json(record, {**now, "done": before["done"]})
         done = trained
         if trained < updates:
-            follow_training([*command, "--log-format", "json", "--log-interval", "20"], run, updates, lock)
+            follow_training(command, run, updates, lock)
             done = mend_last_checkpoint(checkpoints)
         if not done:
             raise UserError(f"fairseq-train succeeded but left no checkpoint in {checkpoints}; leave out --no-save")
         if done < updates:
             print(f"    fairseq-train ended after {done} of {updates} updates, by an option such as {LIMITS[0]}")
         _discard_results(run, done)
-        write_json(record, {**now, "updates": done, "done": done})
+        ended = {"ended": limits} if done < updates else {}
+        write_json(record, {**now, "updates": done, "done": done, **ended})
+
+
+def _limits(options, updates):
+    """What may end a training, as ``ended`` records it."""
+    values = option_values(options)
+    return {"max_update": updates, "limits": {name: values[name] for name in LIMITS if name in values}}
+
+
+def _refuse_another_schedule(run, before, options, updates):
+    """Raises UserError for other updates than a run was begun with, where its learning rate falls towards them."""
+    values = option_values(options)
+    falls = {"cosine": "--lr-period-updates" not in values, "tri_stage": "--phase-ratio" in values}
+    planned = before["ended"]["max_update"] if "ended" in before else before.get("updates", updates)
+    if falls.get(values.get("--lr-scheduler", "")) and planned != updates:
+        raise UserError(
+            f"{run} was begun with --max-update {planned}, and {updates} is requested: its learning rate "
+            f"(--lr-scheduler {values['--lr-scheduler']}) falls towards the first, and would rise again. Choose another folder"
+        )
 
 
 def _refuse_another(run, there, asked):
@@ -305,8 +353,9 @@ def _refuse_another(run, there, asked):
 def _identity(record):
     """What makes a run another one: dict of names to values."""
     batch = {"--batch-tokens": record["batch_tokens"]} if "batch_tokens" in record else {}
+    options = option_values(without_limits(record["options"]))
     data = {f"data {name}": digits[:12] for name, digits in record["data"]["sha256"].items()}
-    return {"row": record["row"], "--seed": record["seed"], **batch, **option_values(record["options"]), **data}
+    return {"row": record["row"], "--seed": record["seed"], **batch, **options, **data}
 
 
 def _discard_results(run, updates):
@@ -326,11 +375,17 @@ def _trained_longer(run, trained, updates):
 
 
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
-    """The whole ``fairseq-train`` command of a run; for the arguments see ``train``."""
+    """The whole ``fairseq-train`` command of a run; for the arguments see ``train``.
+
+    Raises:
+        OptionError: an option is decided here
+    """
+    asked, options = options, ["--log-interval", "20", *options]
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
-    options += [*validation_options(prepared, options), *EACH_DEVICE_LOADS]
+    options += [*validation_options(prepared, options), *EACH_DEVICE_LOADS, "--log-format", "json"]
     options += ["--max-update", str(updates), "--seed", str(seed)]
     options += ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
+    refuse_overridden(asked, options)
     words = (word for group in option_groups(options).values() for word in group)
     return [*(launch or launcher(1)), str(prepared / "bin"), *words]
 
@@ -550,14 +605,18 @@ def _number(text):
         return text
 
 
-def model_to_finetune(path, prepared):
-    """The checkpoint that a run folder, a model folder or a checkpoint means.
+def model_to_finetune(path, prepared, run):
+    """The checkpoint that a run folder, a model folder or a checkpoint means, and to a run that has started that it started from.
 
     Raises:
         CheckpointError: there is none, or its run had another vocabulary than the preparation has
     """
     from .models import LAST, MODEL, check_vocabulary, locate  # which imports this module
 
+    if (run / RUN).is_file() and (run / "checkpoints" / LAST).is_file():
+        began = option_values(read_json(run / RUN, RECORD)["options"]).get("--finetune-from-model", "")
+        if Path(began).is_relative_to(path.resolve()):  # which may hold a newer model by now
+            return began
     place = locate(path)
     if (place.run / RUN).is_file():
         check_vocabulary(place.run, prepared / "bin")
@@ -565,11 +624,18 @@ def model_to_finetune(path, prepared):
     return usable_path(file.resolve(), "--finetune-from")
 
 
-def main(args):
-    """``fairseq-cgc train``."""
+def plan(args):
+    """See that a training can be as the options of ``fairseq-cgc train`` say, before any work.
+
+    Returns:
+        the run folder; and of ``train``'s arguments ``options``, ``layout`` and ``launch``
+
+    Raises:
+        UserError: an option or a value that no training can have
+    """
     check_at_least(1, max_update=args.max_update, keep=args.keep)
     check_within(0, MOST_SEED, seed=args.seed)
-    run = args.runs / f"{args.row}-seed{args.seed}"
+    run, prepared = args.runs / f"{args.row}-seed{args.seed}", prepared_folder(args.data)
     layout = batch_options(args.gpus * args.nodes, args.max_tokens, args.batch_tokens)
     layout += precision_options(args.precision, torch.cuda.is_available())
     if args.tensorboard:
@@ -579,10 +645,18 @@ def main(args):
             )
         layout += ["--tensorboard-logdir", str(run / "tensorboard")]
     launch = launcher(args.gpus, args.nodes, args.node_rank, args.master)
-    writable_folder(args.runs, option="--runs")
     options = [*row_options(args.row), *args.fairseq]
     if args.finetune_from:
-        options += ["--finetune-from-model", str(model_to_finetune(args.finetune_from, prepared_folder(args.data)))]
+        options += ["--finetune-from-model", str(model_to_finetune(args.finetune_from, prepared, run))]
+    check_numbers(options)
+    train_command(run, args.seed, options, prepared, args.max_update, launch, layout, args.keep)
+    return run, options, layout, launch
+
+
+def main(args):
+    """``fairseq-cgc train``."""
+    run, options, layout, launch = plan(args)
+    writable_folder(args.runs, option="--runs")
     print(f"[train {args.row}, seed {args.seed}, for {args.max_update} updates] -> {run}", flush=True)
     if args.node_rank > 0:  # the first machine keeps the record
         data = prepared_folder(args.data)

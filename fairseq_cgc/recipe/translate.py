@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from itertools import islice
@@ -20,6 +21,13 @@ from .training import option_values
 
 BEAM = PAPER["beam"]
 LONGEST = 200  # tokens: fairseq's --max-len-b
+INSTEAD = {  # of options of fairseq-generate's that ``fairseq-cgc generate`` decides
+    **dict.fromkeys("--quiet --score-reference --num-shards --shard-id".split(), "leave it out"),
+    **dict.fromkeys("--source-lang -s --target-lang -t --remove-bpe --post-process".split(), "leave it out"),
+    "--gen-subset": "give --split",
+    "--path": "name the model",
+    "--results-path": "give --out",
+}
 
 
 def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="@@ ", options=()):
@@ -40,7 +48,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
         skipped, as fairseq says in the log, and missing here
 
     Raises:
-        UserError: fairseq-generate failed
+        UserError: fairseq-generate failed, or translated nothing
     """
     command = [sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", USER_DIR, "--path", str(model)]
     command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", remove_bpe]
@@ -67,12 +75,26 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
         if process.wait():
             words = last_words(log.read_text(encoding="utf-8", errors="replace").splitlines())
             raise UserError(f"fairseq-generate failed with exit status {process.returncode}: {words}")
+        if sentences and not hypotheses:
+            raise UserError(
+                f"fairseq-generate printed no translation of {sentences} sentences; are all longer than the model's limit, or does "
+                f"an option keep them from it ({shlex.join(options)})?"
+            )
     values = option_values(options)
     longest = int(values.get("--max-len-b", LONGEST))
     cut = sum(length >= longest for length in lengths)
     if cut and not float(values.get("--max-len-a", 0)):
         print(f"    translations that ended at the limit of {longest} tokens: {cut}; --max-len-b raises it", flush=True)
     return hypotheses
+
+
+def check_passed_on(options):
+    """Raises OptionError for an option of fairseq-generate's that ``fairseq-cgc generate`` decides, or whose output it could
+    not read."""
+    for name in option_values(options).keys() & INSTEAD.keys():
+        raise OptionError(
+            f"{name} is decided by this command, which reads what fairseq-generate prints; {INSTEAD[name]}"
+        )
 
 
 def main(args):

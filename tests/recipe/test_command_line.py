@@ -107,6 +107,13 @@ def test_options_that_a_command_does_not_know_are_fairseq_s_where_it_has_one():
         parse(["score", "hyp", "--ref", "ref", "--dropout", "0.2"])
 
 
+@pytest.mark.parametrize("words", [["train", "cgc", "more", "--dropout", "0.2"], ["generate", "run", "more"]])
+def test_a_word_that_is_no_option_s_is_named(words, capsys):
+    with pytest.raises(SystemExit):
+        parse(words)
+    assert capsys.readouterr().err.endswith("error: unrecognized argument: more\n")
+
+
 def test_the_version_and_without_a_command_the_help(capsys):
     for words, said in ((["--version"], f"fairseq-cgc {fairseq_cgc.__version__}\n"), ([], "usage: fairseq-cgc ")):
         with pytest.raises(SystemExit) as end:

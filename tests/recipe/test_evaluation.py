@@ -1,6 +1,12 @@
-import sacrebleu
+import argparse
+from contextlib import contextmanager
 
-from fairseq_cgc.recipe import evaluation
+import pytest
+import sacrebleu
+from conftest import refused
+
+from fairseq_cgc.errors import UserError
+from fairseq_cgc.recipe import evaluation, translate
 from fairseq_cgc.recipe.files import read_lines
 from fairseq_cgc.recipe.preparation import SPLITS, Settings, prepare
 
@@ -12,6 +18,19 @@ SAID = [
     "home assistant 关闭 。",
     "树在这里 ？",
 ]  # with spaces of no meaning, as a model's
+
+
+@pytest.mark.parametrize("option", ["--gen-subset", "--quiet", "--results-path", "--score-reference", "--num-shards"])
+def test_options_by_which_translations_would_not_be_read_are_refused(option):
+    assert f"{option} is decided by this command" in refused("generate", "run", option, "x")
+
+
+def test_a_folder_without_a_translation_is_not_written(tmp_path, monkeypatch):
+    silent = contextmanager(lambda *_, **__: (yield argparse.Namespace(stdout=[], wait=lambda: 0)))
+    monkeypatch.setattr(translate, "child", silent)
+    with pytest.raises(UserError, match="printed no translation of 3 sentences; .*an option .*--lenpen 1"):
+        translate.generate("model.pt", "bin", "test", tmp_path / "out", 3, options=["--lenpen", "1"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_words_of_chinese_in_tokenised_bleu_are_sacrebleu_s(tmp_path, monkeypatch):

@@ -91,6 +91,7 @@ def test_a_single_sentence_has_no_other_to_take_a_context_from():
         ({"options": ["--lenpen", "0.6"]}, True),
         ({"beam": 4}, True),
         ({"checkpoints": ["other"]}, True),
+        ({"text": {"test.de-en.de.bin": "0"}}, True),
     ],
 )
 def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypatch, change, again):
@@ -268,7 +269,12 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
         (["--rows="], "--rows: there is no row ''"),
         (["--average", "0"], "--average is 0"),
         (["--data", "nowhere"], "nowhere holds no finished preparation"),
-        (["--table"], "has no run folder"),
+        (["--table"], "runs does not exist"),
+        (["--seed", "3"], "--seed is decided by the experiment; give --seeds"),
+        (["--keep", "1"], "--keep is decided by the experiment; give --average"),
+        (["--update-freq", "2"], "--update-freq is decided by this command: 1, and not 2; give --batch-tokens"),
+        (["--by", "best", "--save-interval", "x", "--lr", "much"], "--lr is much; expected a number"),
+        (["--no-epoch-checkpoints"], "--no-epoch-checkpoints leaves no epochs to average"),
         (
             ["--small", "--by", "update", "--save-interval-updates", "1000"],
             "--by update averages 5 checkpoints, and 3000 updates leave 3",

@@ -50,8 +50,9 @@ def losses(run_folder):
     return {line["train_num_updates"]: line["train_loss"] for line in lines if line["event"] == "train"}
 
 
-def test_what_decides_how_long_a_run_trains_is_none_of_its_options():
+def test_what_decides_how_long_a_run_trains_or_what_it_keeps_is_none_of_its_options():
     options = ["--lr", "1", "--max-epoch", "3", "--patience=2", "--fp16", "--stop-time-hours", "1", "--dropout", "0.1"]
+    options += ["--keep-best-checkpoints", "5", "--save-interval=2", "--no-epoch-checkpoints"]
     assert training.without_limits(options) == ["--lr", "1", "--fp16", "--dropout", "0.1"]
 
 
@@ -298,6 +299,8 @@ def test_a_training_that_fairseq_ended_early_is_recorded_as_far_as_it_came_and_g
     assert "--max-epoch" in done.stdout and "--max-epoch" not in record["options"]
     assert f"ended after {record['done']} of 16 updates" in done.stdout
     assert record["updates"] == record["done"] == max(losses(folder)) < 16
+    again = train_row("cgc-constant", prepared, tmp_path / "runs", *options, "--max-epoch", epochs)
+    assert "already done" in again.stdout and read_json(folder / "run.json") == record
     train_row("cgc-constant", prepared, tmp_path / "runs", *options)
     assert read_json(folder / "run.json")["done"] == max(losses(folder)) == 16
 
@@ -504,7 +507,7 @@ def test_the_command_has_each_option_once_with_the_value_that_counts(prepared, t
         "--clip-norm",
         "-1",
     ]
-    command = training.train_command(tmp_path, 3, [*options, "--seed", "9"], prepared, 10)
+    command = training.train_command(tmp_path, 3, options, prepared, 10)
     names = [word for word in command if word.startswith("--")]
     assert len(names) == len(set(names))
     text = " ".join(command)
@@ -512,8 +515,54 @@ def test_the_command_has_each_option_once_with_the_value_that_counts(prepared, t
 
 
 @pytest.mark.parametrize(
+    "scheduler, refused",
+    [
+        (["cosine"], True),
+        (["cosine", "--lr-period-updates", "9"], False),
+        (["tri_stage", "--phase-ratio", "(0.1,0.4,0.5)"], True),
+        (["inverse_sqrt", "--warmup-updates", "4"], False),
+    ],
+)
+def test_a_rate_that_falls_towards_the_last_update_has_no_other_one(
+    prepared, tmp_path, monkeypatch, scheduler, refused
+):
+    monkeypatch.setattr(training, "follow_training", lambda *_: None)
+    options = ["--lr-scheduler", *scheduler]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint_last.pt").touch()
+    monkeypatch.setattr(training, "mend_last_checkpoint", lambda _: 4)
+    monkeypatch.setattr(training, "keep_place_in_epoch", lambda *_: None)
+    for there in ({"updates": 9, "done": 4}, {"updates": 4, "done": 4, "ended": {"max_update": 9, "limits": {}}}):
+        write_record(tmp_path, options=options, data=training.data_record(prepared), **there)
+        if refused:
+            with pytest.raises(UserError, match="was begun with --max-update 9, and 20 is requested"):
+                training.train(tmp_path, "cgc", 1, options, prepared, 20)
+        training.train(tmp_path, "cgc", 1, options, prepared, 9 if refused else 20)
+
+
+def test_a_run_goes_on_from_what_it_started_from_whatever_has_become_of_that(prepared, tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "run"
+    (source / "checkpoints").mkdir(parents=True)
+    last = source / "checkpoints" / "checkpoint_last.pt"
+    last.touch()
+    assert training.model_to_finetune(source, prepared, folder) == last
+    write_record(folder, options=["--finetune-from-model", str(last)])
+    (source / "model").mkdir()
+    (source / "model" / "model.pt").touch()
+    assert training.model_to_finetune(source, prepared, folder) == source / "model" / "model.pt", (
+        "nothing is trained yet"
+    )
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "checkpoint_last.pt").touch()
+    assert training.model_to_finetune(source, prepared, folder) == str(last)
+
+
+@pytest.mark.parametrize(
     "options, words",
     [
+        (["--update-freq", "3"], "--update-freq is decided by this command: 1, and not 3; give --batch-tokens"),
+        (["--keep-last-epochs", "1"], "--keep-last-epochs is decided by this command: 10, and not 1; give --keep"),
+        (["--source-lang", "en"], "--source-lang is decided by this command: de, and not en; leave it out"),
         (["--max-update", "0"], "--max-update is 0"),
         (["--gpus", "3"], "cannot be divided among 3 devices"),
         (["--precision", "bf16"], "--precision bf16 needs a GPU"),
