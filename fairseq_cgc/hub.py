@@ -9,6 +9,8 @@ from .compat import refuse_training, untyped
 from .errors import CheckpointError
 from .text import is_blank
 
+BY_ROW = "prefix_tokens", "constraints"  # fairseq's arguments of a step that have a row for each sentence
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,9 +47,13 @@ class TranslationHub(GeneratorHubInterface):
         """Translate one raw sentence, or a list of them; ``translate`` does it with beam 5."""
         if isinstance(sentences, str):
             return self.sample([sentences], beam, verbose, **kwargs)[0]
-        rows = [row for row, sentence in enumerate(sentences) if not is_blank(sentence)]
-        said, arguments = [sentences[row] for row in rows], kwargs.get("inference_step_args") or {}
-        if (prefixes := arguments.get("prefix_tokens")) is not None:  # fairseq's, a row for each sentence
-            kwargs["inference_step_args"] = {**arguments, "prefix_tokens": prefixes[rows]}
-        translations = iter(super().sample(said, beam, verbose, **kwargs) if said else [])
+        said = [(row, sentence) for row, sentence in enumerate(sentences) if not is_blank(sentence)]
+        arguments, found = kwargs.pop("inference_step_args", None) or {}, []
+        by_row = {name: value for name in BY_ROW if (value := arguments.get(name)) is not None}
+        # fairseq sorts sentences by length, and does not sort what each has of its own: then one by one.
+        for group in [[one] for one in said] if by_row else [said] if said else []:
+            own = {name: value[[row for row, _ in group]] for name, value in by_row.items()}
+            lines = [sentence for _, sentence in group]
+            found += super().sample(lines, beam, verbose, inference_step_args={**arguments, **own}, **kwargs)
+        translations = iter(found)
         return ["" if is_blank(sentence) else next(translations) for sentence in sentences]

@@ -22,6 +22,7 @@ from dataclasses import fields
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 
 from .compat import NEVER_SET
@@ -89,7 +90,7 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
     except PermissionError:
         raise CheckpointError(f"the checkpoint {path} cannot be read: permission denied") from None
     except Exception as error:  # whatever torch stumbles over; its words advise to turn the safe loader off
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        name = re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error))
         if name:
             raise UnsafeCheckpointError(
                 f"the checkpoint {path} was refused: it holds more than data ({name[1]}), and nothing of it was run.\n"
@@ -125,16 +126,18 @@ def keep_weights_only_loading() -> None:
     * fairseq calls ``torch.load`` without ``weights_only``. torch >= 2.6 then loads safely, older
       versions run whatever the pickle says, unless an environment variable of torch's tells them.
     * The variable that does the opposite is taken out: a checkpoint is data, always.
-    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), which the safe
-      loader refuses until it is told that the class is harmless.
+    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), and with ``--eval-bleu`` arrays of
+      numpy's (counts of n-grams), which the safe loader refuses until it is told that the classes are harmless.
     """
+    counts = np.zeros(1, dtype=np.int64)
+    make: Any = counts.__reduce__()[0]
     if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
         warnings.warn(
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only", stacklevel=2
         )
     if torch.__version__ < "2.6":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace, make, np.ndarray, np.dtype, type(counts.dtype)])
 
 
 def guard_fairseq() -> None:
@@ -185,7 +188,7 @@ def explained(error: BaseException) -> CheckpointError | None:
 # The steps that Python takes to build a literal.
 BUILDING_VALUES = set(
     """RESUME NOP CACHE LOAD_CONST LOAD_SMALL_INT BUILD_LIST BUILD_TUPLE BUILD_SET BUILD_MAP BUILD_CONST_KEY_MAP LIST_EXTEND
-    SET_UPDATE DICT_UPDATE LIST_APPEND UNARY_NEGATIVE BINARY_OP RETURN_VALUE RETURN_CONST""".split()
+    SET_UPDATE DICT_UPDATE LIST_APPEND MAP_ADD SET_ADD UNARY_NEGATIVE BINARY_OP RETURN_VALUE RETURN_CONST""".split()
 )
 
 # Where fairseq builds a model from a checkpoint, and what of.

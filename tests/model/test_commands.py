@@ -11,6 +11,7 @@ import subprocess
 import pytest
 import torch
 from conftest import TINY_OPTIONS, USER_DIR, fairseq
+from fairseq.token_generation_constraints import pack_constraints
 from forks import Fork
 
 from fairseq_cgc import LightConvCGCModel
@@ -97,6 +98,7 @@ def test_options_are_kept_in_the_checkpoint(trained):
     options = load_checkpoint(trained[0])["cfg"]["model"]
     kept = {name: value for name, value in vars(options).items() if name.startswith("cgc_") or name.endswith("_gct")}
     assert kept == {
+        "cgc_checked": True,
         "cgc_gate": "context",
         "cgc_gate_on": "logits",
         "cgc_norm": "heads-latent",
@@ -195,6 +197,17 @@ def test_fairseq_s_training_options_work(data, tmp_path, options):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_counts_bleu_is_used_like_any_other(data, tmp_path):
+    """fairseq keeps its counts of n-grams as numpy's arrays."""
+    bleu = ["--eval-bleu", "--eval-bleu-detok", "moses", "--eval-bleu-args", '{"beam": 1, "max_len_b": 9}']
+    bleu += ["--eval-bleu-remove-bpe", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
+    train(data, tmp_path, *bleu, "--max-update", 2)
+    assert "bleu" in load_checkpoint(tmp_path / "checkpoint_best.pt")["cfg"]["checkpoint"]["best_checkpoint_metric"]
+    assert list(losses(train(data, tmp_path, *bleu, "--max-update", 4))) == [3, 4]
+    fairseq("generate", data / "bin", "--user-dir", USER_DIR, "--path", tmp_path / "checkpoint_best.pt", "--beam", 1)
+
+
+@pytest.mark.slow
 def test_the_user_dir_is_found_from_another_folder_by_a_relative_path(data, tmp_path):
     user_dir = "../" * len(tmp_path.parts[1:]) + USER_DIR.lstrip("/")
     options = ["--max-update", 1, "--no-save", "--user-dir", user_dir]
@@ -262,6 +275,13 @@ def test_prefixes_go_with_their_sentences_past_blank_ones(data, trained):
     found = hub.sample(["Ein Hund.", "", "Ein Hund."], beam=2, inference_step_args={"prefix_tokens": words})
     wanted = hub.sample(["Ein Hund."] * 2, beam=2, inference_step_args={"prefix_tokens": words[[0, 2]]})
     assert found == [wanted[0], "", wanted[1]] and wanted[0] != wanted[1]
+    sentences = ["Ein Hund.", "", "Ein Hund sieht ein Haus, und alles ist gut."]  # which fairseq sorts by length
+    for name, rows in (("prefix_tokens", words), ("constraints", pack_constraints([[word] for word in words]))):
+        search = {"beam": 4, **({"constraints": "ordered"} if name == "constraints" else {})}
+        found = hub.sample(sentences, **search, inference_step_args={name: rows})
+        for row in (0, 2):
+            [alone] = hub.sample([sentences[row]], **search, inference_step_args={name: rows[[row]]})
+            assert found[row] == alone and hub.tgt_dict[words[row, 0]].removesuffix("@@") in alone
 
 
 def test_a_sentence_longer_than_the_batches_of_the_training_is_translated(data, trained, caplog):
