@@ -1,5 +1,6 @@
 """The model: fairseq's LightConv with context-gated encoder convolutions, and its architectures."""
 
+import copy
 import logging
 import os
 from argparse import ArgumentParser, Namespace
@@ -285,8 +286,9 @@ class LightConvCGCModel(LightConvModel):
         Those that a checkpoint has in part are left to ``load_state_dict``, which refuses it.
         """
         super().upgrade_state_dict_named(state_dict, name)
-        own = self.state_dict()
-        for key in list(state_dict):
+        prefix = f"{name}." if name else ""  # of a model that is part of another
+        own = {prefix + key: value for key, value in self.state_dict().items()}
+        for key in [key for key in state_dict if key.startswith(prefix)]:
             # A bias that fairseq's dynamic decoder neither sets nor uses.
             if key.endswith(".conv.conv_bias") and key not in own:
                 del state_dict[key]
@@ -294,12 +296,16 @@ class LightConvCGCModel(LightConvModel):
             elif key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:
                 state_dict[key] = state_dict[key].unsqueeze(1)
         for side, what in (("encoder", "gate"), ("encoder", "gct"), ("decoder", "gate")):
-            new = [key for key in own if key.startswith(f"{side}.layers.") and f".conv.{what}." in key]
+            new = [key for key in own if key.startswith(f"{prefix}{side}.layers.") and f".conv.{what}." in key]
             if new and not any(key in state_dict for key in new):
                 logger.warning(
                     f"the checkpoint has no {what}s in its {side}: {len(new)} parameters start as a new model's do"
                 )
-                state_dict.update((key, own[key]) for key in new)
+                state_dict.update((key, own[key].clone()) for key in new)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """As fairseq's; what is added to the names of a LightConv's, or taken from them, is so in a copy."""
+        return super().load_state_dict(copy.copy(state_dict), *args, **kwargs)
 
 
 def _fill_in(args, lightconv_architecture, training=True):
@@ -318,7 +324,13 @@ def _fill_in(args, lightconv_architecture, training=True):
         check_options(args)
         raise
     check_options(args)
-    if training:
+    # The mark is saved with the options: a model that is used comes here too, with what that command makes of them.
+    if training and not getattr(args, "cgc_checked", False):
+        args.cgc_checked = True
+        if args.cgc_shuffle_context:
+            logger.warning(
+                "--cgc-shuffle-context is for a trained model; a validation batch of one sentence will end this training"
+            )
         if names := unheeded(args):
             logger.warning(f"{', '.join(names)}: of no effect with --cgc-gate {args.cgc_gate}")
         options = trainer_options(args)

@@ -30,8 +30,8 @@ class GroupedAdam(FairseqAdam):
     """fairseq's Adam, whose groups of parameters have their own share of the scheduler's rate and of the weight decay.
 
     fairseq sets one rate for every group at every update; here it is multiplied by the group's
-    ``lr_scale``. With no parameter marked it is fairseq's Adam. The shares are those asked for now, not
-    the checkpoint's, as with fairseq's other settings.
+    ``lr_scale``. With no parameter marked it is fairseq's Adam. When resuming, the shares are those asked for now; what they
+    are shares of is the checkpoint's, or ``--optimizer-overrides``', as with fairseq's other settings.
 
     Args:
         cfg: fairseq's settings for ``adam``
@@ -49,11 +49,11 @@ class GroupedAdam(FairseqAdam):
             by_shares.setdefault(shares, []).append(parameter)
         groups = [{"params": group, **dict(zip(SHARES, shares))} for shares, group in by_shares.items() if group]
         super().__init__(cfg, groups)
-        self._scale_weight_decay()
+        self._scale_weight_decay(cfg.weight_decay)
 
-    def _scale_weight_decay(self):
+    def _scale_weight_decay(self, whole):
         for group in self.param_groups:
-            group["weight_decay"] = self.cfg.weight_decay * group["weight_decay_scale"]
+            group["weight_decay"] = whole * group["weight_decay_scale"]
 
     def get_lr(self) -> float:
         """The scheduler's rate."""
@@ -77,10 +77,12 @@ class GroupedAdam(FairseqAdam):
                 f"{_listed(sizes)} (--cgc-lr-scale and GCT make groups); resume with the options as they were, or add "
                 "--reset-optimizer"
             )
+        decays = [(group["weight_decay"], group.get("weight_decay_scale", 1.0)) for group in state_dict["param_groups"]]
+        whole = next((decay / share for decay, share in decays if share), self.cfg.weight_decay)
         super().load_state_dict(state_dict, optimizer_overrides)
         for group, shares in zip(self.param_groups, here):
             group.update(shares)
-        self._scale_weight_decay()
+        self._scale_weight_decay((optimizer_overrides or {}).get("weight_decay", whole))
 
 
 def _listed(sizes):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import LIGHTWEIGHT, TINY, Task, build_model, run, tiny_model
 from fairseq.data import data_utils
-from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.models.lightconv import LightConvModel
 from fairseq.modules import FairseqDropout
 
@@ -337,6 +337,35 @@ def test_a_lightconv_checkpoint_is_trained_on_from_its_own_loss(arch, options, c
     source[0, :4] = source[1, :1] = 1
     inputs = source, lengths, torch.randint(4, 30, (3, 6))
     torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lightweight", "dynamic"])
+def test_a_model_that_is_part_of_another_loads_as_one_alone(kind):
+    class Two(BaseFairseqModel):
+        def __init__(self, **options):
+            super().__init__()
+            self.student = tiny_model(cgc_decoder="source", **options)
+            self.teacher = tiny_model("lightconv_iwslt_de_en", **{**LIGHTWEIGHT, "encoder_conv_type": kind})
+
+    one, other = Two(), Two()
+    other.load_state_dict(one.state_dict())
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    ungated = {name: value for name, value in one.state_dict().items() if ".gate." not in name}
+    before = {name: value.clone() for name, value in other.student.state_dict().items() if ".gate." in name}
+    other.load_state_dict(ungated)
+    assert before and all(other.student.state_dict()[name].equal(value) for name, value in before.items())
+
+
+def test_what_a_model_adds_to_a_lightconv_s_parameters_does_not_reach_the_next(caplog):
+    state = tiny_model("lightconv_iwslt_de_en", **LIGHTWEIGHT).state_dict()
+    names = list(state)
+    for _ in range(2):
+        model = tiny_model()
+        gate = model.encoder.layers[0].conv.gate
+        start = gate.encode.weight.clone()
+        model.load_state_dict(state)
+        assert gate.encode.weight.equal(start) and list(state) == names
+    assert sum("has no gates" in record.getMessage() for record in caplog.records) == 2
 
 
 def test_a_trained_dynamic_decoder_is_taken_without_the_bias_that_it_does_not_use():

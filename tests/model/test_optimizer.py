@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 from conftest import TINY, Task, tiny_model
-from fairseq.models import ARCH_MODEL_REGISTRY, build_model
+from fairseq.models import build_model
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, build_optimizer
 from omegaconf import OmegaConf
 
@@ -142,8 +142,13 @@ def test_the_latent_size_can_be_the_kernel_s():
 
 
 def test_a_checkpoint_is_used_with_any_precision():
-    args = argparse.Namespace(arch="lightconv_cgc", **TINY, cgc_lr_scale=0.1, optimizer="adam", fp16=True)
-    ARCH_MODEL_REGISTRY["lightconv_cgc"].build_model(args, Task())  # as fairseq-validate --fp16 has it
+    args = argparse.Namespace(arch="lightconv_cgc", **TINY, cgc_lr_scale=0.1, optimizer="cgc_adam")
+    build_model(args, Task())  # as a training does it, which the checkpoint remembers
+    args.optimizer, args.fp16, args.bpe = "sgd", True, "bytes"  # as fairseq-validate and the hub may have it
+    build_model(args, Task(), from_checkpoint=True)
+    del args.cgc_checked
+    with pytest.raises(OptionError, match="bpe is bytes"):
+        build_model(args, Task())
 
 
 def test_gct_s_beta_is_not_decayed_also_when_resumed():
@@ -153,7 +158,10 @@ def test_gct_s_beta_is_not_decayed_also_when_resumed():
     names = {name for name, p in model.named_parameters() if decayed[id(p)] == 0}
     assert names == {name for name, _ in model.named_parameters() if name.endswith("gct.beta")} and names
     one.load_state_dict(one.state_dict(), {"weight_decay": 0.3})
-    assert sorted(group["weight_decay"] for group in one.param_groups) == [0, 0.1]
+    assert sorted(group["weight_decay"] for group in one.param_groups) == [0, 0.3]
+    later = optimizer("cgc_adam", list(model.parameters()), weight_decay=0.5)
+    later.load_state_dict(one.state_dict())  # fairseq's Adam goes on with the checkpoint's
+    assert sorted(group["weight_decay"] for group in later.param_groups) == [0, 0.3]
     weights = parameters()
     exempt_from_weight_decay([weights[1]])
     descend([optimizer("cgc_adam", weights, 0.1)], weights, [(0.01,)] * 3)
