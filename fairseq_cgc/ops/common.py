@@ -77,29 +77,37 @@ def operation(name: str, fake: Callable) -> Callable:
     return register
 
 
-def cached(make: Callable) -> Callable:
-    """Let a function remember what it last made for each of its arguments.
+LARGEST = 1 << 18  # elements of a matrix that is kept
+
+
+def cached(elements: Callable) -> Callable:
+    """Let a function remember what it last made for each of its arguments, matrices of up to ``LARGEST`` elements.
 
     On a GPU nothing is remembered, since a matrix that was made while a CUDA graph is captured holds nothing
     outside of it; nor where torch traces, since what it sees then are no real tensors.
 
     Args:
-        make: from sizes, a dtype and a device to a tensor or more
+        elements: from sizes to how many elements there are in what is made
 
     Returns:
-        a function ``(like, *sizes)`` that gives ``make(*sizes, like.dtype, like.device)``; its result must not be changed
+        a decorator of a function ``make`` from sizes, a dtype and a device to a tensor or more, which makes it a function
+        ``(like, *sizes)`` that gives ``make(*sizes, like.dtype, like.device)``; its result must not be changed
     """
 
-    @functools.lru_cache(maxsize=256)
-    def remember(*args):
-        with torch.inference_mode(False):  # else no gradient could ever be taken through it
-            return make(*args)
+    def decorate(make):
+        @functools.lru_cache(maxsize=256)
+        def remember(*args):
+            with torch.inference_mode(False):  # else no gradient could ever be taken through it
+                return make(*args)
 
-    @functools.wraps(make)
-    def get(like, *sizes):
-        return (remember if is_real(like) and like.device.type == "cpu" else make)(*sizes, like.dtype, like.device)
+        @functools.wraps(make)
+        def get(like, *sizes):
+            kept = is_real(like) and like.device.type == "cpu" and elements(*sizes) <= LARGEST
+            return (remember if kept else make)(*sizes, like.dtype, like.device)
 
-    return get
+        return get
+
+    return decorate
 
 
 _memory = threading.local()
@@ -115,7 +123,7 @@ def workspace(like: Tensor, *shape: int) -> Tensor:
     memory = getattr(_memory, str(like.dtype), None)
     if memory is None or memory.numel() < size:
         with torch.inference_mode(False):
-            memory = torch.empty(size, dtype=like.dtype)
+            memory = torch.empty(size, dtype=like.dtype, device="cpu")  # whatever the default is now
         setattr(_memory, str(like.dtype), memory)
     return memory[:size].view(shape)
 
@@ -153,6 +161,6 @@ def once_differentiable(backward: Callable) -> Callable:
     return wrapped
 
 
-@cached
+@cached(lambda: 1)
 def _zero(dtype, device):
     return torch.zeros((), dtype=dtype, device=device)

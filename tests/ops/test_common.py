@@ -1,10 +1,13 @@
 """What is made once for sizes serves whoever comes later."""
 
+import threading
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fairseq_cgc.ops.common import cached
+from fairseq_cgc.ops import common
+from fairseq_cgc.ops.common import cached, workspace
 from fairseq_cgc.ops.lightconv import lightconv
 from fairseq_cgc.ops.padding import head_means, pool_slots
 
@@ -12,7 +15,7 @@ from fairseq_cgc.ops.padding import head_means, pool_slots
 def counted():
     made = []
 
-    @cached
+    @cached(lambda size: size * size)
     def make(size, dtype, device):
         made.append((size, dtype, device))
         return torch.eye(size, dtype=dtype, device=device)
@@ -36,6 +39,27 @@ def test_what_is_not_on_the_cpu_or_not_real_is_not_cached():
     with FakeTensorMode():
         fake = make(torch.zeros(2), 3)
     assert type(fake) is not torch.Tensor and make(torch.zeros(2), 3) is real
+
+
+def test_a_large_matrix_is_not_kept(monkeypatch):
+    make, made = counted()
+    monkeypatch.setattr(common, "LARGEST", 16)
+    for size in (4, 4, 5, 5):
+        make(torch.zeros(2), size)
+    assert [size for size, *_ in made] == [4, 5, 5]
+
+
+def test_a_default_device_of_others_does_not_reach_what_is_kept_on_the_cpu():
+    memory = threading.Thread(target=lambda: found.append(workspace(torch.zeros(2), 3)))
+    found = []
+    torch.set_default_device("meta")
+    try:
+        memory.start()
+        memory.join()
+        found.append(workspace(torch.zeros(2, device="cpu").half(), 3))
+    finally:
+        torch.set_default_device(None)
+    assert [one.device.type for one in found] == ["cpu", "cpu"]
 
 
 @pytest.mark.parametrize("T", [13, 41])
