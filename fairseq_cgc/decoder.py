@@ -95,6 +95,8 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
             rows = torch.zeros(K, B, dtype=torch.long, device=x.device)
             history = {"inputs": x.new_empty(K, B, C), "rows": rows, "steps": 0}
         inputs, rows, steps = history["inputs"], history["rows"], history["steps"]
+        if torch.is_grad_enabled() and (x.requires_grad or inputs.requires_grad):
+            inputs = history["inputs"] = inputs.clone()  # what the step before has read is needed for its gradient
         place = steps % K
         inputs[place, :B] = x
         rows[place] = torch.arange(B, device=x.device) + place * inputs.size(1)

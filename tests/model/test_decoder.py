@@ -212,6 +212,27 @@ def test_several_new_tokens_at_once_are_as_many_steps(gated, K):
     torch.testing.assert_close(torch.cat(parts), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("gated", [False, True], ids=["ungated", "gated"])
+def test_steps_have_the_gradients_of_the_forward_that_sees_all_at_once(gated):
+    """As a loss of sampled translations needs them."""
+    model = (source_gated if gated else lambda: models()[2])()
+    source, lengths = batch()
+    tokens = torch.randint(4, 30, (len(lengths), 20))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def gradients(state):
+        encoder_out = model.encoder(source, lengths)
+        if state is None:
+            logits = model.decoder(tokens, encoder_out)[0]
+        else:
+            steps = range(1, tokens.size(1) + 1)
+            logits = torch.cat([model.decoder(tokens[:, :step], encoder_out, state)[0] for step in steps], 1)
+        return torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
+
+    for found, expected in zip(gradients({}), gradients(None)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_where_fairseq_builds_its_cuda_layer_ours_is_built(monkeypatch):
     class Cuda(torch.nn.Module):
         def __init__(self, *args, **keywords):
