@@ -26,10 +26,14 @@ class GatedChannelTransformation(nn.Module):
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
-        self.alpha = nn.Parameter(torch.ones(channels))
-        self.gamma = nn.Parameter(torch.zeros(channels))
-        self.beta = nn.Parameter(torch.zeros(channels))
+        self.alpha, self.gamma, self.beta = (nn.Parameter(torch.empty(channels)) for _ in range(3))
         self.eps = eps
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.alpha)
+        nn.init.zeros_(self.gamma)
+        nn.init.zeros_(self.beta)
 
     def forward(self, x: Tensor) -> Tensor:
         """

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .errors import OptionError
 from .ops.common import accumulation_dtype
@@ -161,15 +162,28 @@ class ContextGate(SentenceGate):
         else:
             nn.init.xavier_uniform_(self.decode.weight)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a call now gives what the parameters and options alone decide."""
+        looked_at = self._forward_hooks or self._forward_pre_hooks or "forward" in vars(self)
+        return type(self).forward is ContextGate.forward and not looked_at and not self.shuffles
+
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The parameters, as ``ops.context_gate`` takes them.
 
         Raises:
-            TypeError: a layer was replaced: what stands in its place would not be called
+            TypeError: a layer was replaced, or its weight is a hook's: what would be called is not
         """
         layers = (self.encode, GateLinear), (self.norm, nn.LayerNorm), (self.decode, GateLinear)
-        if not all(isinstance(layer, kind) for layer, kind in layers):
-            raise TypeError("the gate's layers are read, not called: parametrize their weights, do not replace them")
+        replaced = not all(isinstance(layer, kind) for layer, kind in layers)
+        if replaced or any(
+            layer._forward_pre_hooks and "weight" not in layer._parameters and not is_parametrized(layer)
+            for layer, _ in layers
+        ):
+            raise TypeError(
+                "the gate's layers are read, not called: change their weights by torch.nn.utils.parametrize, not by hooks or "
+                "other layers in their place"
+            )
         return self.encode.weight, self.norm.weight, self.norm.bias, self.decode.weight
 
     def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:
@@ -257,7 +271,11 @@ class LearnedGate(nn.Module):
         check_choice("the gate's activation", activation, ACTIVATIONS)
         super().__init__()
         self.activation = activation
-        self.logits = nn.Parameter(torch.zeros(num_heads, kernel_size))
+        self.logits = nn.Parameter(torch.empty(num_heads, kernel_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.logits)
 
     def forward(self, x: Tensor, padding_mask: Padding | Tensor | None = None) -> Tensor:
         """

@@ -64,6 +64,7 @@ class _ContextGatedConv(nn.Module):
         kernel_size: int,
         padding_l: int | tuple[int, int] | None = None,
         num_heads: int = 1,
+        *,  # fairseq has weight_dropout and weight_softmax in the other order
         weight_softmax: bool = True,
         weight_dropout: float = 0.0,
         bias: bool = False,
@@ -113,9 +114,13 @@ class _ContextGatedConv(nn.Module):
         self.gate = make_gate(gate, num_heads, kernel_size, input_size, **options)
         self.gct = GatedChannelTransformation(input_size) if gct else None
         self._make_weights(bias)
+        self.reset_parameters()
 
     def _make_weights(self, bias):
         """Make the convolution's own parameters, with a bias or without."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
         raise NotImplementedError
 
     def forward(
@@ -136,7 +141,7 @@ class _ContextGatedConv(nn.Module):
             as x, in its dtype; what stands at padding is of no meaning
 
         Raises:
-            ValueError: x or the mask is of another shape or dtype
+            ValueError: x, the mask or the gate is of another shape or dtype
         """
         if x.dim() != 3 or x.size(2) != self.input_size:
             letters = "B x T x C" if self.batch_first else "T x B x C"
@@ -151,6 +156,9 @@ class _ContextGatedConv(nn.Module):
             if found != wanted:
                 raise ValueError(f"the padding mask is {found}, expected B x T: {wanted}")
             x = padding.zero(x)
+        shape = x.size(1), self.num_heads, self.kernel_size
+        if gate is not None and gate.shape != shape:
+            raise ValueError(f"the gate is {tuple(gate.shape)}, expected B x H x K: {shape}")
         if x.numel():
             y = self._convolve(x if self.gct is None else self.gct(x), padding, record, gate)
         else:
@@ -161,14 +169,12 @@ class _ContextGatedConv(nn.Module):
         weights = self._weights(x)
         dropout = dropout_probability(self.weight_dropout_module)
         if (
-            isinstance(self.gate, ContextGate)
+            not torch.compiler.is_compiling()
+            and isinstance(self.gate, ContextGate)
+            and self.gate.is_plain
             and weights.dim() == 2
             and record is None
             and gate is None
-            and not self.gate.shuffles
-            and not self.gate._forward_hooks  # somebody looks at the gate
-            and not self.gate._forward_pre_hooks
-            and not torch.compiler.is_compiling()
         ):
             options = self.gate.options._replace(gate_on=self.gate_on, weight_softmax=self.weight_softmax)
             tensors = *self.gate.tensors(), weights, options
@@ -231,8 +237,13 @@ class ContextGatedLightweightConv(_ContextGatedConv):
 
     def _make_weights(self, bias):
         self.weight = nn.Parameter(torch.empty(self.num_heads, 1, self.kernel_size))
-        self.bias = nn.Parameter(torch.zeros(self.input_size)) if bias else None
+        self.bias = nn.Parameter(torch.empty(self.input_size)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """As at the start; the gates' have methods of their own."""
         nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def _weights(self, x):
         return self.weight.squeeze(1)
@@ -269,20 +280,21 @@ class ContextGatedDynamicConv(_ContextGatedConv):
         kernel_size: int,
         padding_l: int | tuple[int, int] | None = None,
         num_heads: int = 1,
-        weight_softmax: bool = True,
-        weight_dropout: float = 0.0,
+        *,
         conv_bias: bool = False,
-        batch_first: bool = False,
-        **gate_options,
+        **options,
     ):
-        sizes = input_size, kernel_size, padding_l, num_heads
-        super().__init__(*sizes, weight_softmax, weight_dropout, conv_bias, batch_first, **gate_options)
+        super().__init__(input_size, kernel_size, padding_l, num_heads, bias=conv_bias, **options)
 
     def _make_weights(self, bias):
         self.weight_linear = nn.Linear(self.input_size, self.num_heads * self.kernel_size, bias=False)
-        nn.init.xavier_uniform_(self.weight_linear.weight)
         self.has_conv_bias = bias
-        self.conv_bias = nn.Parameter(torch.zeros(1, 1, self.input_size), requires_grad=bias)
+        self.conv_bias = nn.Parameter(torch.empty(1, 1, self.input_size), requires_grad=bias)
+
+    def reset_parameters(self) -> None:
+        """As at the start; the gates' have methods of their own."""
+        nn.init.xavier_uniform_(self.weight_linear.weight)
+        nn.init.zeros_(self.conv_bias)
 
     def _weights(self, x):
         return self.weight_linear(x).unflatten(2, (self.num_heads, self.kernel_size))

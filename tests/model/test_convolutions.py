@@ -2,12 +2,13 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.utils.prune as prune
 from conftest import padded_batch
 from fairseq.modules.dynamic_convolution import DynamicConv_scripatable
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 
 from fairseq_cgc import ContextGatedDynamicConv, ContextGatedLightweightConv
-from fairseq_cgc.context_gate import ACTIVATIONS, NORMS
+from fairseq_cgc.context_gate import ACTIVATIONS, NORMS, ContextGate
 from fairseq_cgc.errors import OptionError
 from fairseq_cgc.ops.context_gate import GATE_ON
 from fairseq_cgc.ops.naive import naive_context_gate, naive_gated_kernel, naive_lightconv
@@ -340,8 +341,70 @@ def test_a_hook_sees_the_gate_and_a_layer_in_place_of_one_of_its_own_is_refused(
     torch.testing.assert_close(conv(x), without)
     assert len(seen) == 1 and seen[0].equal(conv.gate(x))
     conv.gate.encode = torch.nn.Sequential(conv.gate.encode)  # as adapters do
-    with pytest.raises(TypeError, match="layers are read, not called: parametrize their weights"):
+    with pytest.raises(TypeError, match="layers are read, not called: change their weights"):
         conv(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize(
+    "change",
+    [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), torch.nn.utils.weight_norm],
+    ids=["prune", "norm"],
+)
+def test_a_weight_that_a_hook_makes_is_refused_and_a_parametrized_one_is_taken(change):
+    conv, x = make(7), torch.randn(9, 2, CHANNELS)
+    torch.nn.utils.parametrizations.weight_norm(conv.gate.decode)
+    for _ in range(2):
+        conv(x).sum().backward()
+    change(conv.gate.encode)
+    with pytest.raises(TypeError, match="change their weights by torch.nn.utils.parametrize, not by hooks"):
+        conv(x)
+
+
+def test_a_gate_with_a_forward_of_its_own_is_called():
+    class Half(ContextGate):
+        def forward(self, x, padding_mask=None):
+            return super().forward(x, padding_mask) / 2
+
+    conv, x = make(7), torch.randn(9, 2, CHANNELS)
+    expected = conv(x) / 2
+    conv.gate.__class__ = Half
+    torch.testing.assert_close(conv(x), expected)
+    conv.gate.__class__ = ContextGate
+    whole = conv.gate.forward
+    conv.gate.forward = lambda *inputs: whole(*inputs) / 2
+    torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_in_fairseq_s_order_are_refused_where_its_order_is_another(kind):
+    with pytest.raises(TypeError, match="positional arguments"):
+        kind(CHANNELS, 7, 3, HEADS, 0.1, True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(), (7,), (2, 1, 7), (1, HEADS, 7), (9, 2, HEADS, 7)], ids=str)
+def test_a_gate_of_another_shape_is_refused(kind, shape):
+    with pytest.raises(ValueError, match=r"the gate is \(.*\), expected B x H x K: \(2, 4, 7\)"):
+        make(7, kind)(torch.randn(9, 2, CHANNELS), gate=torch.ones(shape))
+
+
+@pytest.mark.parametrize("gate", ["context", "learned", *DESIGNS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_made_without_memory_can_be_reset_to_a_start(kind, gate):
+    bias = "bias" if kind is ContextGatedLightweightConv else "conv_bias"
+    with torch.device("meta"):
+        conv = kind(CHANNELS, 7, num_heads=HEADS, gate=gate, gct=True, **{bias: True})
+    conv.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.fill_(torch.nan)
+    torch.manual_seed(1)
+    for module in conv.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in conv.parameters())
+    assert getattr(conv, bias).eq(0).all() and conv.gct.alpha.eq(1).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
