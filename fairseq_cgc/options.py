@@ -36,7 +36,7 @@ class ModelOptions(FairseqDataclass):
         "fixed at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh). learned: the control with parameters, one gate per "
         "head and tap, the same for all sentences; it starts where constant stands. none: LightConv itself on this plugin's "
         "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
-        "Credit the context only if the gain also beats constant and learned. summary, slots, mixture: learned gates "
+        "Credit the context only if the gain also beats constant and learned. summary, slots, mixture, balance: learned gates "
         "that a summary of the sentence's words moves, designs of ours that examples/study describes; of the options below "
         "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on, "
         "--cgc-gate-activation, --cgc-lr-scale and --encoder-gct alone",

@@ -9,7 +9,7 @@ from .ops.common import accumulation_dtype, without_autocast
 from .ops.context_gate import ACTIVATIONS
 from .ops.padding import Padding
 
-DESIGNS = ("summary", "slots", "mixture")
+DESIGNS = ("summary", "slots", "mixture", "balance")
 SLOTS = 2
 GATES_MIXED = 4
 
@@ -26,7 +26,8 @@ class SummaryGate(SentenceGate):
     Args:
         design: ``summary``: as above. ``slots``: attention with two learned queries pools the tokens to two vectors, of
             which the first layer makes the features. ``mixture``: each head's gates are a mixture of four learned ones,
-            whose shares the summary decides
+            whose shares the summary decides. ``balance``: the summary moves a head's gate from tap to tap and leaves their
+            sum to the learned ones: it multiplies them by K times a softmax over the taps
         channels: C
         num_heads: H
         kernel_size: K, at least 2
@@ -88,7 +89,8 @@ class SummaryGate(SentenceGate):
             padding_mask: B x T, true at padding; what x holds there is not looked at
 
         Returns:
-            B x H x K, float32 (float64 for float64 input), within (0, 1) with ``sigmoid``, (0, 2) with ``one-plus-tanh``
+            B x H x K, float32 (float64 for float64 input), within (0, 1) with ``sigmoid``, (0, 2) with ``one-plus-tanh``; K
+            times that of ``balance``
 
         Raises:
             OptionError: (a ValueError) with ``shuffle``, outside training, for a batch of one sentence
@@ -105,6 +107,9 @@ class SummaryGate(SentenceGate):
             if self.design == "mixture":
                 shares = change.unflatten(1, (-1, GATES_MIXED)).softmax(2)
                 gate = torch.einsum("bhn,nhk->bhk", shares, activated(logits, self.activation))
+            elif self.design == "balance":
+                shares = change.view(-1, *logits.shape).softmax(2)
+                gate = activated(logits, self.activation) * logits.size(1) * shares
             else:
                 gate = activated(logits + change.view(-1, *logits.shape), self.activation)
         return self.another_sentences(gate)

@@ -34,6 +34,8 @@ def reference(gate, design, sentence, activation):
         shares = [F.softmax(change[4 * h : 4 * h + 4], 0) for h in range(HEADS)]
         return torch.stack([sum(a * act(L[h]) for a, L in zip(shares[h], gate.logits)) for h in range(HEADS)])
     K = gate.logits.size(1)
+    if design == "balance":
+        return torch.stack([act(gate.logits[h]) * K * F.softmax(change[h * K : (h + 1) * K], 0) for h in range(HEADS)])
     return torch.stack([act(gate.logits[h] + change[h * K : (h + 1) * K]) for h in range(HEADS)])
 
 
