@@ -218,7 +218,7 @@ class ContextGatedLightweightConv(_ContextGatedConv):
         bias: add a bias of size C
         batch_first: B x T x C instead of T x B x C
         gate: ``context``: a ``ContextGate``; ``constant`` and ``learned``: its controls; ``none``: LightConv;
-            ``summary``, ``slots``, ``mixture``, ``balance``: a ``SummaryGate`` of that design
+            ``summary``: a ``SummaryGate``
         gate_on: ``kernel``: softmax(W) * G, the paper's reading; ``logits``: softmax(W * G), which
             is the same without ``weight_softmax``
         gct: scale the input's channels by a ``GatedChannelTransformation`` before gate and convolution

@@ -3,12 +3,11 @@
 from torch import nn
 
 from .context_gate import ConstantGate, ContextGate, LearnedGate, check_choice
-from .summary_gate import DESIGNS, SummaryGate
+from .summary_gate import SummaryGate
 
-GATES = ("context", "constant", "learned", "none", *DESIGNS)
+GATES = ("context", "constant", "learned", "none", "summary")
 # Of ContextGate's options, those that others heed.
-HEEDED = {"none": (), "constant": ("activation",), "learned": ("activation",)}
-HEEDED |= dict.fromkeys(DESIGNS, ("activation", "shuffle"))
+HEEDED = {"none": (), "constant": ("activation",), "learned": ("activation",), "summary": ("activation", "shuffle")}
 
 
 def make_gate(kind: str, num_heads: int, kernel_size: int, channels: int = 0, **options) -> nn.Module | None:
@@ -27,6 +26,6 @@ def make_gate(kind: str, num_heads: int, kernel_size: int, channels: int = 0, **
     if kind == "context":
         return ContextGate(num_heads, kernel_size, **options)
     options = {name: value for name, value in options.items() if name in HEEDED[kind]}
-    if kind in DESIGNS:
-        return SummaryGate(kind, channels, num_heads, kernel_size, **options)
+    if kind == "summary":
+        return SummaryGate(channels, num_heads, kernel_size, **options)
     return (ConstantGate if kind == "constant" else LearnedGate)(num_heads, kernel_size, **options)

@@ -16,7 +16,6 @@ from .errors import OptionError, check_at_least
 from .gates import GATES, HEEDED
 from .ops.context_gate import ACTIVATIONS, GATE_ON, NORMS
 from .ops.padding import POOLS
-from .summary_gate import DESIGNS
 
 DECODERS = ("none", "source")
 LARGEST_POOL_FACTOR = 100  # beyond it the gate is larger than the model
@@ -36,10 +35,9 @@ class ModelOptions(FairseqDataclass):
         "fixed at 0.5 (at 1 with --cgc-gate-activation one-plus-tanh). learned: the control with parameters, one gate per "
         "head and tap, the same for all sentences; it starts where constant stands. none: LightConv itself on this plugin's "
         "operators; the baseline to use with DropConnect, which draws once per sentence here and once per token in fairseq. "
-        "Credit the context only if the gain also beats constant and learned. summary, slots, mixture, balance: learned gates "
-        "that a summary of the sentence's words moves, designs of ours that examples/study describes; of the options below "
-        "they heed --cgc-layers, --cgc-shuffle-context, --cgc-gate-on, "
-        "--cgc-gate-activation, --cgc-lr-scale and --encoder-gct alone",
+        "Credit the context only if the gain also beats constant and learned. summary: learned gates that a "
+        "summary of the sentence's words moves, a design of ours that examples/study describes; of the options below it heeds "
+        "--cgc-layers, --cgc-shuffle-context, --cgc-gate-on, --cgc-gate-activation, --cgc-lr-scale and --encoder-gct alone",
         "gate",
     )
     cgc_layers: Optional[str] = _option(
@@ -203,7 +201,7 @@ def check_options(args: Namespace) -> None:
             f"--cgc-decoder source divides the encoder's {args.encoder_embed_dim} channels (--encoder-embed-dim) among "
             f"the decoder's {args.decoder_attention_heads} heads (--decoder-attention-heads); choose a number that divides them"
         )
-    if args.cgc_decoder == "source" and args.cgc_gate in DESIGNS:
+    if args.cgc_decoder == "source" and args.cgc_gate == "summary":
         raise OptionError(
             f"--cgc-decoder source is for the paper's gate and its controls, and --cgc-gate is {args.cgc_gate}; leave one of "
             "the two out"

@@ -27,9 +27,8 @@ from fairseq_cgc.recipe.report import render_table
 from fairseq_cgc.recipe.rows import CGC, LEARNED, SHUFFLED
 from fairseq_cgc.recipe.table import STATISTICS_FILE
 from fairseq_cgc.recipe.training import MODEL_FOLDER, RUN
-from fairseq_cgc.summary_gate import DESIGNS
 
-GATED = CGC, LEARNED, *(f"{CGC}-{design}" for design in DESIGNS)  # the rows whose gates are learned
+GATED = CGC, LEARNED, "cgc-summary"  # the rows whose gates are learned
 LAYERS = "layers.json"
 GATE_FIGURES = {"kernel_sum?": float, "gate_mean?": float, "between_share?": float}
 LAYERS_SHAPE = [{"kernel_size": int, "branch": float, **GATE_FIGURES}]

@@ -20,7 +20,7 @@ from fairseq_cgc.recipe.report import render_table
 
 WORDS, CHANNELS, HEADS, KERNEL, LENGTH, BATCH = 500, 64, 4, 7, 24, 64
 LEARNED = "learned"
-GATES = LEARNED, "context", "summary", "slots", "mixture", "balance"
+GATES = LEARNED, "context", "summary"
 
 
 class Layer(nn.Module):

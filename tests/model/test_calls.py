@@ -16,7 +16,7 @@ MODELS = {
     "source": {"cgc_decoder": "source"},
     "dynamic": {"encoder_conv_type": "dynamic"},
     "gct": {"encoder_gct": True, "cgc_gate": "none"},
-    "slots": {"cgc_gate": "slots"},
+    "summary": {"cgc_gate": "summary"},
 }
 
 

@@ -336,17 +336,17 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
 
 
 def test_a_design_is_held_against_its_own_shuffled_control_and_learned_gates(tmp_path):
-    for row, score in (("cgc-slots", 35.0), ("cgc-learned", 34.5)):
+    for row, score in (("cgc-summary", 35.0), ("cgc-learned", 34.5)):
         for seed in (1, 2):
             folder = make_run(tmp_path, row, seed, score + seed)
-            if row == "cgc-slots":
+            if row == "cgc-summary":
                 shutil.copytree(folder / "test", folder / SHUFFLED_TEST)
                 (folder / SHUFFLED_TEST / LOSS).write_text('{"valid_loss": 7.5}')
     text = make_table(tmp_path, tmp_path / "out")
-    assert {"`cgc-slots`", "`cgc-slots-shuffled`"} < rows(text).keys()
-    assert "\n- `cgc-slots`, over `cgc-slots-shuffled`, which is the same models" in text and "+0.00 [+0.00" in text
-    over = difference_cell(differences(read_runs(tmp_path), ["cgc-slots"], "cgc-learned")["cgc-slots"])
-    assert f"\n- `cgc-slots`, over `cgc-learned`: {over}" in text
+    assert {"`cgc-summary`", "`cgc-summary-shuffled`"} < rows(text).keys()
+    assert "\n- `cgc-summary`, over `cgc-summary-shuffled`, which is the same models" in text and "+0.00 [+0.00" in text
+    over = difference_cell(differences(read_runs(tmp_path), ["cgc-summary"], "cgc-learned")["cgc-summary"])
+    assert f"\n- `cgc-summary`, over `cgc-learned`: {over}" in text
     assert "`cgc-shuffled`" not in text, "it is not in this table"
     assert len({row.title for row in ROWS.values()}) == len(ROWS), "titles name rows in plots"
     assert all(colour_of(row) for row in ROWS)
