@@ -1,6 +1,9 @@
 """scripts/check_environment.py and environment.sh, on environments that are not as they should be."""
 
+import shutil
+import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, run
@@ -122,6 +125,25 @@ printf '#!/bin/sh\\necho "python $*" >>{commands}\\ncase "$2" in *prefix*) echo 
     assert said[1] == "python -m ensurepip"
     assert said[0] == f"uv venv --python 3.12 {checkout / '.venv'}"
     assert any(line.startswith("python -m pip install") and "[test]" in line for line in said)
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="the scripts do without")
+def test_two_commands_make_an_environment_one_after_the_other(tmp_path):
+    """The interpreter stands for pip too; each of its calls begins and ends in a file."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("environment.sh", "check_environment.py"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    for name in ("constraints.txt", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    script(tmp_path / "python", f"""case "$*" in *pip*) echo begins; sleep 0.3; echo ends;; esac >>{tmp_path}/said
+case "$2" in *prefix*) echo {tmp_path};; esac""")
+    set_up = f"set -eu; . {tmp_path}/scripts/environment.sh; CGC_PYTHON={tmp_path}/python; set_up_environment test; sleep 1"
+    with subprocess.Popen(["bash", "-c", set_up], stdout=subprocess.PIPE, text=True) as first:
+        while not (tmp_path / "said").exists():
+            time.sleep(0.01)
+        second = run("bash", "-c", set_up).stdout
+    assert "wait for another command" in second and "install fairseq-cgc" not in second, "the first has done it"
+    assert (tmp_path / "said").read_text().split() == ["begins", "ends"]
 
 
 def test_the_pins_leave_a_torch_alone_that_is_there():
