@@ -135,9 +135,14 @@ def test_two_commands_make_an_environment_one_after_the_other(tmp_path):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     for name in ("constraints.txt", "setup.py"):
         shutil.copy(ROOT / name, tmp_path)
-    script(tmp_path / "python", f"""case "$*" in *pip*) echo begins; sleep 0.3; echo ends;; esac >>{tmp_path}/said
-case "$2" in *prefix*) echo {tmp_path};; esac""")
-    set_up = f"set -eu; . {tmp_path}/scripts/environment.sh; CGC_PYTHON={tmp_path}/python; set_up_environment test; sleep 1"
+    script(
+        tmp_path / "python",
+        f"""case "$*" in *pip*) echo begins; sleep 0.3; echo ends;; esac >>{tmp_path}/said
+case "$2" in *prefix*) echo {tmp_path};; esac""",
+    )
+    set_up = (
+        f"set -eu; . {tmp_path}/scripts/environment.sh; CGC_PYTHON={tmp_path}/python; set_up_environment test; sleep 1"
+    )
     with subprocess.Popen(["bash", "-c", set_up], stdout=subprocess.PIPE, text=True) as first:
         while not (tmp_path / "said").exists():
             time.sleep(0.01)

@@ -275,14 +275,12 @@ def foreign_files(folder, what):
         return names
     foreign = []
     for path in sorted(path for path in folder.iterdir() if not _matches(path.name, LEFT)):
-        mark, inside = (mark_of(path), _files_in(path)) if path.is_dir() else ({}, [""])
-        inside = foreign_files(path, mark["what"]) if mark else inside
-        found = [
-            name
-            for name in (str(Path(path.name, file)) for file in inside)
-            if mark or not _matches(name, patterns.split())
-        ]
-        foreign += found if path.suffix != ".html" or _is_ours(path) else [path.name]
+        if path.is_dir() and (mark := mark_of(path)):
+            foreign += [f"{path.name}/{name}" for name in foreign_files(path, mark["what"])]
+            continue
+        found = [f"{path.name}/{name}" for name in _files_in(path)] if path.is_dir() else [path.name]
+        somebody_s = path.suffix == ".html" and path.is_file() and not _is_ours(path)
+        foreign += [name for name in found if somebody_s or not _matches(name, patterns.split())]
     return foreign
 
 

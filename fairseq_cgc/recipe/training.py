@@ -291,8 +291,9 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         _refuse_another(run, before, identity)
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
-        limits = _limits(options, updates)
-        if before["done"] == updates or before.get("ended") == limits:
+        ended = _limits(options, updates)
+        by_time = "--stop-time-hours" in ended["limits"]  # of a command that is given again to go on
+        if before["done"] == updates or before.get("ended") == ended and not by_time:
             print("    already done")
             return
         _refuse_another_schedule(run, before, options, updates)
@@ -316,8 +317,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if done < updates:
             print(f"    fairseq-train ended after {done} of {updates} updates, by an option such as {LIMITS[0]}")
         _discard_results(run, done)
-        ended = {"ended": limits} if done < updates else {}
-        write_json(record, {**now, "updates": done, "done": done, **ended})
+        write_json(record, {**now, "updates": done, "done": done, **({"ended": ended} if done < updates else {})})
 
 
 def _limits(options, updates):

@@ -305,6 +305,16 @@ def test_a_training_that_fairseq_ended_early_is_recorded_as_far_as_it_came_and_g
     assert read_json(folder / "run.json")["done"] == max(losses(folder)) == 16
 
 
+def test_a_training_that_time_has_ended_goes_on_by_the_same_command(prepared, tmp_path, monkeypatch):
+    commands, options = [], ["--lr-scheduler", "cosine", "--stop-time-hours", "1"]
+    monkeypatch.setattr(training, "follow_training", lambda command, *_: commands.append(command))
+    monkeypatch.setattr(training, "mend_last_checkpoint", lambda _: 4)
+    monkeypatch.setattr(training, "keep_place_in_epoch", lambda *_: None)
+    for _ in range(2):
+        training.train(tmp_path / "run", "cgc", 1, options, prepared, 9)
+    assert len(commands) == 2 and read_json(tmp_path / "run" / "run.json")["done"] == 4
+
+
 def test_other_options_other_data_and_a_run_being_written_are_refused(finished, prepared, tmp_path):
     runs = finished[0]
     other = train_row("cgc-constant", prepared, runs, "--max-update", 20, "--label-smoothing", "0.2", check=False)
