@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import warnings
+from traceback import walk_tb
 
 from .errors import UserError
 
@@ -101,7 +102,9 @@ def explain_user_errors() -> None:
             error = UserError(
                 "a file was refused: it holds more than data, or is damaged; get it again, from a source you trust"
             )
-        said = type(error) is Exception and str(error) and error.__context__ is None
+        at = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(traceback)] or [""]
+        said = type(error) is Exception or type(error) is AssertionError and at[-1].startswith("fairseq_cli.")
+        said = said and str(error) and error.__context__ is None
         if said or isinstance(error, FileNotFoundError) or isinstance(error, OSError) and error.errno:
             error = UserError(error)
         if isinstance(error, UserError):

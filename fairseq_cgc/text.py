@@ -52,16 +52,31 @@ def lowercase(sentence: str) -> str:
     return sentence.lower() if "\u03a3" not in sentence else "".join(map(str.lower, sentence))
 
 
+# Three-letter codes of languages that have rules of their own, here, in sacremoses or in sacreBLEU.
+TWO_LETTERS = dict(
+    word.split(":")
+    for word in """ara:ar cat:ca ces:cs cze:cs chi:zh cmn:zh zho:zh deu:de ger:de dut:nl nld:nl ell:el gre:el eng:en est:et
+    fas:fa per:fa pes:fa fin:fi fra:fr fre:fr gle:ga guj:gu hin:hi hun:hu ice:is isl:is ita:it jpn:ja kan:kn khm:km kor:ko lao:lo
+    lav:lv lit:lt mal:ml mar:mr bur:my mya:my mni:mn pol:pl por:pt ron:ro rum:ro rus:ru slk:sk slo:sk slv:sl spa:es swe:sv tam:ta
+    tel:te tha:th""".split()
+)
+
+
 class MosesText:
     """Moses tokenisation of one language, as the Perl scripts of fairseq's recipes do it
     (``tokenizer.perl -l LANG``: special characters escaped, dashes left alone).
 
     Args:
-        language: two-letter code; what comes after it (``zh-CN``, ``de_DE``) makes no difference
+        language: two-letter code, or the three-letter one (ISO 639) of a language with rules of its own here or in Moses;
+            what comes after it (``zh-CN``, ``de_DE``) makes no difference
+
+    Attributes:
+        language: the two-letter code
     """
 
     def __init__(self, language):
-        self.language = re.split("[-_.]", language)[0].lower()
+        code = re.split("[-_.]", language)[0].lower()
+        self.language = TWO_LETTERS.get(code, code)
         self._tokeniser = self._detokeniser = None
 
     def __getstate__(self):  # for another process: the compiled rules are built where they are used

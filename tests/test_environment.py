@@ -143,7 +143,7 @@ case "$2" in *prefix*) echo {tmp_path};; esac""",
     set_up = (
         f"set -eu; . {tmp_path}/scripts/environment.sh; CGC_PYTHON={tmp_path}/python; set_up_environment test; sleep 1"
     )
-    with subprocess.Popen(["bash", "-c", set_up], stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(["bash", "-c", set_up], stdout=subprocess.PIPE, text=True):
         while not (tmp_path / "said").exists():
             time.sleep(0.01)
         second = run("bash", "-c", set_up).stdout

@@ -292,8 +292,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
         ended = _limits(options, updates)
-        by_time = "--stop-time-hours" in ended["limits"]  # of a command that is given again to go on
-        if before["done"] == updates or before.get("ended") == ended and not by_time:
+        if _is_done(before, options, updates):
             print("    already done")
             return
         _refuse_another_schedule(run, before, options, updates)
@@ -324,6 +323,13 @@ def _limits(options, updates):
     """What may end a training, as ``ended`` records it."""
     values = option_values(options)
     return {"max_update": updates, "limits": {name: values[name] for name in LIMITS if name in values}}
+
+
+def _is_done(before, options, updates):
+    """Whether a run's record says that there is nothing left to train."""
+    ended = _limits(options, updates)
+    by_time = "--stop-time-hours" in ended["limits"]  # of a command that is given again to go on
+    return before.get("done") == updates or before.get("ended") == ended and not by_time
 
 
 def _refuse_another_schedule(run, before, options, updates):
@@ -659,6 +665,9 @@ def main(args):
     writable_folder(args.runs, option="--runs")
     print(f"[train {args.row}, seed {args.seed}, for {args.max_update} updates] -> {run}", flush=True)
     if args.node_rank > 0:  # the first machine keeps the record
+        if _is_done(read_json(run / RUN, RECORD) if (run / RUN).exists() else {}, options, args.max_update):
+            print("    already done")
+            return
         data = prepared_folder(args.data)
         join_training(train_command(run, args.seed, options, data, args.max_update, launch, layout, args.keep))
         return

@@ -26,6 +26,8 @@ SETTINGS = json.dumps(
         ("en", "A state-of-the-art [test] | 1,000.5", "A state-of-the-art &#91; test &#93; &#124; 1,000.5"),
         ("de", "  viele   Leerzeichen  ", "viele Leerzeichen"),
         ("de", "", ""),
+        ("fra", "L'homme d'aujourd'hui.", "L&apos; homme d&apos; aujourd&apos; hui ."),
+        ("deu_DE", "Das ist z.B. ein Test.", "Das ist z.B. ein Test ."),
     ],
 )
 def test_tokenisation_is_moses_with_escaping_and_whole_dashes(language, raw, tokens):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserError
 from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
+from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.distributed import distributed_options
 from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines
 from fairseq_cgc.recipe.rows import SYSTEMS, TRAINED, VARIANTS, row_options
@@ -313,6 +314,19 @@ def test_a_training_that_time_has_ended_goes_on_by_the_same_command(prepared, tm
     for _ in range(2):
         training.train(tmp_path / "run", "cgc", 1, options, prepared, 9)
     assert len(commands) == 2 and read_json(tmp_path / "run" / "run.json")["done"] == 4
+
+
+def test_another_machine_has_nothing_to_join_where_the_run_is_done(prepared, tmp_path, monkeypatch, capsys):
+    joined, options = (
+        [],
+        ["--data", prepared, "--runs", tmp_path, "--batch-tokens", 400, "--nodes", 2, "--node-rank", 1],
+    )
+    options += ["--master", "localhost:29500", "--max-update", 9]
+    monkeypatch.setattr(training, "join_training", joined.append)
+    training.main(parse(["train", "cgc", *map(str, options)]))
+    write_record(tmp_path / "cgc-seed1", updates=9, done=9)
+    training.main(parse(["train", "cgc", *map(str, options)]))
+    assert len(joined) == 1 and "already done" in capsys.readouterr().out
 
 
 def test_other_options_other_data_and_a_run_being_written_are_refused(finished, prepared, tmp_path):
