@@ -326,7 +326,6 @@ def _fill_in(args, lightconv_architecture, training=True):
     check_options(args)
     # The mark is saved with the options: a model that is used comes here too, with what that command makes of them.
     if training and not getattr(args, "cgc_checked", False):
-        args.cgc_checked = True
         if args.cgc_shuffle_context:
             logger.warning(
                 "--cgc-shuffle-context is for a trained model; a validation batch of one sentence will end this training"
@@ -339,6 +338,7 @@ def _fill_in(args, lightconv_architecture, training=True):
             check_optimizer(options, f"--cgc-lr-scale {args.cgc_lr_scale}")
         elif args.encoder_gct and getattr(options, "optimizer", None) == "cgc_adam":
             check_optimizer(options, "--encoder-gct with cgc_adam, which decays all but its beta,")
+        args.cgc_checked = True
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")

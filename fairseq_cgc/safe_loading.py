@@ -22,7 +22,6 @@ from dataclasses import fields
 from types import CodeType
 from typing import Any
 
-import numpy as np
 import torch
 
 from .compat import NEVER_SET
@@ -111,6 +110,11 @@ def check_names(args: Any) -> None:
     Raises:
         OptionError: one of them names what is not in ``HARMLESS``
     """
+    if getattr(args, "eval_bleu", False):  # numpy's classes would let a file make any object of its bytes
+        raise OptionError(
+            "--eval-bleu keeps arrays of numpy's in checkpoints, and this plugin loads only tensors and plain values: leave it out, "
+            "and score checkpoints with fairseq-cgc generate"
+        )
     for kind in HARMLESS.keys() - {"model"}:
         value = getattr(args, kind, None)
         if isinstance(value, str) and value not in HARMLESS[kind]:
@@ -126,18 +130,16 @@ def keep_weights_only_loading() -> None:
     * fairseq calls ``torch.load`` without ``weights_only``. torch >= 2.6 then loads safely, older
       versions run whatever the pickle says, unless an environment variable of torch's tells them.
     * The variable that does the opposite is taken out: a checkpoint is data, always.
-    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), and with ``--eval-bleu`` arrays of
-      numpy's (counts of n-grams), which the safe loader refuses until it is told that the classes are harmless.
+    * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), which the safe
+      loader refuses until it is told that the class is harmless.
     """
-    counts = np.zeros(1, dtype=np.int64)
-    make: Any = counts.__reduce__()[0]
     if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
         warnings.warn(
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is ignored: fairseq_cgc loads checkpoints as data only", stacklevel=2
         )
     if torch.__version__ < "2.6":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    torch.serialization.add_safe_globals([argparse.Namespace, make, np.ndarray, np.dtype, type(counts.dtype)])
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 def guard_fairseq() -> None:

@@ -407,7 +407,7 @@ def main(args):
         sacrebleu_tokeniser(preparation["settings"]["target_lang"])  # without which nothing could be scored
         _check_data(args)
         splits = preparation["counts"]
-        if args.by == "epoch" or args.by == "best" and "--save-interval-updates" not in option_values(args.fairseq):
+        if args.by == "epoch":
             _check_epochs(args, splits["train"])
         for split in {"valid", "test"} & splits.keys() if set(rows) & set(SHUFFLED.values()) else ():
             company(splits[split]["pairs"])

@@ -92,6 +92,18 @@ WRITTEN = (
     *("--save-interval", "--save-interval-updates", "--keep-interval-updates", "--keep-best-checkpoints"),
     *("--no-epoch-checkpoints", "--best-checkpoint-metric", "--maximize-best-checkpoint-metric", "--log-interval"),
 )
+# Those that ``train_command`` decides.
+DECIDED = {
+    *(
+        "--update-freq",
+        "--keep-last-epochs",
+        "--save-dir",
+        "--num-workers",
+        "--log-format",
+        "--required-batch-size-multiple",
+    ),
+    *("--update-epoch-batch-itr", "--source-lang", "--target-lang", "--max-tokens-valid"),
+}
 # What to give instead of options of fairseq-train's that are decided here.
 INSTEAD = {
     "--update-freq": "give --batch-tokens, and --max-tokens for smaller pieces",
@@ -336,7 +348,7 @@ def _refuse_another_schedule(run, before, options, updates):
     """Raises UserError for other updates than a run was begun with, where its learning rate falls towards them."""
     values = option_values(options)
     falls = {"cosine": "--lr-period-updates" not in values, "tri_stage": "--phase-ratio" in values}
-    planned = before["ended"]["max_update"] if "ended" in before else before.get("updates", updates)
+    planned = int(option_values(before.get("command", [])).get("--max-update", updates))
     if falls.get(values.get("--lr-scheduler", "")) and planned != updates:
         raise UserError(
             f"{run} was begun with --max-update {planned}, and {updates} is requested: its learning rate "
@@ -360,6 +372,7 @@ def _identity(record):
     """What makes a run another one: dict of names to values."""
     batch = {"--batch-tokens": record["batch_tokens"]} if "batch_tokens" in record else {}
     options = option_values(without_limits(record["options"]))
+    options = {name: value for name, value in options.items() if name not in DECIDED}  # which earlier versions recorded
     data = {f"data {name}": digits[:12] for name, digits in record["data"]["sha256"].items()}
     return {"row": record["row"], "--seed": record["seed"], **batch, **options, **data}
 

@@ -556,7 +556,8 @@ def test_a_rate_that_falls_towards_the_last_update_has_no_other_one(
     (tmp_path / "checkpoints" / "checkpoint_last.pt").touch()
     monkeypatch.setattr(training, "mend_last_checkpoint", lambda _: 4)
     monkeypatch.setattr(training, "keep_place_in_epoch", lambda *_: None)
-    for there in ({"updates": 9, "done": 4}, {"updates": 4, "done": 4, "ended": {"max_update": 9, "limits": {}}}):
+    planned = {"command": ["fairseq-train", "--max-update", "9"]}
+    for there in ({"updates": 9, "done": 4, **planned}, {"updates": 4, "done": 4, **planned}):
         write_record(tmp_path, options=options, data=training.data_record(prepared), **there)
         if refused:
             with pytest.raises(UserError, match="was begun with --max-update 9, and 20 is requested"):
