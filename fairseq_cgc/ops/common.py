@@ -77,37 +77,45 @@ def operation(name: str, fake: Callable) -> Callable:
     return register
 
 
-LARGEST = 1 << 18  # elements of a matrix that is kept
+MOST_BYTES = 1 << 26  # of what a function's results may take that are kept: 64 MiB
 
 
-def cached(elements: Callable) -> Callable:
-    """Let a function remember what it last made for each of its arguments, matrices of up to ``LARGEST`` elements.
+def cached(make: Callable) -> Callable:
+    """Let a function remember what it made for its latest arguments, up to ``MOST_BYTES``.
 
     On a GPU nothing is remembered, since a matrix that was made while a CUDA graph is captured holds nothing
     outside of it; nor where torch traces, since what it sees then are no real tensors.
 
     Args:
-        elements: from sizes to how many elements there are in what is made
+        make: from sizes, a dtype and a device to a tensor or a tuple of them
 
     Returns:
-        a decorator of a function ``make`` from sizes, a dtype and a device to a tensor or more, which makes it a function
-        ``(like, *sizes)`` that gives ``make(*sizes, like.dtype, like.device)``; its result must not be changed
+        a function ``(like, *sizes)`` that gives ``make(*sizes, like.dtype, like.device)``; its result must not be changed
     """
+    kept: dict = {}
+    lock, size = threading.Lock(), 0
 
-    def decorate(make):
-        @functools.lru_cache(maxsize=256)
-        def remember(*args):
-            with torch.inference_mode(False):  # else no gradient could ever be taken through it
-                return make(*args)
+    @functools.wraps(make)
+    def get(like, *sizes):
+        nonlocal size
+        key = (*sizes, like.dtype, like.device)
+        if not is_real(like) or like.device.type != "cpu":
+            return make(*key)
+        if (found := kept.get(key)) is not None:
+            return found
+        with torch.inference_mode(False):  # else no gradient could ever be taken through it
+            made = make(*key)
+        with lock:
+            size += _bytes(made) if kept.setdefault(key, made) is made else 0
+            while size > MOST_BYTES:
+                size -= _bytes(kept.pop(next(iter(kept))))  # the oldest
+        return made
 
-        @functools.wraps(make)
-        def get(like, *sizes):
-            kept = is_real(like) and like.device.type == "cpu" and elements(*sizes) <= LARGEST
-            return (remember if kept else make)(*sizes, like.dtype, like.device)
+    return get
 
-        return get
 
-    return decorate
+def _bytes(made):
+    return sum(tensor.nbytes for tensor in (made if isinstance(made, tuple) else (made,)))
 
 
 _memory = threading.local()
@@ -161,6 +169,6 @@ def once_differentiable(backward: Callable) -> Callable:
     return wrapped
 
 
-@cached(lambda: 1)
+@cached
 def _zero(dtype, device):
     return torch.zeros((), dtype=dtype, device=device)

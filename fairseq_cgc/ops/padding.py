@@ -233,7 +233,7 @@ def pool_slots_backward(
     return (parts[0] if len(parts) == 1 else parts[0].add_(parts[1])).view(T, B, H)
 
 
-@cached(lambda T, num_slots: T * num_slots)
+@cached
 def _slots(T, num_slots, dtype, device):
     """Of an unpadded sentence: which tokens are in each slot, num_slots x T, and how many, num_slots x 1."""
     first, last = _windows(torch.full((1, 1), T, device=device), num_slots)

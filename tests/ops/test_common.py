@@ -15,7 +15,7 @@ from fairseq_cgc.ops.padding import head_means, pool_slots
 def counted():
     made = []
 
-    @cached(lambda size: size * size)
+    @cached
     def make(size, dtype, device):
         made.append((size, dtype, device))
         return torch.eye(size, dtype=dtype, device=device)
@@ -43,23 +43,34 @@ def test_what_is_not_on_the_cpu_or_not_real_is_not_cached():
 
 def test_a_large_matrix_is_not_kept(monkeypatch):
     make, made = counted()
-    monkeypatch.setattr(common, "LARGEST", 16)
+    monkeypatch.setattr(common, "MOST_BYTES", 64)
     for size in (4, 4, 5, 5):
         make(torch.zeros(2), size)
     assert [size for size, *_ in made] == [4, 5, 5]
 
 
+def test_the_latest_are_kept_as_far_as_there_is_room(monkeypatch):
+    make, made = counted()
+    monkeypatch.setattr(common, "MOST_BYTES", 2 * 64)
+    for size in (3, 4, 4, 3, 1, 2, 4):  # 36, 64, 4 and 16 bytes
+        make(torch.zeros(2), size)
+    assert [size for size, *_ in made] == [3, 4, 1, 2]
+    make(torch.zeros(2), 5)
+    make(torch.zeros(2), 3)
+    assert [size for size, *_ in made] == [3, 4, 1, 2, 5, 3]
+
+
 def test_a_default_device_of_others_does_not_reach_what_is_kept_on_the_cpu():
-    memory = threading.Thread(target=lambda: found.append(workspace(torch.zeros(2), 3)))
     found = []
-    torch.set_default_device("meta")
-    try:
-        memory.start()
-        memory.join()
-        found.append(workspace(torch.zeros(2, device="cpu").half(), 3))
-    finally:
-        torch.set_default_device(None)
-    assert [one.device.type for one in found] == ["cpu", "cpu"]
+
+    def work():  # in a thread, which has no workspace yet
+        with torch.device("meta"):
+            found.append(workspace(torch.zeros(2, device="cpu"), 3))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [one.device.type for one in found] == ["cpu"]
 
 
 @pytest.mark.parametrize("T", [13, 41])

@@ -133,7 +133,7 @@ def _band(kernel: Tensor, size: int, first: int, last: int) -> Tensor:
     return product(kernel, _places(kernel, K, size, first, last)).view(N, size, last - first)
 
 
-@cached(lambda kernel_size, size, first, last: kernel_size * size * (last - first))
+@cached
 def _places(kernel_size, size, first, last, dtype, device):
     """Where each tap stands in columns first ... last - 1 of a kernel's band: K x (size * columns), zeros and ones.
 
