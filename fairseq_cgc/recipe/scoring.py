@@ -35,7 +35,7 @@ def tokenised_bleu(hypotheses, *references, lowercase=False):
         CorpusError: lists of different length, or empty
     """
     metric = token_metric(lowercase)
-    sums = token_statistics(hypotheses, *references, lowercase=lowercase).sum(0)
+    sums = token_statistics(hypotheses, *references, metric=metric).sum(0)
     (length, wanted), matched, there = sums[:2], *np.split(sums[2:], 2)
     precisions = "/".join(f"{100 * precision:.1f}" for precision in matched / np.maximum(there, 1))
     score, penalty = float(corpus_scores(metric, sums)), np.exp(min(0, 1 - wanted / length))
@@ -121,15 +121,15 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
     check_at_least(1, samples=samples, seed=seed)
     for hypotheses in systems.values():
         check_aligned(hypotheses, *references)
-    if tokenised:
-        metrics = {TOKENISED_BLEU: token_metric(lowercase)}
-        systems = {name: _as_in_fairseq(hypotheses) for name, hypotheses in systems.items()}
-        references = [_as_in_fairseq(side, "<<unk>>") for side in references]
-    else:
-        metrics = _raw_metrics(lowercase, tokenize)
+    metrics = {TOKENISED_BLEU: token_metric(lowercase)} if tokenised else _raw_metrics(lowercase, tokenize)
     compared = {}
     for name, metric in metrics.items():
-        rows = {system: statistics(metric, hypotheses, references) for system, hypotheses in systems.items()}
+        rows = {
+            system: token_statistics(hypotheses, *references, metric=metric)
+            if tokenised
+            else statistics(metric, hypotheses, references)
+            for system, hypotheses in systems.items()
+        }
         signature = metric.get_signature()
         signature.update("bs", samples)
         signature.update("seed", seed)
@@ -157,15 +157,18 @@ def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
     return figures
 
 
-def token_statistics(hypotheses, *references, lowercase=False):
+def token_statistics(hypotheses, *references, metric=None):
     """Statistics of tokenised BLEU-4, as ``significance.statistics`` returns them.
+
+    Args:
+        metric: a ``token_metric``; default: one that heeds case
 
     Raises:
         CorpusError: lists of different length, or empty
     """
     check_aligned(hypotheses, *references)
     sides = [_as_in_fairseq(side, "<<unk>>") for side in references]
-    return statistics(token_metric(lowercase), _as_in_fairseq(hypotheses), sides)
+    return statistics(metric or token_metric(), _as_in_fairseq(hypotheses), sides)
 
 
 def token_metric(lowercase=False):
