@@ -9,7 +9,6 @@ import codecs
 import ctypes
 import errno
 import fcntl
-import fnmatch
 import gzip
 import hashlib
 import io
@@ -25,7 +24,7 @@ import tempfile
 import time
 import zlib
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ..errors import CorpusError, UserError
@@ -44,7 +43,8 @@ GROWING = {
     "run": (
         "run.json",
         "row data",
-        "run.json train.log log.jsonl report*.html .lock checkpoints/checkpoint*.pt* tensorboard/*events*",
+        "run.json train.log log.jsonl report*.html .lock checkpoints/checkpoint*.pt* checkpoints/dummy "
+        "tensorboard/events* tensorboard/*/events*",
     ),
 }
 LEFT = ".fairseq-cgc-*.partial", ".*.fairseq-cgc-old"  # what a kill leaves
@@ -285,7 +285,8 @@ def foreign_files(folder, what):
 
 
 def _matches(name, patterns):
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    """Whether a relative path is like one of these, part by part."""
+    return any(name.count("/") == pattern.count("/") and PurePath(name).match(pattern) for pattern in patterns)
 
 
 def _files_in(folder):

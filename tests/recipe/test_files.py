@@ -132,6 +132,7 @@ def test_a_folder_that_has_been_locked_and_not_yet_filled_counts_as_empty(tmp_pa
         "report-meeting.html",
         "raw/mine.txt",
         "checkpoints/mine.txt",
+        "checkpoints/checkpoint_of/my.pt",
         "model/mine.txt",
         "model.md",
     ],
@@ -142,7 +143,13 @@ def test_a_growing_folder_with_a_file_of_somebody_s_anywhere_is_not_ours(tmp_pat
     for folder, what in (("model", "model"), ("test", "translations"), ("valid", "translations")):
         with atomic_folder(run / folder, what) as partial:
             (partial / "x").write_text("x")
-    for file in ("checkpoints/checkpoint1.pt", "tensorboard/train/events.out.1", "log.jsonl", "checkpoints/a.html"):
+    for file in (
+        "checkpoints/checkpoint1.pt",
+        "checkpoints/dummy",
+        "tensorboard/train/events.out.1",
+        "log.jsonl",
+        "checkpoints/a.html",
+    ):
         (run / file).parent.mkdir(parents=True, exist_ok=True)
         (run / file).write_text(f'<meta name="generator" content="{OURS}">')
     (run / "checkpoints" / "a.html").rename(run / "report.html")
@@ -150,7 +157,8 @@ def test_a_growing_folder_with_a_file_of_somebody_s_anywhere_is_not_ours(tmp_pat
         (left / ".fairseq-cgc-12345678.partial").mkdir()
         (left / ".fairseq-cgc-12345678.partial" / "half").touch()
     assert foreign_files(run, "run") == []
-    (run / name).parent.mkdir(exist_ok=True)
+    (run / "notes.html").mkdir()  # empty
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).write_text("mine")
     with pytest.raises(UserError, match=f"holds {name}, which is not part of our run; nothing was changed"):
         discard_folder(run, "run")
