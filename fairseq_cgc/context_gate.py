@@ -177,7 +177,10 @@ class ContextGate(SentenceGate):
         layers = (self.encode, GateLinear), (self.norm, nn.LayerNorm), (self.decode, GateLinear)
         replaced = not all(isinstance(layer, kind) for layer, kind in layers)
         if replaced or any(
-            layer._forward_pre_hooks and "weight" not in layer._parameters and not is_parametrized(layer)
+            layer._forward_pre_hooks
+            and "weight" not in layer._parameters
+            and not is_parametrized(layer)
+            and not getattr(layer, "_is_replica", False)  # DataParallel's, whose weights are no parameters
             for layer, _ in layers
         ):
             raise TypeError(

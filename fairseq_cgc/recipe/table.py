@@ -29,8 +29,8 @@ from .training import RECORD, RUN, option_values
 
 PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
+STATISTICS_OF_BLEU = 10  # of a sentence: two lengths, four numbers of matches, four of n-grams
 # In the record of a run, in place of translations and references: see examples/study/record.py.
-STATISTICS_OF_BLEU = 10  # two lengths, four numbers of matches, four of n-grams
 STATISTICS_FILE, RECORDED = "statistics.json", {"test_set": str, "sentences": [[Between(0, kind=int)]]}
 LOGGED = {  # of fairseq's events: the number of updates, and the value that is of use here
     "train_inner": ("num_updates", "loss"),
@@ -282,7 +282,7 @@ def read_results(run, test):
         record = read_json(test / STATISTICS_FILE, RECORDED)
         if {len(sentence) for sentence in record["sentences"]} != {STATISTICS_OF_BLEU}:
             raise UserError(
-                f"{test / STATISTICS_FILE} has not {STATISTICS_OF_BLEU} numbers a sentence; make the record again"
+                f"{test / STATISTICS_FILE} does not hold {STATISTICS_OF_BLEU} numbers a sentence; make the record again"
             )
         run.test_set, run.recorded = record["test_set"], np.array(record["sentences"], dtype=float)
         return

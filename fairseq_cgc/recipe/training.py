@@ -87,7 +87,7 @@ MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = ("--max-epoch", "--patience", "--stop-time-hours", "--stop-min-lr")
-# Those that decide what of a training is written, and nothing else.
+# Those that decide what of a training is written. (Under reduce_lr_on_plateau the metric decides the rate too.)
 WRITTEN = (
     *("--save-interval", "--save-interval-updates", "--keep-interval-updates", "--keep-best-checkpoints"),
     *("--no-epoch-checkpoints", "--best-checkpoint-metric", "--maximize-best-checkpoint-metric", "--log-interval"),
@@ -142,9 +142,9 @@ def refuse_overridden(asked, command):
     """Raises OptionError for the first of the options that are asked for of which a command makes something else."""
     decided = option_values(command)
     for name, value in option_values(asked).items():
-        if decided.get(name) != value:
+        if decided[name] != value:
             raise OptionError(
-                f"{name} is decided by this command: {decided.get(name, 'left out')}, and not {value}; "
+                f"{name} is decided by this command: {decided[name]}, and not {value}; "
                 f"{INSTEAD.get(name, 'leave it out')}"
             )
 
@@ -348,8 +348,8 @@ def _refuse_another_schedule(run, before, options, updates):
     """Raises UserError for other updates than a run was begun with, where its learning rate falls towards them."""
     values = option_values(options)
     falls = {"cosine": "--lr-period-updates" not in values, "tri_stage": "--phase-ratio" in values}
-    planned = int(option_values(before.get("command", [])).get("--max-update", updates))
-    if falls.get(values.get("--lr-scheduler", "")) and planned != updates:
+    planned = option_values(before.get("command", [])).get("--max-update", str(updates))
+    if falls.get(values.get("--lr-scheduler", "")) and planned != str(updates):
         raise UserError(
             f"{run} was begun with --max-update {planned}, and {updates} is requested: its learning rate "
             f"(--lr-scheduler {values['--lr-scheduler']}) falls towards the first, and would rise again. Choose another folder"

@@ -178,6 +178,8 @@ def test_a_pickle_of_a_newer_protocol_is_refused_without_torch_s_warnings(folder
 def test_fairseq_evaluates_literals_as_before():
     assert utils.eval_str_list("[(3, 1)] * 2 + [(5, 2)]", type=tuple) == [(3, 1), (3, 1), (5, 2)]
     assert utils.eval_str_list("10,-20.5") == [10.0, -20.5]
+    many = {f"option {number}": [number] for number in range(40)}  # which Python builds step by step
+    assert utils.eval_str_dict(str(many)) == many
     assert utils.eval_bool("False") is False and utils.eval_str_dict("{'a': {1: None}}") == {"a": {1: None}}
 
 
@@ -197,7 +199,9 @@ def test_fairseq_evaluates_nothing_that_would_not_end(text):
         utils.eval_str_list(text)
 
 
-@pytest.mark.parametrize("text", ["(lambda: 1)()", "[x for x in ().__class__.__bases__]", "open", "f'{open}'"])
+@pytest.mark.parametrize(
+    "text", ["(lambda: 1)()", "{x: 1 for x in (1, 2)}", "[x for x in ().__class__.__bases__]", "open", "f'{open}'"]
+)
 def test_fairseq_evaluates_no_expression_that_could_do_something(text):
     with pytest.raises(UnsafeCheckpointError, match="is not a literal"):
         utils.eval_str_dict(text)

@@ -288,6 +288,26 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
 )
 def test_a_wrong_option_ends_with_a_line(prepared, tmp_path, options, words):
     assert words in refused("experiment", "--data", prepared, "--runs", tmp_path / "runs", *options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "options, kept",
+    [
+        (["--by", "best", "--average", "3"], ["--keep-best-checkpoints", "3"]),
+        (["--by", "best", "--average", "1", "--max-update", "1", "--no-epoch-checkpoints"], ["--no-epoch-checkpoints"]),
+        (
+            ["--by", "update", "--average", "2", "--save-interval-updates", "4", "--max-update", "8"],
+            ["--keep-interval-updates", "2"],
+        ),
+    ],
+)
+def test_as_many_checkpoints_are_kept_as_are_averaged(prepared, tmp_path, monkeypatch, options, kept):
+    asked = []
+    monkeypatch.setattr(experiment, "run_all", lambda args, *_: asked.append(args.fairseq) or {"cgc, seed 1": "tried"})
+    options = ["--data", prepared, "--runs", tmp_path / "runs", "--rows", "cgc", "--seeds", 1, *options]
+    assert "1 run failed" in refused("experiment", *options, "--batch-tokens", 400)
+    assert asked[0][-len(kept) :] == kept
 
 
 def test_what_could_not_be_compared_or_translated_is_not_trained(prepared, tmp_path):

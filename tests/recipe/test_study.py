@@ -80,6 +80,9 @@ def test_a_damaged_record_is_named(tmp_path):
     (folder / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, -2]]}')
     with pytest.raises(UserError, match="statistics.json.*sentences"):
         make_table(tmp_path)
+    (folder / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, 2, 3]]}')
+    with pytest.raises(UserError, match="statistics.json does not hold 10 numbers a sentence"):
+        make_table(tmp_path)
 
 
 def test_gates_are_tried_on_a_word_anywhere_in_the_sentence():

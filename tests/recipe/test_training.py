@@ -316,6 +316,16 @@ def test_a_training_that_time_has_ended_goes_on_by_the_same_command(prepared, tm
     assert len(commands) == 2 and read_json(tmp_path / "run" / "run.json")["done"] == 4
 
 
+def test_a_run_of_an_earlier_version_resumes_whatever_it_recorded_that_had_no_effect(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "follow_training", lambda *_: None)
+    monkeypatch.setattr(training, "mend_last_checkpoint", lambda _: 4)
+    monkeypatch.setattr(training, "keep_place_in_epoch", lambda *_: None)
+    options = ["--dropout", "0.2", "--num-workers", "2", "--keep-last-epochs", "3", "--update-freq", "2"]
+    write_record(tmp_path, options=options, data=training.data_record(prepared), done=2)
+    training.train(tmp_path, "cgc", 1, options[:2], prepared, 4)
+    assert read_json(tmp_path / "run.json")["done"] == 4
+
+
 def test_another_machine_has_nothing_to_join_where_the_run_is_done(prepared, tmp_path, monkeypatch, capsys):
     joined, options = (
         [],
