@@ -246,7 +246,7 @@ def test_what_cannot_be_shown_is_refused_with_a_line(tmp_path):
     assert "trained on different data" in refused("report", cgc, other)
     (cgc / "test" / "test.hyp").write_text("one line\n")
     assert "test.hyp has 1 lines and the test set 30: generate again" in refused("report", cgc)
-    (other / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, 1]]}')
+    (other / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, 1, 1, 0, 0, 0, 1, 0, 0, 0]]}')
     assert "is a run's record, without the corpus's sentences" in refused("report", other)
     shutil.rmtree(cgc / "test")
     assert "has no translations to show: not translated yet: fairseq-cgc generate" in refused("report", cgc)
