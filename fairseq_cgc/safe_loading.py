@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from . import checkpoint_arrays
 from .compat import NEVER_SET
 from .errors import CheckpointError, OptionError, UnsafeCheckpointError, UserError
 
@@ -110,11 +111,6 @@ def check_names(args: Any) -> None:
     Raises:
         OptionError: one of them names what is not in ``HARMLESS``
     """
-    if getattr(args, "eval_bleu", False):  # numpy's classes would let a file make any object of its bytes
-        raise OptionError(
-            "--eval-bleu keeps arrays of numpy's in checkpoints, and this plugin loads only tensors and plain values: leave it out, "
-            "and score checkpoints with fairseq-cgc generate"
-        )
     for kind in HARMLESS.keys() - {"model"}:
         value = getattr(args, kind, None)
         if isinstance(value, str) and value not in HARMLESS[kind]:
@@ -131,7 +127,7 @@ def keep_weights_only_loading() -> None:
       versions run whatever the pickle says, unless an environment variable of torch's tells them.
     * The variable that does the opposite is taken out: a checkpoint is data, always.
     * fairseq's own checkpoints hold an ``argparse.Namespace`` (the model's options), which the safe
-      loader refuses until it is told that the class is harmless.
+      loader refuses until it is told that the class is harmless; and, of a training with ``--eval-bleu``, arrays.
     """
     if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None):
         warnings.warn(
@@ -140,6 +136,7 @@ def keep_weights_only_loading() -> None:
     if torch.__version__ < "2.6":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     torch.serialization.add_safe_globals([argparse.Namespace])
+    checkpoint_arrays.let_through()
 
 
 def guard_fairseq() -> None:

@@ -4,6 +4,7 @@ import argparse
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from conftest import LIGHTWEIGHT, TINY, tiny_model
@@ -228,6 +229,73 @@ def test_python_code_elsewhere_is_evaluated_as_ever():
     assert eval("len('abc')") == 3
 
 
+SMALL = np.array([3, 1, 4])
+BYTES = SMALL.tobytes()
+
+
+class Rebuilt:
+    """What the pickle of an array says, changed: how it is made, and its state."""
+
+    def __init__(self, made=None, state=None, maker=None):
+        maker_of, made_with, state_of = SMALL.__reduce__()
+        self.how = maker or maker_of, made or made_with, state or state_of
+
+    def __reduce__(self):
+        return self.how
+
+
+class OfDtype(Rebuilt):
+    def __init__(self, code="i8", flags=(False, True), state=None):
+        self.how = np.dtype, (code, *flags), state or np.dtype("i8").__reduce__()[2]
+
+
+def array_state(version=1, shape=(3,), dtype=SMALL.dtype, by_columns=False, values=BYTES):
+    return {"state": (version, shape, dtype, by_columns, values)}
+
+
+HOSTILE_ARRAYS = {
+    "objects": np.array([None, {}], dtype=object),
+    "objects-of-bytes": Rebuilt(**array_state(dtype=OfDtype("O8"), values=bytes(24))),
+    "floats-of-another-size": np.ones(3, dtype=np.float32),
+    "fields": np.zeros(2, dtype=[("a", "i8")]),
+    "big-endian": np.ones(3, dtype=">i8"),
+    "swapped-flags": Rebuilt(**array_state(dtype=OfDtype(flags=(True, True)))),
+    "state-of-a-dtype": Rebuilt(**array_state(dtype=OfDtype(state=(3, "<", None, ("a",), {"a": 1}, -1, -1, 0)))),
+    "too-many": np.arange(101),
+    "huge": Rebuilt(made=(np.ndarray, (10**10,), b"b")),
+    "huge-by-its-state": Rebuilt(**array_state(shape=(10**10,))),
+    "more-values-than-bytes": Rebuilt(**array_state(shape=(4,))),
+    "negative": Rebuilt(**array_state(shape=(-1, -3))),
+    "many-axes": Rebuilt(**array_state(shape=(1,) * 60, values=bytes(8))),
+    "values-that-are-a-list": Rebuilt(**array_state(values=[1, 2, 3])),
+    "version": Rebuilt(**array_state(version=0)),
+    "by-columns": np.asfortranarray(np.ones((2, 2))),
+    "no-array": Rebuilt(made=(list, (0,), b"b")),
+    "of-a-buffer": Rebuilt(maker=np.ndarray, made=((3,), np.dtype("i8"), bytes(24))),
+    "short-state": Rebuilt(state=(1, (3,))),
+    "scalar": np.float64(1.5),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_ARRAYS)
+def test_no_array_is_made_of_what_a_file_says(state, folder, case):
+    """numpy's own classes would make an object of any bytes, or of any size."""
+    state["extra_state"]["metrics"] = HOSTILE_ARRAYS[case]
+    for load in (load_checkpoint, load_checkpoint_to_cpu):
+        with pytest.raises(UserError, match="model.pt (was refused: it holds more than data|is truncated)"):
+            load(save(state, folder))
+
+
+def test_the_counts_of_eval_bleu_are_loaded_and_saved_again_as_arrays_of_numpy_s(state, folder):
+    metrics = {"counts": SMALL, "sums": np.array([[0.5, -2.0]])}
+    state["extra_state"]["metrics"] = metrics
+    loaded = load_checkpoint(save(state, folder))
+    for again in (loaded, load_checkpoint(save(loaded, folder)), torch.load(folder / "model.pt", weights_only=False)):
+        for name, value in again["extra_state"]["metrics"].items():
+            assert value.dtype == metrics[name].dtype and np.array_equal(value, metrics[name])
+    assert type(value) is np.ndarray and np.array_equal(loaded["extra_state"]["metrics"]["counts"] * 2, [6, 2, 8])
+
+
 def test_a_torchscript_program_is_refused_before_torch_opens_it(folder):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(folder / "model.pt"))
     with pytest.raises(UnsafeCheckpointError, match="is a TorchScript program"):
@@ -274,7 +342,7 @@ FOREIGN = {
     "complex": (with_parameter(lambda value: value.to(torch.complex64)), "of torch.complex64"),
     "without-values": (with_parameter(lambda value: value.to("meta")), "on meta"),
     "nan": (with_parameter(lambda value: value / 0), "holds values that are not finite"),
-    "numpy": (with_parameter(lambda value: value.numpy()), "more than data .numpy"),
+    "numpy": (with_parameter(lambda value: value.numpy()), "more than data .numpy.ndarray"),
     "shape": (
         with_parameter(lambda value: value[1:]),
         "does not fit the model that its options describe: size mismatch",
