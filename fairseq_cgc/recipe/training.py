@@ -93,17 +93,16 @@ WRITTEN = (
     *("--no-epoch-checkpoints", "--best-checkpoint-metric", "--maximize-best-checkpoint-metric", "--log-interval"),
 )
 # Those that ``train_command`` decides.
-DECIDED = {
+DECIDED = (
+    *("--update-freq", "--keep-last-epochs", "--save-dir", "--num-workers", "--log-format"),
     *(
-        "--update-freq",
-        "--keep-last-epochs",
-        "--save-dir",
-        "--num-workers",
-        "--log-format",
         "--required-batch-size-multiple",
+        "--update-epoch-batch-itr",
+        "--source-lang",
+        "--target-lang",
+        "--max-tokens-valid",
     ),
-    *("--update-epoch-batch-itr", "--source-lang", "--target-lang", "--max-tokens-valid"),
-}
+)
 # What to give instead of options of fairseq-train's that are decided here.
 INSTEAD = {
     "--update-freq": "give --batch-tokens, and --max-tokens for smaller pieces",
@@ -112,12 +111,17 @@ INSTEAD = {
 }
 
 
+# Other names of fairseq's for them.
+ALIASES = {"-a": "--arch", "-s": "--source-lang", "-t": "--target-lang", "--post-process": "--remove-bpe"}
+
+
 def option_groups(options):
     """What fairseq-train makes of its options where they are given twice: dict of name to the last time's words."""
     groups = {}
     for word in options:
         if re.match("--?[A-Za-z]", word):
             name = word.partition("=")[0]
+            name = ALIASES.get(name, name)
             groups.pop(name, None)  # it stands where it stood last
             groups[name] = [word]
         elif groups:
@@ -129,8 +133,13 @@ def option_values(options):
     """Dict of each option's name to its value that counts, as text; ``on`` for a switch."""
     values = {}
     for name, (first, *rest) in option_groups(options).items():
-        values[name] = " ".join([*first[len(name) + 1 :].split(), *rest]) or "on"
+        values[name] = " ".join([*first.partition("=")[2].split(), *rest]) or "on"
     return values
+
+
+def meant_by(name, names):
+    """The first of some options' names that fairseq takes ``name`` for, which may be the start of one; or None."""
+    return next((whole for whole in names if whole == name or name[2:] and whole.startswith(name)), None)
 
 
 def without_limits(options):
@@ -142,7 +151,8 @@ def refuse_overridden(asked, command):
     """Raises OptionError for the first of the options that are asked for of which a command makes something else."""
     decided = option_values(command)
     for name, value in option_values(asked).items():
-        if decided[name] != value:
+        name = name != "--max-tokens" and meant_by(name, DECIDED) or name  # a name of its own, not a start
+        if decided.get(name, value) != value:
             raise OptionError(
                 f"{name} is decided by this command: {decided[name]}, and not {value}; "
                 f"{INSTEAD.get(name, 'leave it out')}"

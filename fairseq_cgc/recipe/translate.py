@@ -17,13 +17,13 @@ from .models import load_hub
 from .processes import child
 from .report import last_words
 from .rows import PAPER
-from .training import option_values
+from .training import meant_by, option_values
 
 BEAM = PAPER["beam"]
 LONGEST = 200  # tokens: fairseq's --max-len-b
 INSTEAD = {  # of options of fairseq-generate's that ``fairseq-cgc generate`` decides
     **dict.fromkeys("--quiet --score-reference --num-shards --shard-id".split(), "leave it out"),
-    **dict.fromkeys("--source-lang -s --target-lang -t --remove-bpe --post-process".split(), "leave it out"),
+    **dict.fromkeys("--source-lang --target-lang --remove-bpe".split(), "leave it out"),
     "--gen-subset": "give --split",
     "--path": "name the model",
     "--results-path": "give --out",
@@ -91,10 +91,11 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
 def check_passed_on(options):
     """Raises OptionError for an option of fairseq-generate's that ``fairseq-cgc generate`` decides, or whose output it could
     not read."""
-    for name in option_values(options).keys() & INSTEAD.keys():
-        raise OptionError(
-            f"{name} is decided by this command, which reads what fairseq-generate prints; {INSTEAD[name]}"
-        )
+    for name in option_values(options):
+        if whole := meant_by(name, INSTEAD):
+            raise OptionError(
+                f"{whole} is decided by this command, which reads what fairseq-generate prints; {INSTEAD[whole]}"
+            )
 
 
 def main(args):

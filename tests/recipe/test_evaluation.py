@@ -20,9 +20,15 @@ SAID = [
 ]  # with spaces of no meaning, as a model's
 
 
-@pytest.mark.parametrize("option", ["--gen-subset", "--quiet", "--results-path", "--score-reference", "--num-shards"])
-def test_options_by_which_translations_would_not_be_read_are_refused(option):
-    assert f"{option} is decided by this command" in refused("generate", "run", option, "x")
+@pytest.mark.parametrize(
+    "option, given",
+    [
+        *((name, name) for name in ("--gen-subset", "--quiet", "--results-path", "--score-reference", "--num-shards")),
+        *(("--remove-bpe", "--post-process"), ("--source-lang", "-s"), ("--gen-subset", "--gen")),
+    ],
+)
+def test_options_by_which_translations_would_not_be_read_are_refused(option, given):
+    assert f"{option} is decided by this command" in refused("generate", "run", given, "x")
 
 
 def test_a_folder_without_a_translation_is_not_written(tmp_path, monkeypatch):

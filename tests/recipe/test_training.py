@@ -545,7 +545,8 @@ def test_the_command_has_each_option_once_with_the_value_that_counts(prepared, t
     names = [word for word in command if word.startswith("--")]
     assert len(names) == len(set(names))
     text = " ".join(command)
-    assert "--adam-betas (0.9,0.98) --fp16 -s de --lr 0.01 --clip-norm -1 " in text and "--seed 3" in text
+    assert "--adam-betas (0.9,0.98) --fp16 --lr 0.01 --clip-norm -1 " in text and "--seed 3" in text
+    assert "-s" not in command and "--source-lang de" in text
 
 
 @pytest.mark.parametrize(
@@ -598,6 +599,9 @@ def test_a_run_goes_on_from_what_it_started_from_whatever_has_become_of_that(pre
         (["--update-freq", "3"], "--update-freq is decided by this command: 1, and not 3; give --batch-tokens"),
         (["--keep-last-epochs", "1"], "--keep-last-epochs is decided by this command: 10, and not 1; give --keep"),
         (["--source-lang", "en"], "--source-lang is decided by this command: de, and not en; leave it out"),
+        (["-s", "en"], "--source-lang is decided by this command: de, and not en"),
+        (["--target=fr"], "--target-lang is decided by this command: en, and not fr"),
+        (["--keep-last", "1"], "--keep-last-epochs is decided by this command: 10, and not 1"),
         (["--max-update", "0"], "--max-update is 0"),
         (["--gpus", "3"], "cannot be divided among 3 devices"),
         (["--precision", "bf16"], "--precision bf16 needs a GPU"),
