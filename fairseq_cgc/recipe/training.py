@@ -87,11 +87,15 @@ MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = ("--max-epoch", "--patience", "--stop-time-hours", "--stop-min-lr")
-# Those that decide what of a training is written. (Under reduce_lr_on_plateau the metric decides the rate too.)
+# Those that decide what of a training is written.
 WRITTEN = (
     *("--save-interval", "--save-interval-updates", "--keep-interval-updates", "--keep-best-checkpoints"),
-    *("--no-epoch-checkpoints", "--best-checkpoint-metric", "--maximize-best-checkpoint-metric", "--log-interval"),
+    *("--no-epoch-checkpoints", "--log-interval"),
 )
+BEST_BY = (
+    "--best-checkpoint-metric",
+    "--maximize-best-checkpoint-metric",
+)  # likewise, but for the rate's that waits for them
 # Those that ``train_command`` decides.
 DECIDED = (
     *("--update-freq", "--keep-last-epochs", "--save-dir", "--num-workers", "--log-format"),
@@ -144,7 +148,9 @@ def meant_by(name, names):
 
 def without_limits(options):
     """Options of fairseq-train but those that decide how long it trains, or what is written."""
-    return [word for name, group in option_groups(options).items() if name not in (*LIMITS, *WRITTEN) for word in group]
+    waits = option_values(options).get("--lr-scheduler") == "reduce_lr_on_plateau"
+    left_out = (*LIMITS, *WRITTEN, *BEST_BY * (not waits))
+    return [word for name, group in option_groups(options).items() if name not in left_out for word in group]
 
 
 def refuse_overridden(asked, command):
@@ -286,7 +292,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         run: the run folder
         row: the name of the system
         seed: random seed
-        options: fairseq-train's, which decide the result: another set is another run, but for ``LIMITS`` and ``WRITTEN``
+        options: fairseq-train's, which decide the result: another set is another run, but for what ``without_limits`` leaves out
         prepared: the folder of a preparation
         updates: where to stop
         launch: the start of the command; see ``launcher``

@@ -55,6 +55,9 @@ def test_what_decides_how_long_a_run_trains_or_what_it_keeps_is_none_of_its_opti
     options = ["--lr", "1", "--max-epoch", "3", "--patience=2", "--fp16", "--stop-time-hours", "1", "--dropout", "0.1"]
     options += ["--keep-best-checkpoints", "5", "--save-interval=2", "--no-epoch-checkpoints"]
     assert training.without_limits(options) == ["--lr", "1", "--fp16", "--dropout", "0.1"]
+    options = ["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric", "--lr-scheduler"]
+    assert training.without_limits([*options, "cosine"]) == ["--lr-scheduler", "cosine"]
+    assert training.without_limits([*options, "reduce_lr_on_plateau"]) == [*options, "reduce_lr_on_plateau"]
 
 
 @pytest.mark.parametrize(
