@@ -78,7 +78,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_help_string(self, action):
-        silent = action.default is None or action.default is False or "default" in action.help
+        silent = action.default is None or isinstance(action.default, bool) or "default" in action.help
         return action.help if silent else super()._get_help_string(action)
 
 
@@ -152,7 +152,7 @@ def prepare_iwslt14(parser):
 def _preparation_settings(parser):
     parser.add_argument("--bpe", choices=["subword_nmt", "sentencepiece"], default="subword_nmt", help="subword model")
     _number(parser, "--bpe-size", 10000, "merge operations, or pieces")
-    parser.add_argument("--keep-case", action="store_true", help="do not lowercase")
+    parser.add_argument("--keep-case", dest="lowercase", action="store_false", help="do not lowercase")
     parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both sides")
     _number(parser, "--max-tokens", 175, "maximum length of either side of a training pair, in tokens")
     _option(parser, "--max-ratio", "R", "maximum length ratio of a training pair", 1.5, type=float)

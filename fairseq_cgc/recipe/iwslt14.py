@@ -303,7 +303,7 @@ def main(args):
         raise OptionError(
             f"no address is known for the archive of {' and '.join(languages)}; give a copy of it with --archive, or --url"
         )
-    settings = settings_of(args, *languages)
+    settings = settings_of(args)
     settings.check()
     out, archive = writable_folder(args.out, 500 * 2**20, "--out"), args.archive
     original = out / "orig"

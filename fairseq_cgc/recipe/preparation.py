@@ -558,42 +558,26 @@ def _clauses(languages):
     )
 
 
-def settings_of(args, source_lang, target_lang):
+def settings_of(args):
     """The settings that the options of ``prepare`` and ``prepare-iwslt14`` describe."""
-    return Settings(
-        source_lang=source_lang,
-        target_lang=target_lang,
-        lowercase=not args.keep_case,
-        max_tokens=args.max_tokens,
-        max_ratio=args.max_ratio,
-        valid_every=args.valid_every,
-        bpe=args.bpe,
-        bpe_size=args.bpe_size,
-        joined_dictionary=args.joined_dictionary,
-    )
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
 
 
 def main(args):
     """``fairseq-cgc prepare``."""
     raw = {"train": args.train, "valid": args.valid, "test": args.test}
-    raw = {split: prefix for split, prefix in raw.items() if prefix}
-    languages = {option: getattr(args, option.replace("-", "_")) for option in ("source-lang", "target-lang")}
-    for option, language in languages.items():
-        if args.vocabulary_of and language:
+    raw, settings = {split: prefix for split, prefix in raw.items() if prefix}, settings_of(args)
+    for name, usual in asdict(Settings(None, None)).items() if args.vocabulary_of else ():
+        if getattr(settings, name) != usual:
+            option = "keep-case" if name == "lowercase" else name.replace("_", "-")
             raise OptionError(f"--{option} cannot be combined with --vocabulary-of, which already sets it")
-    for option, value in {"train": args.train, **languages}.items():
-        if not (args.vocabulary_of or value):
-            raise OptionError(f"--{option} is missing; see --help")
-    if args.vocabulary_of:
-        asked, usual = settings_of(args, None, None), Settings(None, None)
-        for name, default in asdict(usual).items():
-            if getattr(asked, name) != default:
-                option = "keep-case" if name == "lowercase" else name.replace("_", "-")
-                raise OptionError(f"--{option} cannot be combined with --vocabulary-of, which already sets it")
+    for name in () if args.vocabulary_of else ("train", "source_lang", "target_lang"):
+        if not getattr(args, name):
+            raise OptionError(f"--{name.replace('_', '-')} is missing; see --help")
     if args.valid and not args.train:
         raise OptionError("--valid needs --train; give both, or leave it out")
     writable_folder(args.out, option="--out")
-    result = prepare(raw, args.out, settings_of(args, *languages.values()), args.workers, args.vocabulary_of)
+    result = prepare(raw, args.out, settings, args.workers, args.vocabulary_of)
     print(*summary(result), sep="\n")
     try:
         sacrebleu_tokeniser(result["settings"]["target_lang"])
