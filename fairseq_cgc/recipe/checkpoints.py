@@ -87,11 +87,7 @@ def _sign_of_best(paths):
 
 
 def updates_of(state, path):
-    """How many updates the model of a training checkpoint had.
-
-    Raises:
-        CheckpointError: it does not say
-    """
+    """How many updates the model of a training checkpoint had. Raises CheckpointError if it does not say."""
     try:
         return int(state["optimizer_history"][-1]["num_updates"])
     except (KeyError, IndexError, TypeError, ValueError):
@@ -99,17 +95,10 @@ def updates_of(state, path):
 
 
 def average_checkpoints(paths):
-    """Average the parameters of checkpoints of one model, in float64.
+    """Average the parameters of checkpoints of one model, in float64; there is one at least.
 
-    Args:
-        paths: at least one
-
-    Returns:
-        the last checkpoint's dict without its optimizer state, its floating-point parameters
-        averaged and at least float32; other buffers are the last one's
-
-    Raises:
-        CheckpointError: unreadable, or not of one model
+    Returns the last checkpoint's dict without its optimizer state: floating-point parameters averaged and at least
+    float32, other buffers the last one's. Raises CheckpointError for what is unreadable, or not of one model.
     """
     if not paths:
         raise CheckpointError("there are no checkpoints to average")
@@ -157,11 +146,7 @@ def position_limit(state):
 
 
 def count_parameters(state):
-    """Parameters of a fairseq checkpoint's model, shared embeddings counted once.
-
-    Args:
-        state: what ``load_checkpoint`` returns
-    """
+    """Parameters of the model in what ``load_checkpoint`` returns, shared embeddings counted once."""
     options = _options(state)
     shares_all = options.get("share_all_embeddings", False)
     copies = set()
@@ -209,8 +194,7 @@ def _save(state, path):
 def write_model(state, bin_folder, folder, **facts):
     """Write a folder that ``from_pretrained(folder)`` takes: ``model.pt`` with its dictionaries and subword model.
 
-    Args:
-        facts: for the folder's mark
+    ``facts`` go into the folder's mark.
     """
     with atomic_folder(folder, "model", **facts) as partial:
         _save(state, partial / "model.pt")

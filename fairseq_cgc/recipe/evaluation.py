@@ -218,8 +218,7 @@ def main(args):
 def average_into_model(paths, prepared, folder):
     """Average checkpoints of one folder into a model folder, whose mark says which: ``AVERAGED``.
 
-    Raises:
-        CheckpointError: unreadable checkpoints, or some that do not fit the data
+    Raises CheckpointError for unreadable checkpoints, or some that do not fit the data.
     """
     state, last = average_checkpoints(paths), paths[-1].with_name("checkpoint_last.pt")
     newest = load_checkpoint(last) if last.exists() else state

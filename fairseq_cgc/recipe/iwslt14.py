@@ -64,16 +64,10 @@ def files_of(pair, languages=LANGUAGES):
 
 
 def training_lines(text):
-    """Sentences of a ``train.tags`` file, before tokenisation.
+    """Sentences of the text of a ``train.tags`` file, before tokenisation.
 
-    Lines with ``<url>``, ``<talkid>`` or ``<keywords>`` are dropped; the tags of title and description
-    are removed, and all other lines kept, empty ones and those on speakers and translators too.
-
-    Args:
-        text: content of the file
-
-    Returns:
-        list of strings
+    Lines with ``<url>``, ``<talkid>`` or ``<keywords>`` are dropped; the tags of title and description are removed, and
+    all other lines kept, empty ones and those on speakers and translators too.
     """
     sentences = [line for line in _lines(text) if not _dropped(line)]
     for tag in REMOVED:  # one after the other, as the recipe does it
@@ -82,16 +76,10 @@ def training_lines(text):
 
 
 def segments(text):
-    """Sentences of an XML set, before tokenisation: its lines with ``<seg id``, without the tags.
+    """Sentences of the text of an XML set, before tokenisation: its lines with ``<seg id``, without the tags.
 
-    Typographic apostrophes (U+2019) become ASCII ones. Entities stay as they are, and an empty segment
-    is an empty line.
-
-    Args:
-        text: content of the file
-
-    Returns:
-        list of strings
+    Typographic apostrophes (U+2019) become ASCII ones. Entities stay as they are, and an empty segment is an empty
+    line.
     """
     sentences = []
     for line in _lines(text):
@@ -212,21 +200,13 @@ def _shown(text):
 
 
 def write_raw(archive, folder, languages=LANGUAGES):
-    """Write the archive's sentences to ``folder/{train,test}.{de,en}``, or those of other languages.
+    """Write the archive's sentences to ``folder/{train,test}.{de,en}``, or another pair's; see ``read_archive``.
 
-    ``folder/archive.json`` says what they were made from and how many lines each file gave. The folder
-    appears whole or not at all.
-
-    Args:
-        archive, languages: as for ``read_archive``
-        folder: to be made
-
-    Returns:
-        the content of ``archive.json``
+    ``folder/archive.json``, whose content is returned, says what they were made from and how many lines each file gave.
+    The folder appears whole or not at all.
 
     Raises:
-        CorpusError: as ``read_archive``; a side without sentences; sides of different length (saying
-            where they part)
+        CorpusError: as ``read_archive``; a side without sentences; sides of different length (saying where they part)
     """
     texts = read_archive(archive, languages)
     pair = next(iter(texts)).split(".")[-2]  # train.tags.de-en.de

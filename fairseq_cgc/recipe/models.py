@@ -37,8 +37,7 @@ class Place(NamedTuple):
 def locate(path):
     """The ``Place`` of a path.
 
-    Raises:
-        CheckpointError: neither a file nor a folder with a model, a run or checkpoints in it
+    Raises CheckpointError for what is neither a file nor a folder with a model, a run or checkpoints in it.
     """
     path = Path(path)
     if not path.exists():
@@ -67,12 +66,7 @@ def data_of(place):
 
 
 def check_vocabulary(run, folder):
-    """Raises CheckpointError if a folder has other dictionaries or another subword model than a run's data had.
-
-    Args:
-        run: a run folder
-        folder: of dictionaries: a preparation's ``bin``
-    """
+    """Raises CheckpointError if a ``bin`` has other dictionaries or another subword model than a run's data had."""
     copies = {kind.name: kind.hub_name for kind in SUBWORD_MODELS.values()}
     for name, digest in read_json(run / RUN, RECORD)["data"]["sha256"].items():
         if name.endswith((".bin", ".idx")):  # the text, which need not be the run's
@@ -87,13 +81,10 @@ def check_vocabulary(run, folder):
 
 
 def checkpoints_to_average(folder, by, asked, upper_bound=None):
-    """The last checkpoints of a kind; see ``find_checkpoints``.
+    """The last checkpoints of a kind, as many as are asked for; see ``find_checkpoints``.
 
-    Args:
-        asked: how many; None: the protocol's number, or what a short run has left, aloud
-
-    Raises:
-        CheckpointError: there are fewer; with what there is
+    None asks for the protocol's number, or what a short run has left, aloud. Raises CheckpointError if there are fewer,
+    with what there is.
     """
     wanted = asked or PAPER["average"]
     found = find_checkpoints(folder, by, asked, upper_bound)[-wanted:]

@@ -65,11 +65,7 @@ class Translated(NamedTuple):
 
 
 def read_translated(folder, name):
-    """Read a run that has been translated and scored.
-
-    Raises:
-        UserError: it has not, or what is there is damaged
-    """
+    """Read a run. Raises UserError unless it has been translated and scored, and what is there is whole."""
     run = read_run(folder)
     if run.unfinished:
         raise UserError(f"{folder} has no translations to show: {run.unfinished}")
@@ -324,11 +320,7 @@ def shown(both, values, number):
 
 
 def marked(one, other, fold=False):
-    """Two sentences, each as a list of (text, whether the other lacks that word there).
-
-    Args:
-        fold: compare without case
-    """
+    """Two sentences, each as a list of (text, whether the other lacks that word there, ``fold``: whatever its case)."""
     pieces = [WORDS.findall(text) for text in (one, other)]
     words = [[p.casefold() if fold else p for p in side if not p.isspace()] for side in pieces]
     blocks = SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
@@ -373,11 +365,7 @@ def gates(side):
 
 
 def image(draw, alt):
-    """A plot as (its PNG in base64, words that stand for it, width, height), or None without matplotlib.
-
-    Args:
-        draw: returns the figure
-    """
+    """What ``draw`` returns as (PNG in base64, words that stand for it, width, height); None without matplotlib."""
     if not has_matplotlib():
         return None
     save_figure(figure := draw(), content := BytesIO())

@@ -167,11 +167,7 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
 
 
 def read_preparation(folder):
-    """The record of a finished preparation.
-
-    Raises:
-        UserError: it is not finished, or damaged
-    """
+    """The record of a finished preparation. Raises UserError if it is not finished, or damaged."""
     path = Path(folder) / "bin" / PREPARATION
     if not path.is_file():
         raise CorpusError(
@@ -282,14 +278,10 @@ def check_sides(source_file, target_file, source, target, what):
 
 
 def clean_pairs(pairs, max_tokens, max_ratio):
-    """Moses' ``clean-corpus-n``: keep pairs of 1 to ``max_tokens`` tokens a side, a length ratio of at
-    most ``max_ratio`` and no token of more than 1,000 characters; white space is folded.
+    """Moses' ``clean-corpus-n`` over pairs of tokenised sentences: a list of those that it keeps.
 
-    Args:
-        pairs: iterable of pairs of tokenised sentences
-
-    Returns:
-        list of pairs
+    These have 1 to ``max_tokens`` tokens a side, a length ratio of at most ``max_ratio`` and no token of more than
+    1,000 characters; white space is folded.
     """
     kept = []
     for pair in pairs:
@@ -321,11 +313,7 @@ def hold_out(pairs, every):
 
 
 def learn_subwords(files, model, settings):
-    """Learn a joint subword model on the concatenation of the files.
-
-    Raises:
-        CorpusError: sentencepiece finds too little text
-    """
+    """Learn a joint subword model on the concatenation of the files. Raises CorpusError if there is too little text."""
     print(
         f"learn {settings.bpe_size} {settings.bpe} subwords on {' and '.join(file.name for file in files)}", flush=True
     )
@@ -481,9 +469,7 @@ def _words_of_lines(text, title):
 def longest_sentence(prepared, split, limit):
     """Tokens of the longest sentence of a split that a model takes, of both sides, EOS counted.
 
-    Args:
-        prepared: the folder of a preparation
-        limit: of the model's positions
+    Takes the folder of a preparation, and the limit of the model's positions.
     """
     settings = Settings(**read_json(prepared / "bin" / PREPARATION)["settings"])
     pair = "-".join(settings.languages)

@@ -46,15 +46,10 @@ def child(command, environment=os.environ, **options):
 
 
 def parallel_map(function, items, workers=None, chunk=1):
-    """Yield ``function(item)`` of each item, in order, from no more processes than cores or items; they end with this one.
+    """Yield ``function(item)`` of each of a list's items, in order, from processes that end with this one.
 
-    Args:
-        items: list
-        workers: processes; default: as many as can be used
-        chunk: how many items a worker takes at a time
-
-    Raises:
-        UserError: a worker was killed
+    There are as many as ``workers``, or else as can be used, and no more than cores or items; each takes a ``chunk`` of
+    items at a time. Raises UserError if one was killed.
     """
     cores = len(os.sched_getaffinity(0))
     count = min(workers or cores, cores, ceil(len(items) / chunk))

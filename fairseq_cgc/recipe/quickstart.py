@@ -31,14 +31,7 @@ SYSTEM_OF = {"lightconv_cgc": "cgc", "lightconv_iwslt_de_en": "lightconv"}  # ar
 
 
 def main(args):
-    """``fairseq-cgc quickstart``: run the stages whose output is not there yet.
-
-    Args:
-        args: the options of the command
-
-    Raises:
-        UserError: for whatever the user can mend
-    """
+    """``fairseq-cgc quickstart``: run the stages whose output is not there yet."""
     check_within(0, MOST_SEED, seed=args.seed)
     check_at_least(1, updates=args.updates, valid_size=args.valid_size, test_size=args.test_size)
     work = writable_folder(args.work, FREE_BYTES)

@@ -35,11 +35,7 @@ SHUFFLED = {row.of: name for name, row in ROWS.items() if row.evaluated_with}  #
 
 
 def row_options(name):
-    """fairseq-train's options for a row.
-
-    Raises:
-        OptionError: no such row
-    """
+    """fairseq-train's options for a row. Raises OptionError if there is no such row."""
     if name not in TRAINED:
         raise OptionError(f"there is no row '{name}'; choose from {', '.join(TRAINED)}")
     row = ROWS[name]

@@ -160,11 +160,8 @@ def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
 def token_statistics(hypotheses, *references, metric=None):
     """Statistics of tokenised BLEU-4, as ``significance.statistics`` returns them.
 
-    Args:
-        metric: a ``token_metric``; default: one that heeds case
-
-    Raises:
-        CorpusError: lists of different length, or empty
+    They are of a ``token_metric``, unless told otherwise one that heeds case. Raises CorpusError for lists of different
+    length, or empty ones.
     """
     check_aligned(hypotheses, *references)
     sides = [_as_in_fairseq(side, "<<unk>>") for side in references]

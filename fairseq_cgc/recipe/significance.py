@@ -25,29 +25,15 @@ class Difference(NamedTuple):
 
 
 def statistics(metric, hypotheses, references):
-    """A corpus's statistics under one of sacreBLEU's metrics.
+    """A corpus's statistics under ``sacrebleu.BLEU`` or another metric of sacreBLEU's: sentences x statistics, float64.
 
-    Args:
-        metric: ``sacrebleu.BLEU`` or another
-        hypotheses: list of sentences
-        references: list of lists of sentences
-
-    Returns:
-        sentences x statistics, float64
+    Takes a list of sentences, and a list of lists of references.
     """
     return np.array(metric._extract_corpus_statistics(hypotheses, references), dtype=float)
 
 
 def corpus_scores(metric, totals):
-    """Corpus scores of summed statistics.
-
-    Args:
-        metric: as for ``statistics``
-        totals: ... x statistics
-
-    Returns:
-        ... scores
-    """
+    """Corpus scores (...) of summed statistics (... x statistics) under a metric, as for ``statistics``."""
     if isinstance(metric, sacrebleu.BLEU):
         return bleu(totals, smooth=metric.smooth_method == "exp")
     rows = totals.reshape(-1, totals.shape[-1])
@@ -90,11 +76,9 @@ def resample(statistics, samples, seed):
 
 
 def bootstrap_p(resampled, difference):
-    """The two-sided p of a difference by the paired bootstrap; ties count half, and equal scores have p = 1.
+    """The two-sided p of a difference by the paired bootstrap, from that in each resample and that of the test set.
 
-    Args:
-        resampled: the difference in each resample
-        difference: that of the test set
+    Ties count half, and equal scores have p = 1.
     """
     if difference == 0:
         return 1.0

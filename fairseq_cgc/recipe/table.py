@@ -137,8 +137,7 @@ def has_papers_figures(runs):
 def read_runs(folder):
     """The runs of a folder, in the table's order.
 
-    Raises:
-        UserError: there is none, two are of one row and seed, or they are not of the same data and test set
+    Raises UserError if there is none, if two are of one row and seed, or if they are not of the same data and test set.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -181,8 +180,7 @@ def _not_comparable(one, other, why):
 def read_run(folder):
     """Read a run folder; a run without scores yet is read as far as it has come.
 
-    Raises:
-        UserError: what is there is damaged or does not fit together
+    Raises UserError for what is damaged or does not fit together.
     """
     folder = Path(folder)
     writing = is_locked(folder / LOCK)  # before the log: a run that ends meanwhile is called unfinished
@@ -258,11 +256,7 @@ def _reference(run):
 
 
 def read_results(run, test):
-    """Read a folder of translations and scores into a run.
-
-    Raises:
-        UserError: what is there is damaged or does not fit together
-    """
+    """Read a folder of translations and scores into a run. Raises UserError for what is damaged or does not fit."""
     path = test / SCORES
     content = read_json(path, RESULT)
     generation = content["generation"]
@@ -314,15 +308,7 @@ class Against(NamedTuple):
 
 
 def differences(runs, rows, baseline):
-    """How far systems are from a baseline.
-
-    Args:
-        rows: of the systems
-        baseline: a row
-
-    Returns:
-        dict of row to ``Against``
-    """
+    """How far the systems of some rows are from a baseline, a row too: dict of row to ``Against``."""
     bases, metric = finished(runs, baseline), token_metric()
     others = {row: finished(runs, row) if row != baseline else {} for row in rows}
     by_seed, over_seeds = {row: {} for row in rows}, dict.fromkeys(rows)

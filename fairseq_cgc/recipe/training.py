@@ -194,11 +194,7 @@ def batch_options(devices, max_tokens=None, batch_tokens=PAPER["batch_tokens"]):
 
 
 def precision_options(precision, cuda):
-    """fairseq-train's options for ``fp32``, ``fp16`` or ``bf16``.
-
-    Raises:
-        OptionError: the hardware does not allow it
-    """
+    """fairseq-train's options for ``fp32``, ``fp16`` or ``bf16``. Raises OptionError if the hardware does not allow it."""
     if precision == "fp32":
         return []
     if not cuda:
@@ -256,11 +252,7 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
 
 
 def prepared_folder(folder):
-    """The folder of a finished preparation, given it or its ``bin``.
-
-    Raises:
-        CorpusError: it is none
-    """
+    """The folder of a finished preparation, given it or its ``bin``. Raises CorpusError if it is none."""
     folder = usable_path(folder, "--data")
     if not (folder / "bin" / PREPARATION).is_file() and (folder.parent / "bin" / PREPARATION).is_file():
         folder = folder.parent
@@ -271,8 +263,7 @@ def prepared_folder(folder):
 def data_record(prepared):
     """What a run remembers of its data: where it was, its languages, its pairs, the hashes of what it is made of.
 
-    Raises:
-        CorpusError: there is nothing to train or validate on
+    Raises CorpusError if there is nothing to train or validate on.
     """
     made = read_preparation(prepared)
     if missing := [split for split in ("train", "valid") if split not in made["counts"]]:
@@ -412,8 +403,7 @@ def _trained_longer(run, trained, updates):
 def train_command(run, seed, options, prepared, updates, launch=None, layout=(), keep=PAPER["average"]):
     """The whole ``fairseq-train`` command of a run; for the arguments see ``train``.
 
-    Raises:
-        OptionError: an option is decided here
+    Raises OptionError for an option that is decided here.
     """
     asked, options = options, ["--log-interval", "20", *options]
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
@@ -426,12 +416,7 @@ def train_command(run, seed, options, prepared, updates, launch=None, layout=(),
 
 
 def validation_options(prepared, options):
-    """What lets a validation pass over sentences that are too long, for the model or for a training's batch.
-
-    Args:
-        prepared: the folder of a preparation
-        options: fairseq-train's
-    """
+    """What lets a validation on a preparation pass over sentences too long for the model, or for a training's batch."""
     settings = read_json(prepared / "bin" / PREPARATION)["settings"]
     longest, batch = _longest(prepared, "valid", options), option_values(options).get("--max-tokens", "")
     of_valid = ["--max-tokens-valid", str(longest)] if batch.isdigit() and int(batch) < longest else []
@@ -457,11 +442,7 @@ def check_batch(prepared, options):
 
 
 def join_training(command):
-    """Take part in a run that another machine keeps the record of.
-
-    Raises:
-        UserError: fairseq-train failed
-    """
+    """Take part in a run that another machine keeps the record of. Raises UserError if fairseq-train failed."""
     print(f"    {shlex.join(command)}", flush=True)
     with child(command) as process:
         pass
@@ -470,11 +451,9 @@ def join_training(command):
 
 
 def mend_last_checkpoint(checkpoints):
-    """fairseq copies to ``checkpoint_last.pt``: a stop in the middle leaves half of it. Go back to the
-    newest whole epoch then, aloud.
+    """Go back to the newest whole epoch, aloud, where a stop has left half of ``checkpoint_last.pt``, which fairseq copies.
 
-    Returns:
-        the updates that the last checkpoint has behind it
+    Returns the updates that the last checkpoint has behind it.
     """
     last = checkpoints / "checkpoint_last.pt"
     if not last.exists():
@@ -499,11 +478,9 @@ def mend_last_checkpoint(checkpoints):
 def keep_place_in_epoch(checkpoints, update_freq):
     """Let the last checkpoint go on where it stopped when its batches are divided in another way.
 
-    fairseq counts the batches of one device since the epoch began, ``--update-freq`` of them an update, and
-    would take them for as many of another layout's: data skipped, seen twice, or none left.
-
-    Args:
-        update_freq: of the new layout, as text
+    fairseq counts the batches of one device since the epoch began, ``--update-freq`` of them an update, and would take
+    them for as many of another layout's: data skipped, seen twice, or none left. ``update_freq`` is the new layout's,
+    as text.
     """
     last = checkpoints / "checkpoint_last.pt"
     if not last.exists() or not update_freq.isdigit():
@@ -641,10 +618,9 @@ def _number(text):
 
 
 def model_to_finetune(path, prepared, run):
-    """The checkpoint that a run folder, a model folder or a checkpoint means, and to a run that has started that it started from.
+    """The checkpoint that a path means (see ``locate``), and to a run that has started that it started from.
 
-    Raises:
-        CheckpointError: there is none, or its run had another vocabulary than the preparation has
+    Raises CheckpointError if there is none, or its run had another vocabulary than the preparation has.
     """
     from .models import LAST, MODEL, check_vocabulary, locate  # which imports this module
 
