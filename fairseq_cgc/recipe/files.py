@@ -362,7 +362,7 @@ def write_json(path, value):
 class Between(NamedTuple):
     """In the shape of a record: a number within limits."""
 
-    low: float
+    low: float = float("-inf")
     high: float = float("inf")
     kind: type = float
 
@@ -374,6 +374,9 @@ def read_json(path, shape=object):
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); remove it and create it again") from None
     return check_record(value, shape, path)
+
+
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
 
 
 def check_record(value, shape, path, field=""):
@@ -388,50 +391,31 @@ def check_record(value, shape, path, field=""):
     Raises:
         UserError: it is not; names file and field
     """
-
-    def wanted(words):
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
-        return UserError(
-            f"{path}: {field or 'the content'} is {shown}; expected {words}. The file is damaged or not ours: restore a "
-            "copy, or make it again"
-        )
-
+    if shape is object:
+        return value
     if type(shape) is tuple:  # this, or None
         return value if value is None else check_record(value, shape[0], path, field)
+    kind = shape if isinstance(shape, type) else type(shape)
+    low, high, kind = shape if kind is Between else Between(kind=kind)
+    fits, wanted = isinstance(value, kind), KINDS.get(kind, "an object")
+    if kind in (int, float):
+        fits = type(value) in (int, kind) and abs(value) <= sys.float_info.max and low <= value <= high
+        limits = f" from {low:g} to {high:g}" if high < float("inf") else f" of at least {low:g}"
+        wanted += limits if low > float("-inf") else " that is finite"
+    advice = "The file is damaged or not ours: restore a copy, or make it again"
+    if not fits:
+        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
+        raise UserError(f"{path}: {field or 'the content'} is {shown}; expected {wanted}. {advice}")
+    if isinstance(shape, list):
+        for number, item in enumerate(value):
+            check_record(item, shape[0], path, f"{field}[{number}]")
     if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise wanted("an object")
-        if str in shape:
-            shape = dict.fromkeys(value, shape[str])
-        for key, part in shape.items():
+        for key, part in (dict.fromkeys(value, shape[str]) if str in shape else shape).items():
             name, place = key.removesuffix("?"), f"{field}.{key}".strip(".?")
             if name in value:
                 check_record(value[name], part, path, place)
             elif name == key:
-                raise UserError(
-                    f"{path} lacks {place}. The file is damaged or not ours: restore a copy, or make it again"
-                )
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            raise wanted("a list")
-        for number, item in enumerate(value):
-            check_record(item, shape[0], path, f"{field}[{number}]")
-    elif shape is not object:
-        limits = shape if isinstance(shape, Between) else Between(float("-inf"), kind=shape)
-        kinds = (int, float) if limits.kind is float else limits.kind
-        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[limits.kind]
-        if not isinstance(value, kinds) or isinstance(value, bool) and limits.kind is not bool:
-            raise wanted(words)
-        if limits.kind in (int, float) and not (
-            abs(value) <= sys.float_info.max and limits.low <= value <= limits.high
-        ):
-            raise wanted(
-                f"{words} from {limits.low:g} to {limits.high:g}"
-                if limits.high < float("inf")
-                else f"{words} of at least {limits.low:g}"
-                if limits.low > float("-inf")
-                else f"{words} that is finite"
-            )
+                raise UserError(f"{path} lacks {place}. {advice}")
     return value
 
 
