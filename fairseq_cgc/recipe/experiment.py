@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
 from threading import Event
 
 from tqdm import tqdm
@@ -28,18 +27,15 @@ from .significance import detectable_difference
 from .table import (
     MADE,
     STATISTICS,
-    bleu_of,
     corpus_name,
-    deviation_of,
     difference_cell,
     differences,
-    finished,
     provenance,
     read_results,
     read_runs,
+    row_cells,
     settings_notes,
     unfinished_notes,
-    updates_cell,
     write_table,
 )
 from .training import (
@@ -289,11 +285,12 @@ def contents(runs, corpus, failed):
 
     Takes what ``read_experiment`` and ``failures`` return, and the corpus's name between them.
     """
-    header = ["row", "is", "parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
-    header += ["validation loss", "updates", "training tokens a second", "sentences a second"]
+    columns = ["parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
+    columns += ["validation loss", "updates", "training tokens a second", "sentences a second"]
     present = [row for row in ROWS if any(run.row == row for run in runs)]
     to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
-    rows = [_cells(runs, row, to_cgc[row], to_control[row]) for row in present]
+    against = dict(zip(columns[2:4], ((CGC, to_cgc), (CONTROL, to_control))))
+    rows = [[f"`{row}`", ROWS[row].title, *row_cells(runs, row, columns, against)] for row in present]
     notes = ["Failed:\n\n" + "\n".join(_list(failed))] if failed else []
     notes += [
         *unfinished_notes([run for run in runs if _name(run.row, run.seed) not in failed]),
@@ -306,7 +303,7 @@ def contents(runs, corpus, failed):
         "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
         "machine."
     )
-    return f"Ablations on {corpus}", header, rows, notes + provenance(runs)
+    return f"Ablations on {corpus}", ["row", "is", *columns], rows, notes + provenance(runs)
 
 
 def context_notes(runs, present):
@@ -339,26 +336,6 @@ def power_notes(to_cgc):
     return [
         "Four studies of five like this one would find a true difference to CGC of so many BLEU (p < 0.05, as far as the "
         f"noise can be told from these seeds): {told}. Smaller ones it can neither show nor rule out."
-    ]
-
-
-def _cells(runs, row, to_cgc, to_control):
-    start, scored = [f"`{row}`", ROWS[row].title], list(finished(runs, row).values())
-    if not scored:
-        return [*start, "–", "not finished", *["–"] * 6]
-    losses = [run.losses[-1][1] for run in scored if run.losses]
-    speeds = [speed for run in scored for speed in run.speeds]
-    decoding = [run.decoding for run in scored if run.decoding]
-    return [
-        *start,
-        f"{scored[0].parameters:,}",
-        deviation_of(bleu_of(runs, row)),
-        "–" if row == CGC else difference_cell(to_cgc),
-        "–" if row == CONTROL else difference_cell(to_control),
-        f"{mean(losses):.3f}" if losses else "–",
-        updates_cell(scored),
-        f"{median(speeds):,.0f}" if speeds else "–",
-        f"{median(decoding):,.0f}" if decoding else "–",
     ]
 
 

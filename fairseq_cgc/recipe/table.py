@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -327,10 +327,12 @@ def differences(runs, rows, baseline):
 def markdown(runs, corpus):
     """The table and what belongs under it."""
     with_paper = has_papers_figures(runs)
-    header = ["system", "parameters", TOKENISED_BLEU, "difference to LightConv", "sacreBLEU", "chrF", "updates"]
-    header += ["training tokens (M)"] + ["paper's BLEU", "paper's parameters"] * with_paper
-    against = differences(runs, SYSTEMS, BASELINE)
-    rows = [[*_cells(runs, row, against[row]), *_paper_cells(row)[: 2 * with_paper]] for row in SYSTEMS]
+    columns = ["parameters", TOKENISED_BLEU, "difference to LightConv", "sacreBLEU", "chrF", "updates"]
+    columns += ["training tokens (M)"]
+    header = ["system", *columns, *["paper's BLEU", "paper's parameters"] * with_paper]
+    against = {"difference to LightConv": (BASELINE, differences(runs, SYSTEMS, BASELINE))}
+    cells = {row: [system.title, *row_cells(runs, row, columns, against)] for row, system in SYSTEMS.items()}
+    rows = [[*found, *_paper_cells(row)[: 2 * with_paper]] for row, found in cells.items()]
     title = f"# Table 6 of the paper on {corpus}" if with_paper else f"# The systems of the paper's Table 6 on {corpus}"
     return "\n\n".join([title, render_table(header, rows), *_notes(runs, with_paper)]) + "\n"
 
@@ -341,29 +343,37 @@ def deviation_of(values):
     return f"{mean(values):.2f}{deviation} (n = {len(values)})"
 
 
-def _cells(runs, row, against):
-    title = SYSTEMS[row].title
-    scored = list(finished(runs, row).values())
-    if not scored:
-        state = "not finished" if any(run.row == row for run in runs) else "no run"
-        return [title, "–", state, "–", "–", "–", "–", "–"]
-    tokenised, bleu, chrf = ([run.scores[figure]["score"] for run in scored] for figure in FIGURES)
-    return [
-        title,
-        f"{scored[0].parameters:,}",
-        deviation_of(tokenised),
-        "–" if row == BASELINE else difference_cell(against),
-        f"{mean(bleu):.2f}",
-        f"{mean(chrf):.2f}",
-        updates_cell(scored),
-        f"{mean(run.tokens for run in scored) / 1e6:,.1f}",
-    ]
-
-
 def updates_cell(runs):
     """The updates that runs were trained for: one number, or from the least to the most."""
     updates = sorted(run.done for run in runs)
     return "–".join(f"{number:,}" for number in dict.fromkeys((updates[0], updates[-1])))
+
+
+def _average(figures, form, of=mean):
+    return format(of(figures), form) if figures else "–"
+
+
+COLUMNS = {  # of a table: what a row's finished runs say there
+    "parameters": lambda runs: f"{runs[0].parameters:,}",
+    TOKENISED_BLEU: lambda runs: deviation_of([run.scores[TOKENISED_BLEU]["score"] for run in runs]),
+    "sacreBLEU": lambda runs: _average([run.scores["BLEU"]["score"] for run in runs], ".2f"),
+    "chrF": lambda runs: _average([run.scores["chrF"]["score"] for run in runs], ".2f"),
+    "validation loss": lambda runs: _average([run.losses[-1][1] for run in runs if run.losses], ".3f"),
+    "updates": updates_cell,
+    "training tokens (M)": lambda runs: _average([run.tokens / 1e6 for run in runs], ",.1f"),
+    "training tokens a second": lambda runs: _average([s for run in runs for s in run.speeds], ",.0f", median),
+    "sentences a second": lambda runs: _average([run.decoding for run in runs if run.decoding], ",.0f", median),
+}
+
+
+def row_cells(runs, row, columns, against):
+    """A row's cells in columns of ``COLUMNS``, and of ``against``: dict of name to (baseline, its ``differences``)."""
+    scored = list(finished(runs, row).values())
+    if not scored:
+        state = "not finished" if any(run.row == row for run in runs) else "no run"
+        return [state if column == TOKENISED_BLEU else "–" for column in columns]
+    cells = {name: "–" if row == to else difference_cell(found[row]) for name, (to, found) in against.items()}
+    return [cells[column] if column in cells else COLUMNS[column](scored) for column in columns]
 
 
 def _paper_cells(row):
@@ -503,9 +513,8 @@ def plot_scores(runs, corpus):
         places = [list(scores).index(row) for row in paper]
         axes.plot(list(paper.values()), places, "k*", fillstyle="none", markersize=9, label="the paper's Table 6")
     axes.set_yticks(range(len(scores)), [ROWS[row].title for row in scores])
-    axes.set_ylim(-0.6, len(scores) - 0.4)
-    axes.set_xlabel(f"{TOKENISED_BLEU}: one dot per seed, the mean ± standard deviation")
-    axes.set_title(corpus)
+    label = f"{TOKENISED_BLEU}: one dot per seed, the mean ± standard deviation"
+    axes.set(ylim=(-0.6, len(scores) - 0.4), xlabel=label, title=corpus)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
