@@ -63,10 +63,7 @@ RECORD = {
     "batch_tokens?": Between(1, kind=int),  # none where --max-tokens says them
     "updates": Between(1, kind=int),
     "done": Between(0, kind=int),
-    "ended?": {
-        "max_update": Between(1, kind=int),
-        "limits": {str: str},
-    },  # what fairseq-train ended by, short of its updates
+    "ended?": {"max_update": Between(1, kind=int), "limits": {str: str}},  # what it ended by, short of its updates
     "versions": {str: str},
     "command?": [str],  # which the study's records leave out, for its paths
 }
@@ -86,27 +83,14 @@ TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
 MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
-LIMITS = ("--max-epoch", "--patience", "--stop-time-hours", "--stop-min-lr")
-# Those that decide what of a training is written.
-WRITTEN = (
-    *("--save-interval", "--save-interval-updates", "--keep-interval-updates", "--keep-best-checkpoints"),
-    *("--no-epoch-checkpoints", "--log-interval"),
-)
-BEST_BY = (
-    "--best-checkpoint-metric",
-    "--maximize-best-checkpoint-metric",
-)  # likewise, but for the rate's that waits for them
+LIMITS = "--max-epoch --patience --stop-time-hours --stop-min-lr".split()
+# Those that decide what of a training is written; and the metric, which decides the rate too under reduce_lr_on_plateau.
+WRITTEN = """--save-interval --save-interval-updates --keep-interval-updates --keep-best-checkpoints --no-epoch-checkpoints
+    --log-interval""".split()
+BEST_BY = "--best-checkpoint-metric --maximize-best-checkpoint-metric".split()
 # Those that ``train_command`` decides.
-DECIDED = (
-    *("--update-freq", "--keep-last-epochs", "--save-dir", "--num-workers", "--log-format"),
-    *(
-        "--required-batch-size-multiple",
-        "--update-epoch-batch-itr",
-        "--source-lang",
-        "--target-lang",
-        "--max-tokens-valid",
-    ),
-)
+DECIDED = """--update-freq --keep-last-epochs --save-dir --num-workers --log-format --required-batch-size-multiple
+    --update-epoch-batch-itr --source-lang --target-lang --max-tokens-valid""".split()
 # What to give instead of options of fairseq-train's that are decided here.
 INSTEAD = {
     "--update-freq": "give --batch-tokens, and --max-tokens for smaller pieces",
