@@ -15,9 +15,7 @@ import torch
 def distributed_options(environment, cuda):
     """fairseq's options for the process that torchrun's variables describe.
 
-    Args:
-        environment: a mapping with ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``
-        cuda: whether there are GPUs
+    The environment has ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``; ``cuda`` tells whether there are GPUs.
     """
     options = ["--distributed-init-method", "env://", "--distributed-no-spawn"]
     options += ["--distributed-world-size", environment["WORLD_SIZE"], "--distributed-rank", environment["RANK"]]

@@ -187,16 +187,11 @@ def _flush(path):
 
 @contextmanager
 def atomic_folder(path, what, **facts):
-    """Yield a new folder to fill; at the end it becomes ``path``, and is marked as ours.
+    """Yield a new folder to fill; at the end it becomes ``path``, and is marked as ours, with ``facts`` in the mark.
 
-    A process may be killed at any moment: the old folder or the new one is there, whole.
-
-    Args:
-        what: kind of the folder; only an empty one, or one of ours of this kind, is replaced
-        facts: further entries of the mark
-
-    Raises:
-        UserError: something else is there, which is left alone; or no room
+    A process may be killed at any moment: the old folder or the new one is there, whole. Only an empty folder is
+    replaced, or one of ours of this kind (``what``). Raises UserError if something else is there, which is left alone,
+    or no room.
     """
     target = replaceable_folder(path, what)
     with partial_in(target.parent, folder=True) as folder, _room(path):

@@ -48,15 +48,10 @@ def load_model(path, data=None):
 
 
 def gates_of(hub, sentences, batch=64):
-    """The gates of raw sentences, in every layer.
+    """The gates of raw sentences (at least one), in every layer; the size of a batch changes nothing but the speed.
 
-    Args:
-        hub: what ``load_model`` returns
-        sentences: raw sentences, at least one
-        batch: how many at a time; it changes nothing but the speed
-
-    Returns:
-        list of one ``Layer`` a layer, and the number of tokens of each sentence
+    Takes what ``load_model`` returns. Returns a list of one ``Layer`` a layer, and the number of tokens of each
+    sentence.
     """
     encoder, tokens = hub.models[0].encoder, [hub.encode(sentence) for sentence in sentences]
     order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]))

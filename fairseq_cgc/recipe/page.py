@@ -84,18 +84,10 @@ def read_translated(folder, name):
 
 
 def write_page(folder, other=None, out=None):
-    """Write the page.
+    """Write the page of a run folder, of two, or of a folder of them, and return its path.
 
-    Args:
-        folder: a run folder, or a folder of them
-        other: a second run folder, to be held against the first
-        out: the file; ``None``: ``report.html`` in *folder*, of two runs ``report-OTHER.html``
-
-    Returns:
-        its path
-
-    Raises:
-        UserError: no runs, no translations, runs of different data, or a file that cannot be written
+    That is ``out``, or ``report.html`` in the folder, of two runs ``report-OTHER.html``. Raises UserError for no runs,
+    no translations, runs of different data, or a file that cannot be written.
     """
     folder, other = Path(folder), other and Path(other)
     for place in filter(None, (folder, other)):

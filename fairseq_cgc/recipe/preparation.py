@@ -297,11 +297,8 @@ def clean_pairs(pairs, max_tokens, max_ratio):
 def hold_out(pairs, every):
     """The recipe's validation split: pairs ``every``, 2 * ``every`` ... (counted from 1) are held out.
 
-    Returns:
-        ((source, target) of the training pairs, (source, target) of the validation pairs), lists of lines
-
-    Raises:
-        CorpusError: fewer than ``every`` pairs
+    Returns ((source, target) of the training pairs, (source, target) of the validation pairs), lists of lines. Raises
+    CorpusError for fewer than ``every`` pairs.
     """
     if len(pairs) < every:
         raise CorpusError(
@@ -482,15 +479,10 @@ def longest_sentence(prepared, split, limit):
 
 
 def summary(result, expected=None):
-    """A preparation as a table: pairs, subword tokens, mean length and unknown tokens a split.
+    """A preparation as a table, lines of text: pairs, subword tokens, mean length and unknown tokens a split.
 
-    Args:
-        result: the content of ``prepare.json``
-        expected: dict of split to the number of pairs it should have, if that is known
-
-    Returns:
-        lines of text, with one for the pairs that cleaning dropped, and those of a warning where a number is not the
-        expected one
+    One more line is for the pairs that cleaning dropped, and those of a warning for numbers of pairs that are not the
+    ``expected`` ones (a split), if these are known.
     """
     languages = result["settings"]["source_lang"], result["settings"]["target_lang"]
     header = ["split", "pairs", *["expected"] * bool(expected)]

@@ -29,16 +29,11 @@ def render_table(header, rows, align="l", style="pipe"):
 
 
 def write_text_and_plots(out, name, text, plots):
-    """Write a text and, where there is matplotlib, plots.
+    """Write a text to a folder and, where there is matplotlib, plots; return the text.
 
     Args:
-        out: folder
-        name: of the text's file
         text: Markdown, which is marked as ours
         plots: dict of name to what draws it: a function that returns a figure
-
-    Returns:
-        *text*
 
     Raises:
         UserError: the folder cannot be made, or holds somebody's file of one of these names

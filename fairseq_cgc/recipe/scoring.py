@@ -23,16 +23,9 @@ SEED = 12345
 def tokenised_bleu(hypotheses, *references, lowercase=False):
     """BLEU-4 of sentences as they stand, split on white space: ``fairseq-score``'s figure, the paper's.
 
-    Args:
-        hypotheses: list of tokenised sentences
-        references: lists of tokenised sentences, one for one with them
-        lowercase: compare without case
-
-    Returns:
-        (score, fairseq's line with precisions, brevity penalty and lengths)
-
-    Raises:
-        CorpusError: lists of different length, or empty
+    Takes tokenised sentences, and lists of them that are one for one their references; ``lowercase`` compares without
+    case. Returns (score, fairseq's line with precisions, brevity penalty and lengths). Raises CorpusError for lists of
+    different length, or empty ones.
     """
     metric = token_metric(lowercase)
     sums = token_statistics(hypotheses, *references, metric=metric).sum(0)
@@ -73,19 +66,10 @@ def tokens_of(lines, tokenize):
 
 
 def detokenised_scores(hypotheses, references, lowercase, tokenize="13a"):
-    """sacreBLEU and chrF of raw text.
+    """sacreBLEU and chrF of raw text: dict of ``BLEU`` and ``chrF`` to dict of ``score`` and ``signature``.
 
-    Args:
-        hypotheses: list of raw sentences
-        references: list of lists of raw sentences, one for one with them
-        lowercase: compare without case, for systems that write lower case
-        tokenize: sacreBLEU's tokeniser
-
-    Returns:
-        dict of ``BLEU`` and ``chrF`` to dict of ``score`` and ``signature``
-
-    Raises:
-        CorpusError: lists of different length, or empty
+    For the arguments see ``compare``; ``lowercase`` is for systems that write lower case. Raises CorpusError for lists
+    of different length, or empty ones.
     """
     check_aligned(hypotheses, *references)
     scores = {}
@@ -138,14 +122,11 @@ def compare(systems, references, tokenised, lowercase, samples=SAMPLES, seed=SEE
 
 
 def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
-    """What ``compare`` says of systems under one metric.
+    """What ``compare`` says of systems under one metric: dict of name to ``score``, ``mean``, ``half_width`` and ``p``.
 
     Args:
         rows: dict of name to sentences x statistics; the first is the baseline
         metric, samples, seed: see ``compare`` and ``significance.statistics``
-
-    Returns:
-        dict of name to dict of ``score``, ``mean``, ``half_width`` and ``p``
     """
     figures, baseline = {}, None
     for system, row in rows.items():
@@ -189,12 +170,7 @@ def _as_in_fairseq(lines, unknown="<unk>"):
 def read_sides(paths, references):
     """Read the files of one or several systems, and of their references; ``-`` is standard input.
 
-    Args:
-        paths: of the systems' files
-        references: paths
-
-    Returns:
-        (dict of path to hypotheses, list of lists of references); a path's second time is named ``PATH (2)``
+    Returns (dict of path to hypotheses, list of lists of references); a path's second time is named ``PATH (2)``.
 
     Raises:
         CorpusError: a file that is missing, empty or no UTF-8 text, or files of different length
@@ -224,13 +200,8 @@ def _read_side(path):
 def test_set_references(name, pair):
     """The files of references of one of sacreBLEU's test sets, which it fetches if need be.
 
-    Args:
-        name: such as ``wmt14/full``
-        pair: of languages, such as ``de-en``
-
-    Raises:
-        OptionError: no such test set or pair
-        CorpusError: it can't be fetched
+    Takes its name, such as ``wmt14/full``, and a pair of languages, such as ``de-en``. Raises OptionError if there is
+    no such set or pair, and CorpusError if it can't be fetched.
     """
     pairs = sacrebleu.utils.get_langpairs_for_testset(name)
     if pair not in pairs:

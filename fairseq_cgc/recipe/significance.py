@@ -62,13 +62,9 @@ def bleu(totals, smooth=False):
 
 
 def resample(statistics, samples, seed):
-    """Bootstrap resamples of a corpus, the same sentences for every system of so many sentences.
+    """Bootstrap resamples of sentences x statistics, the same sentences for every system of so many.
 
-    Args:
-        statistics: sentences x statistics
-
-    Returns:
-        samples x statistics: sums over each resample's sentences
+    Returns samples x statistics: sums over each resample's sentences.
     """
     size, chance = len(statistics), np.random.default_rng(seed)
     at_once = [min(1000, samples - done) for done in range(0, samples, 1000)]  # in little memory

@@ -78,18 +78,10 @@ MADE = "table.md", "table.png", "curves.png"
 
 
 def make_table(runs_folder, out=None, corpus=None):
-    """Write ``table.md``, ``table.png`` and ``curves.png``; without matplotlib the first alone.
+    """Write ``table.md`` and, with matplotlib, ``table.png`` and ``curves.png``. Returns the table as Markdown.
 
-    Args:
-        runs_folder: folder of run folders
-        out: folder for what is made; ``None``: the same
-        corpus: its name, for the title; ``None``: see ``corpus_name``
-
-    Returns:
-        the table as Markdown
-
-    Raises:
-        UserError: no runs, runs that do not belong in one table, or a folder that is damaged
+    They are made of the run folders in a folder, and written there, or to ``out``; for the title, see ``corpus_name``.
+    Raises UserError for no runs, runs that do not belong in one table, or a folder that is damaged.
     """
     check_own_files(out or runs_folder, MADE)
     runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]

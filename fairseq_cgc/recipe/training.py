@@ -622,11 +622,8 @@ def model_to_finetune(path, prepared, run):
 def plan(args):
     """See that a training can be as the options of ``fairseq-cgc train`` say, before any work.
 
-    Returns:
-        the run folder; and of ``train``'s arguments ``options``, ``layout`` and ``launch``
-
-    Raises:
-        UserError: an option or a value that no training can have
+    Returns the run folder, and of ``train``'s arguments ``options``, ``layout`` and ``launch``. Raises UserError for an
+    option or a value that no training can have.
     """
     check_at_least(1, max_update=args.max_update, keep=args.keep)
     check_within(0, MOST_SEED, seed=args.seed)
