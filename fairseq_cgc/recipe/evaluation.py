@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import OptionError, UserError, check_at_least
 from ..text import SUBWORD_MODELS, MosesText, is_blank, lowercase
+from . import files
 from .checkpoints import (
     average_checkpoints,
     check_dictionaries,
@@ -14,20 +15,6 @@ from .checkpoints import (
     position_limit,
     updates_of,
     write_model,
-)
-from .files import (
-    LOCK,
-    Between,
-    atomic_folder,
-    locked,
-    mark_of,
-    read_lines,
-    replaceable_folder,
-    sha256_of,
-    usable_path,
-    writable_folder,
-    write_json,
-    write_lines,
 )
 from .models import check_vocabulary, checkpoints_to_average, data_of, locate
 from .preparation import check_files, longest_sentence, read_preparation
@@ -47,16 +34,16 @@ from .translate import BEAM, check_passed_on, generate
 SCORES = "scores.json"
 AVERAGED = ("checkpoints", "sha256", "updates")  # names, hashes, and the updates that their run had had
 RESULT = {
-    "scores": {name: {"score": Between(0, 100), "signature": str} for name in (TOKENISED_BLEU, "BLEU", "chrF")},
+    "scores": {name: {"score": files.Between(0, 100), "signature": str} for name in (TOKENISED_BLEU, "BLEU", "chrF")},
     "generation": {
         "beam?": int,
-        "sentences_per_second?": (Between(0), None),
+        "sentences_per_second?": (files.Between(0), None),
         "checkpoints?": [str],
         "sha256?": {str: str},
         "updates?": (int, None),
         "options?": [str],
         "text?": {str: str},
-        "parameters": Between(1, kind=int),
+        "parameters": files.Between(1, kind=int),
     },
 }
 
@@ -94,17 +81,17 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     for language in (source, target):
         file, tokens = (prepared / kind / f"{split}.{language}" for kind in ("raw", "tok"))
         held_out = not file.exists()
-        lines = read_lines(tokens if held_out else file)
+        lines = files.read_lines(tokens if held_out else file)
         raw[language] = list(map(MosesText(language).detokenise, lines)) if held_out else lines
     state = load_checkpoint(Path(model) / "model.pt")
     check_dictionaries(state, prepared / "bin", source, target)
-    references = read_lines(prepared / "tok" / f"{split}.{target}")
+    references = files.read_lines(prepared / "tok" / f"{split}.{target}")
     max_tokens = max(max_tokens, longest_sentence(prepared, split, position_limit(state)))
     asked, told = list(options), "".join(f" {shlex.quote(word)}" for word in options)
     options = ["--source-lang", source, "--target-lang", target, "--max-tokens", str(max_tokens), *options]
-    mark = mark_of(model)
+    mark = files.mark_of(model)
     averaged = {name: mark[name] for name in AVERAGED if name in mark}
-    with atomic_folder(output, "translations", updates=mark.get("updates")) as partial:
+    with files.atomic_folder(output, "translations", updates=mark.get("updates")) as partial:
         hypotheses = generate(
             Path(model) / "model.pt",
             prepared / "bin",
@@ -134,7 +121,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             (f"tok.{target}", references),
             ("tok.hyp", tokenised),
         ):
-            write_lines(partial / f"{split}.{name}", lines)
+            files.write_lines(partial / f"{split}.{name}", lines)
         score, line = tokenised_bleu(tokenised, references)
         case = "lowercased" if settings["lowercase"] else "cased"
         scores = {
@@ -155,7 +142,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             **averaged,
         }
         result = {"scores": scores, "generation": generation}
-        write_json(partial / SCORES, result)
+        files.write_json(partial / SCORES, result)
     return result
 
 
@@ -187,18 +174,18 @@ def main(args):
     if data is None:
         raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
     prepared = prepared_folder(data)
-    out = usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
+    out = files.usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
     check_files(prepared)
     sacrebleu_tokeniser(read_preparation(prepared)["settings"]["target_lang"])
     _check_split(prepared, args.split)
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
     averages = place.checkpoint or place.checkpoints
-    replaceable_folder(out, "translations")
+    files.replaceable_folder(out, "translations")
     if averages:
-        replaceable_folder(run / MODEL_FOLDER, "model")
-    writable_folder(out.parent, option="--out")
-    with locked(run / LOCK, f"the run {run}"):
+        files.replaceable_folder(run / MODEL_FOLDER, "model")
+    files.writable_folder(out.parent, option="--out")
+    with files.locked(run / files.LOCK, f"the run {run}"):
         model = place.model
         if averages:
             paths = [place.checkpoint] if place.checkpoint else None
@@ -225,7 +212,7 @@ def average_into_model(paths, prepared, folder):
     updates = updates_of(newest, last) if "optimizer_history" in newest else None
     languages = read_preparation(prepared)["settings"]
     check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
-    hashes = {path.name: sha256_of(path) for path in paths}
+    hashes = {path.name: files.sha256_of(path) for path in paths}
     write_model(state, prepared / "bin", folder, checkpoints=list(hashes), sha256=hashes, updates=updates)
 
 

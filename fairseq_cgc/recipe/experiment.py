@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
 from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within
+from . import table
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES, split_hashes
 from .files import check_own_files, read_json, writable_folder, write_json
@@ -24,20 +25,6 @@ from .report import last_words, render_table
 from .rows import CGC, CONTROL, LEARNED, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
 from .scoring import TOKENISED_BLEU, sacrebleu_tokeniser
 from .significance import detectable_difference
-from .table import (
-    MADE,
-    STATISTICS,
-    corpus_name,
-    difference_cell,
-    differences,
-    provenance,
-    read_results,
-    read_runs,
-    row_cells,
-    settings_notes,
-    unfinished_notes,
-    write_table,
-)
 from .training import (
     RECORD,
     RUN,
@@ -252,17 +239,17 @@ def _validate_shuffled(folder, execute):
 
 def make_table(runs_folder, out=None, corpus=None):
     """``table.make_table`` for all rows that have runs; its arguments, what it returns and its errors are the same."""
-    check_own_files(out or runs_folder, MADE)
+    check_own_files(out or runs_folder, table.MADE)
     runs = read_experiment(runs_folder)
-    corpus = corpus or corpus_name(runs)
+    corpus = corpus or table.corpus_name(runs)
     title, header, rows, notes = contents(runs, corpus, failures(runs_folder, runs))
     text = "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
-    return write_table(out or runs_folder, text, runs, corpus)
+    return table.write_table(out or runs_folder, text, runs, corpus)
 
 
 def read_experiment(folder):
     """The runs of a folder, as ``read_runs`` returns them, and behind them those evaluated with shuffled contexts."""
-    runs = read_runs(folder)
+    runs = table.read_runs(folder)
     finished = [run for run in runs if run.row in SHUFFLED and run.unfinished is None]
     return runs + [_shuffled(run) for run in finished if (run.folder / SHUFFLED_TEST / LOSS).exists()]
 
@@ -276,7 +263,7 @@ def _shuffled(run):
         losses=[(run.done, read_json(folder / LOSS, {"valid_loss": float})["valid_loss"])],
         speeds=[],
     )
-    read_results(other, folder)
+    table.read_results(other, folder)
     return other
 
 
@@ -288,22 +275,22 @@ def contents(runs, corpus, failed):
     columns = ["parameters", TOKENISED_BLEU, "difference to CGC", "difference to the constant gate"]
     columns += ["validation loss", "updates", "training tokens a second", "sentences a second"]
     present = [row for row in ROWS if any(run.row == row for run in runs)]
-    to_cgc, to_control = differences(runs, present, CGC), differences(runs, present, CONTROL)
+    to_cgc, to_control = table.differences(runs, present, CGC), table.differences(runs, present, CONTROL)
     against = dict(zip(columns[2:4], ((CGC, to_cgc), (CONTROL, to_control))))
-    rows = [[f"`{row}`", ROWS[row].title, *row_cells(runs, row, columns, against)] for row in present]
+    rows = [[f"`{row}`", ROWS[row].title, *table.row_cells(runs, row, columns, against)] for row in present]
     notes = ["Failed:\n\n" + "\n".join(_list(failed))] if failed else []
     notes += [
-        *unfinished_notes([run for run in runs if _name(run.row, run.seed) not in failed]),
-        *settings_notes(runs),
+        *table.unfinished_notes([run for run in runs if _name(run.row, run.seed) not in failed]),
+        *table.settings_notes(runs),
         *power_notes(to_cgc),
     ]
     notes += context_notes(runs, present)
     notes.append(
-        f"{STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
+        f"{table.STATISTICS} The loss is the one that fairseq reports on the validation set after the last update. Speeds are "
         "medians over a run, and other work on its machine slows them: to compare speeds, train one run at a time on an idle "
         "machine."
     )
-    return f"Ablations on {corpus}", ["row", "is", *columns], rows, notes + provenance(runs)
+    return f"Ablations on {corpus}", ["row", "is", *columns], rows, notes + table.provenance(runs)
 
 
 def context_notes(runs, present):
@@ -311,12 +298,12 @@ def context_notes(runs, present):
     shuffled = {row: control for row, control in SHUFFLED.items() if row in present and control in present}
     lines = [
         f"- `{row}`, over `{control}`, which is the same models with each sentence given the context of its neighbour in the "
-        f"batch: {difference_cell(differences(runs, [row], control)[row])}"
+        f"batch: {table.difference_cell(table.differences(runs, [row], control)[row])}"
         for row, control in shuffled.items()
     ]
     if LEARNED in present:
-        over = differences(runs, shuffled, LEARNED)
-        lines += [f"- `{row}`, over `{LEARNED}`: {difference_cell(over[row])}" for row in shuffled]
+        over = table.differences(runs, shuffled, LEARNED)
+        lines += [f"- `{row}`, over `{LEARNED}`: {table.difference_cell(over[row])}" for row in shuffled]
     why = (
         "**A gain is the context's** only if it is one over another sentence's context and over gates without one:\n\n"
     )
@@ -357,7 +344,7 @@ def main(args):
         ) from None
     for seed in seeds:
         check_within(0, MOST_SEED, seeds=seed)
-    check_own_files(args.runs, MADE)
+    check_own_files(args.runs, table.MADE)
     failed, rows, seeds = {}, list(dict.fromkeys(rows)), list(dict.fromkeys(seeds))
     if not args.table:
         _keep_enough(args)

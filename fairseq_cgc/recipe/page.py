@@ -14,19 +14,9 @@ from markupsafe import Markup, escape
 
 from ..errors import CheckpointError, OptionError, UserError
 from ..text import is_blank
+from . import inspection
 from .experiment import contents, failures, read_experiment
 from .files import atomic_write, check_output, check_own_files, read_lines
-from .inspection import (
-    LAYER_COLUMNS,
-    by_number,
-    gates_of,
-    layer_rows,
-    load_model,
-    plot_kernels,
-    plot_variances,
-    sentence_classes,
-    summarise,
-)
 from .report import WITHOUT_PLOTS, has_matplotlib, new_figure, save_figure
 from .rows import ROWS, SYSTEMS
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
@@ -164,7 +154,7 @@ def of_runs(folder, other=None):
             f"{TOKENISED_BLEU} by the length of the source; the figures are in the table.",
         ),
         **sentences(both),
-        "layer_columns": LAYER_COLUMNS,
+        "layer_columns": inspection.LAYER_COLUMNS,
         "gates": [gates(side) for side in both],
     }
 
@@ -229,9 +219,9 @@ def by_length(both):
     """Fifths of the test set by the source's number of words: (label, sentences, dict of name to what ``bootstrap`` tells)."""
     first = both[0]
     lengths = [sum(not piece.isspace() for piece in WORDS.findall(line)) for line in first.sources]
-    labels = sentence_classes("length", first.sources, lengths, None)
+    labels = inspection.sentence_classes("length", first.sources, lengths, None)
     rows = []
-    for label in sorted(set(labels), key=by_number):
+    for label in sorted(set(labels), key=inspection.by_number):
         chosen = [number for number, of in enumerate(labels) if of == label]
         found = bootstrap(token_metric(), {side.name: side.run.statistics[chosen] for side in both})
         rows.append((label, len(chosen), found))
@@ -329,11 +319,11 @@ def gates(side):
     lines = [line for line in side.sources if not is_blank(line)]
     lines = lines[:: -(-len(lines) // ENCODED) or 1]
     try:
-        layers, lengths = gates_of(load_model(side.run.folder), lines)
+        layers, lengths = inspection.gates_of(inspection.load_model(side.run.folder), lines)
     except CheckpointError as error:
         return {"name": side.name, "missing": str(error)}
-    summaries = [summarise(layer, lengths) for layer in layers]
-    header, rows = layer_rows(summaries)
+    summaries = [inspection.summarise(layer, lengths) for layer in layers]
+    header, rows = inspection.layer_rows(summaries)
     most = max(summaries, key=lambda layer: layer["gate"]["between_share"])
     share = most["gate"]["between_share"]
     verdict = f"Over {len(lines):,} sentences, no layer's gate depends on the sentence."
@@ -345,11 +335,11 @@ def gates(side):
     heads = range(layers[0].gates.shape[1])
     plots = [
         image(
-            lambda: plot_kernels(layers, heads),
+            lambda: inspection.plot_kernels(layers, heads),
             "The kernels of each layer and head without the gate, and with it, over the sentences.",
         ),
         image(
-            lambda: plot_variances(summaries),
+            lambda: inspection.plot_variances(summaries),
             "Each layer's variance of the gate, of its pattern and between sentences; the figures are in the table.",
         ),
     ]
