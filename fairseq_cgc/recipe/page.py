@@ -111,16 +111,9 @@ def of_experiment(folder):
     corpus = corpus_name(runs)
     title, header, rows, notes = contents(runs, corpus, failures(folder, runs))
     systems = [run for run in runs if run.row in SYSTEMS]
-    plots = [
-        image(
-            lambda: plot_scores(runs, corpus),
-            f"{TOKENISED_BLEU} per row: one dot per seed and their mean; the figures are in the table.",
-        ),
-        image(
-            lambda: plot_curves(systems, corpus),
-            "Validation loss against updates, one line per run; the last losses are in the table.",
-        ),
-    ]
+    dots = f"{TOKENISED_BLEU} per row: one dot per seed and their mean; the figures are in the table."
+    lines = "Validation loss against updates, one line per run; the last losses are in the table."
+    plots = [image(dots, plot_scores, runs, corpus), image(lines, plot_curves, systems, corpus)]
     rows = [[cell.strip("`") for cell in row] for row in rows]
     return {"title": title, "header": header, "rows": rows, "plots": plots, "notes": prose("\n\n".join(notes))}
 
@@ -135,6 +128,8 @@ def of_runs(folder, other=None):
     titles = [f"{side.name}: " * bool(other) + f"{ROWS[side.run.row].title}, seed {side.run.seed}" for side in both]
     lengths = by_length(both)
     losses = [f"{side.name}: {side.run.losses[-1][1]:.3f}" for side in both if side.run.losses]
+    curve = f"Validation loss against updates. After the last one: {', '.join(losses) or 'none'}."
+    points = f"{TOKENISED_BLEU} by the length of the source; the figures are in the table."
     return {
         "title": f"{'; '.join(titles)}; on {corpus}",
         "names": [side.name for side in both],
@@ -142,17 +137,11 @@ def of_runs(folder, other=None):
         "facts": fact_table(both),
         "commands": [(side.name, shlex.join(side.run.command)) for side in both],
         "hashes": short_hashes(runs[0].data["sha256"]),
-        "curve": image(
-            lambda: plot_curves(runs, corpus, titles),
-            f"Validation loss against updates. After the last one: {', '.join(losses) or 'none'}.",
-        ),
+        "curve": image(curve, plot_curves, runs, corpus, titles),
         "scores": score_table(both),
         "resampling": f"{SAMPLES} samples, seed {SEED}",
         "lengths": length_table(lengths),
-        "length_plot": image(
-            lambda: plot_lengths(lengths, [side.run for side in both]),
-            f"{TOKENISED_BLEU} by the length of the source; the figures are in the table.",
-        ),
+        "length_plot": image(points, plot_lengths, lengths, runs),
         **sentences(both),
         "layer_columns": inspection.LAYER_COLUMNS,
         "gates": [gates(side) for side in both],
@@ -250,9 +239,7 @@ def plot_lengths(rows, runs):
         style = {"color": colour_of(run.row), "fmt": "s--" if number else "o-", "capsize": 3, "label": name}
         axes.errorbar(places, [f["score"] for f in found], yerr=[f["half_width"] for f in found], **style)
     axes.set_xticks(range(len(rows)), [f"{label}\n({count})" for label, count, _ in rows])
-    axes.set_xlabel("words of the source (sentences)")
-    axes.set_ylabel(f"{TOKENISED_BLEU}, 95 % interval")
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="words of the source (sentences)", ylabel=f"{TOKENISED_BLEU}, 95 % interval", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(runs) > 1:
@@ -332,25 +319,18 @@ def gates(side):
             f"Over {len(lines):,} sentences, layer {most['layer']}'s gate depends most on the sentence: {share:.1%} of its "
             "variance is between sentences. The rest is a pattern that a gate without a context could learn."
         )
+    kernels = "The kernels of each layer and head without the gate, and with it, over the sentences."
+    bars = "Each layer's variance of the gate, of its pattern and between sentences; the figures are in the table."
     heads = range(layers[0].gates.shape[1])
-    plots = [
-        image(
-            lambda: inspection.plot_kernels(layers, heads),
-            "The kernels of each layer and head without the gate, and with it, over the sentences.",
-        ),
-        image(
-            lambda: inspection.plot_variances(summaries),
-            "Each layer's variance of the gate, of its pattern and between sentences; the figures are in the table.",
-        ),
-    ]
+    plots = [image(kernels, inspection.plot_kernels, layers, heads), image(bars, inspection.plot_variances, summaries)]
     return {"name": side.name, "missing": "", "verdict": verdict, "header": header, "rows": rows, "plots": plots}
 
 
-def image(draw, alt):
-    """What ``draw`` returns as (PNG in base64, words that stand for it, width, height); None without matplotlib."""
+def image(alt, plot, *arguments):
+    """A plot as (PNG in base64, words that stand for it, width, height); None without matplotlib."""
     if not has_matplotlib():
         return None
-    save_figure(figure := draw(), content := BytesIO())
+    save_figure(figure := plot(*arguments), content := BytesIO())
     size = (round(inches * 96) for inches in figure.get_size_inches())  # a screen has 96 an inch
     return base64.b64encode(content.getvalue()).decode(), alt, *size
 

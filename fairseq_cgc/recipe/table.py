@@ -540,9 +540,8 @@ def plot_curves(runs, corpus, names=None):
         margin = max(0.1 * (max(late) - min(late)), 0.01)
         axes.set_ylim(min(late) - margin, max(late) + margin)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("updates")
-    axes.set_ylabel("validation loss (high values cut off)")
-    axes.set_title(corpus if len(runs) == 1 else f"{corpus}: one line per run")
+    title = corpus if len(runs) == 1 else f"{corpus}: one line per run"
+    axes.set(xlabel="updates", ylabel="validation loss (high values cut off)", title=title)
     axes.grid(alpha=0.3)
     return figure
 
