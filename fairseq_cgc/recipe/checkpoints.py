@@ -40,9 +40,7 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None, option=
         OptionError: a bound for the best
     """
     if kind == "best" and upper_bound is not None:
-        raise OptionError(
-            "--checkpoint-upper-bound is for epochs or updates, not for the best checkpoints; leave it out"
-        )
+        raise OptionError("--checkpoint-upper-bound is for epochs or updates, not the best checkpoints; leave it out")
     folder, found = Path(folder), []
     for path in folder.glob("checkpoint*.pt"):
         match = KINDS[kind].fullmatch(path.name)
@@ -81,9 +79,7 @@ def _sign_of_best(paths):
     try:
         return 1 if load_checkpoint(path)["cfg"]["checkpoint"]["maximize_best_checkpoint_metric"] else -1
     except (KeyError, TypeError):
-        raise CheckpointError(
-            f"{path} does not say whether a higher {metric} is better; name the checkpoints to fairseq-cgc average"
-        ) from None
+        raise CheckpointError(f"{path} does not say if a higher {metric} is better; name those to average") from None
 
 
 def updates_of(state, path):
@@ -167,9 +163,7 @@ def check_dictionaries(state, bin_folder, source_lang, target_lang):
         file = Path(bin_folder) / f"dict.{language}.txt"
         entries, embeddings = len(Dictionary.load(str(file))), state["model"].get(f"{side}.embed_tokens.weight")
         if embeddings is None or embeddings.dim() != 2:
-            raise CheckpointError(
-                f"the checkpoint has no embeddings of words in its {side}; give one of a translation model"
-            )
+            raise CheckpointError(f"the checkpoint has no embeddings of words in its {side}; give a translation model")
         rows = embeddings.size(0)
         if entries != rows:
             raise CheckpointError(
@@ -214,9 +208,7 @@ def main(args):
             "--checkpoint-upper-bound is for --num-epoch-checkpoints or --num-update-checkpoints; give one, or leave it out"
         )
     if not asked and folders:
-        raise OptionError(
-            f"{folders[0]} is a folder; choose among its checkpoints, for example with --num-epoch-checkpoints N"
-        )
+        raise OptionError(f"{folders[0]} is a folder; choose among its checkpoints, as with --num-epoch-checkpoints N")
     for kind, count in asked.items():  # one at most
         option = f"--num-{kind}-checkpoints"
         check_at_least(1, **{f"num_{kind}_checkpoints": count})

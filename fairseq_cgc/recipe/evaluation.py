@@ -104,9 +104,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         )
         skipped = [number for number in range(len(references)) if number not in hypotheses]
         if skipped:
-            print(
-                f"    {len(skipped)} sentences were too long and skipped; they count as empty translations: {skipped}"
-            )
+            print(f"    {len(skipped)} sentences were too long and skipped; they count as empty: {skipped}")
         # Of a blank sentence the model invents a translation.
         tokenised = ["" if is_blank(line) else hypotheses.get(n, "") for n, line in enumerate(raw[source])]
         moses = MosesText(target)

@@ -339,9 +339,7 @@ def main(args):
     try:
         seeds = [int(seed) for seed in args.seeds.split(",")]
     except ValueError:
-        raise OptionError(
-            f"--seeds is '{args.seeds}'; expected whole numbers separated by commas, such as 1,2"
-        ) from None
+        raise OptionError(f"--seeds is '{args.seeds}'; expected whole numbers, commas between them, as 1,2") from None
     for seed in seeds:
         check_within(0, MOST_SEED, seeds=seed)
     check_own_files(args.runs, table.MADE)

@@ -348,10 +348,9 @@ def is_locked(path):
 
 
 def write_json(path, value):
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
-        file.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-        )
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 class Between(NamedTuple):

@@ -531,12 +531,10 @@ def plot_variances(summaries):
         (-0.2, "pattern", "over heads and taps (mean gate)", UNGATED),
         (0.2, "between", "between sentences", GATED),
     ):
-        axes.bar(
-            places + shift, [layer["gate"][name] for layer in summaries], 0.4, color=colour, alpha=0.8, label=label
-        )
-    axes.set_xticks(
-        places, [f"{s['layer']}\nK = {s['kernel_size']}\n{s['gate']['between_share']:.0%}" for s in summaries]
-    )
+        heights = [layer["gate"][name] for layer in summaries]
+        axes.bar(places + shift, heights, 0.4, color=colour, alpha=0.8, label=label)
+    words = [f"{s['layer']}\nK = {s['kernel_size']}\n{s['gate']['between_share']:.0%}" for s in summaries]
+    axes.set_xticks(places, words)
     axes.set_xlabel("layer, kernel size, share of the variance that is between sentences")
     axes.set_ylabel("variance of the gate")
     axes.spines[["top", "right"]].set_visible(False)

@@ -311,9 +311,7 @@ def hold_out(pairs, every):
 
 def learn_subwords(files, model, settings):
     """Learn a joint subword model on the concatenation of the files. Raises CorpusError if there is too little text."""
-    print(
-        f"learn {settings.bpe_size} {settings.bpe} subwords on {' and '.join(file.name for file in files)}", flush=True
-    )
+    print(f"learn {settings.bpe_size} {settings.bpe} subwords on {' and '.join(f.name for f in files)}", flush=True)
     if settings.bpe == "sentencepiece":
         _learn_sentencepiece(files, model, settings)
         return
@@ -417,10 +415,8 @@ def binarise(out, settings, identity, files, like=None):
                 text = out / "bpe" / f"{split}.{language}"
                 binary = partial / f"{split}.{'-'.join(settings.languages)}.{language}"
                 with _words_of_lines(text, "binarise") as words:
-                    to_numbers = VocabularyDatasetBinarizer(vocabulary, words)
-                    made = FileBinarizer.multiprocess_dataset(
-                        str(text), "mmap", to_numbers, str(binary), len(vocabulary)
-                    )
+                    numbers = VocabularyDatasetBinarizer(vocabulary, words)
+                    made = FileBinarizer.multiprocess_dataset(str(text), "mmap", numbers, str(binary), len(vocabulary))
                 count["pairs"] = made.num_seq
                 count[language] = {"tokens": made.num_tok - made.num_seq, "unknown": made.num_replaced}
         shutil.copyfile(out / settings.subword_model, partial / SUBWORD_MODELS[settings.bpe].hub_name)

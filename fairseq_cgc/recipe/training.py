@@ -632,9 +632,7 @@ def plan(args):
     layout += precision_options(args.precision, torch.cuda.is_available())
     if args.tensorboard:
         if importlib.util.find_spec("tensorboard") is None:
-            raise OptionError(
-                "--tensorboard needs the package tensorboard; pip install -c constraints.txt -e .[tensorboard]"
-            )
+            raise OptionError("--tensorboard needs tensorboard; pip install -c constraints.txt -e .[tensorboard]")
         layout += ["--tensorboard-logdir", str(run / "tensorboard")]
     launch = launcher(args.gpus, args.nodes, args.node_rank, args.master)
     options = [*row_options(args.row), *args.fairseq]

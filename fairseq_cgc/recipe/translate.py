@@ -93,9 +93,7 @@ def check_passed_on(options):
     not read."""
     for name in option_values(options):
         if whole := meant_by(name, INSTEAD):
-            raise OptionError(
-                f"{whole} is decided by this command, which reads what fairseq-generate prints; {INSTEAD[whole]}"
-            )
+            raise OptionError(f"{whole} is decided by this command, which reads fairseq-generate's output; {INSTEAD[whole]}")
 
 
 def main(args):
