@@ -30,19 +30,7 @@ from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within
 from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
-from .files import (
-    COMPRESSED,
-    atomic_folder,
-    atomic_write,
-    discard_folder,
-    locked,
-    read_json,
-    read_lines,
-    sha256_of,
-    writable_folder,
-    write_json,
-    write_lines,
-)
+from . import files
 from .processes import parallel_map
 from .report import render_table
 from .scoring import UNSPACED, sacrebleu_tokeniser
@@ -127,14 +115,14 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
     settings.check()
     out = Path(out)
     check_at_least(1, workers=workers)
-    files = {
+    paths = {
         split: {language: _raw_file(raw[split], language) for language in settings.languages}
         for split in SPLITS
         if split in raw
     }
     identity = {
         "settings": asdict(settings),
-        "raw": {f"{split}.{language}": sha256_of(f) for split, fs in files.items() for language, f in fs.items()},
+        "raw": {f"{split}.{language}": files.sha256_of(f) for split, fs in paths.items() for language, f in fs.items()},
         "versions": {name: version(name) for name in ("sacremoses", "subword-nmt", "ve-fairseq")},
     }
     if settings.bpe == "sentencepiece":
@@ -147,9 +135,9 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
             f"{out} holds {' and '.join(there)} but no {PREPARATION}: fairseq-cgc did not make that and left it alone; choose another "
             "folder, or move it away"
         )
-    with locked(out / ".lock", f"the preparation {out}"):
+    with files.locked(out / ".lock", f"the preparation {out}"):
         begun = {path.name for path in out.iterdir()} - {record.name, ".lock"}  # else it never got as far as a stage
-        before = read_json(record, RECORD) if record.exists() else None  # or an error: it is somebody's
+        before = files.read_json(record, RECORD) if record.exists() else None  # or an error: it is somebody's
         if before and begun:
             for part in (*identity, "vocabulary_of"):
                 if before.get(part) != identity.get(part):
@@ -160,9 +148,9 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
             if "counts" in before and (out / "bin").exists():
                 return before
         else:
-            write_json(record, identity)
-        result = _run_stages(files, out, settings, workers, like, identity)
-        write_json(record, result)
+            files.write_json(record, identity)
+        result = _run_stages(paths, out, settings, workers, like, identity)
+        files.write_json(record, result)
         return result
 
 
@@ -174,7 +162,7 @@ def read_preparation(folder):
             f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare or "
             "prepare-iwslt14, or give the folder of another with --data"
         )
-    record = read_json(path, {**RECORD, "counts": {str: {"pairs": int}}, "sha256": {str: str}})
+    record = files.read_json(path, {**RECORD, "counts": {str: {"pairs": int}}, "sha256": {str: str}})
     Settings(**record["settings"]).check()
     return record
 
@@ -185,7 +173,7 @@ def check_files(folder, record=None):
     copies = {kind.name: kind.hub_name for kind in SUBWORD_MODELS.values()}
     for name, recorded in record["sha256"].items():
         path = Path(folder) / "bin" / copies.get(name, name)
-        found = sha256_of(path)[:12] if path.is_file() else "not there"
+        found = files.sha256_of(path)[:12] if path.is_file() else "not there"
         if found != recorded[:12]:
             raise CorpusError(
                 f"{path} is damaged or was replaced: its SHA-256 is {found}, and the preparation recorded "
@@ -193,34 +181,34 @@ def check_files(folder, record=None):
             )
 
 
-def _run_stages(files, out, settings, workers, like, identity):
+def _run_stages(paths, out, settings, workers, like, identity):
     model = out / settings.subword_model
     if not (out / "tok").exists():
-        _tokenise(files, out, settings, workers)
+        _tokenise(paths, out, settings, workers)
     if not model.exists() and like:
-        with atomic_write(model) as file:
+        with files.atomic_write(model) as file:
             shutil.copyfile(like / settings.subword_model, file)
     elif not model.exists():
         try:
             learn_subwords([out / "tok" / f"train.{language}" for language in settings.languages], model, settings)
         except CorpusError:  # another size or corpus is needed, for which the folder is left
-            discard_folder(out / "tok", "tokens")
-            discard_folder(out / "raw", "held-out text")
+            files.discard_folder(out / "tok", "tokens")
+            files.discard_folder(out / "raw", "held-out text")
             raise
     if not (out / "bpe").exists():
         _apply_subwords(out, settings, workers)
     if not (out / "bin").exists():
-        binarise(out, settings, identity, files, like)
+        binarise(out, settings, identity, paths, like)
     return read_preparation(out)
 
 
 def _raw_file(prefix, language):
     plain = Path(f"{prefix}.{language}")
-    for file in (plain, *(Path(f"{plain}{suffix}") for end in COMPRESSED for suffix in (end, end.upper()))):
+    for file in (plain, *(Path(f"{plain}{suffix}") for end in files.COMPRESSED for suffix in (end, end.upper()))):
         if file.is_file():
             return file
     raise CorpusError(
-        f"neither {plain} nor {plain} with {', '.join(COMPRESSED)} exists as a file; give what stands before the language"
+        f"neither {plain} nor {plain} with {', '.join(files.COMPRESSED)} exists as a file; give what stands before the language"
     )
 
 
@@ -231,11 +219,11 @@ def _difference(before, now):
     )
 
 
-def _tokenise(files, out, settings, workers):
+def _tokenise(paths, out, settings, workers):
     """Make ``raw/`` and ``tok/``."""
-    with atomic_folder(out / "tok", "tokens") as tok, atomic_folder(out / "raw", "held-out text") as raw:
-        for split, sides in files.items():
-            lines = {language: read_lines(file) for language, file in sides.items()}
+    with files.atomic_folder(out / "tok", "tokens") as tok, files.atomic_folder(out / "raw", "held-out text") as raw:
+        for split, sides in paths.items():
+            lines = {language: files.read_lines(file) for language, file in sides.items()}
             check_sides(*sides.values(), *lines.values(), f"the {split} split")
             tokenised = [
                 _parallel(MosesText(language).tokenise, lines[language], workers, f"tokenise {split}.{language}")
@@ -252,14 +240,14 @@ def _tokenise(files, out, settings, workers):
                         f"{settings.max_ratio}): {why}"
                     )
                 made = {"train": list(zip(*pairs))}
-                if "valid" not in files:
+                if "valid" not in paths:
                     made = dict(zip(("train", "valid"), hold_out(pairs, settings.valid_every)))
             else:
                 for language in settings.languages:
-                    write_lines(raw / f"{split}.{language}", lines[language])
+                    files.write_lines(raw / f"{split}.{language}", lines[language])
             for name, tokenised in made.items():
                 for language, side in zip(settings.languages, tokenised):
-                    write_lines(tok / f"{name}.{language}", map(lowercase, side) if settings.lowercase else side)
+                    files.write_lines(tok / f"{name}.{language}", map(lowercase, side) if settings.lowercase else side)
 
 
 def check_sides(source_file, target_file, source, target, what):
@@ -309,20 +297,20 @@ def hold_out(pairs, every):
     return list(zip(*kept)), list(zip(*pairs[every - 1 :: every]))
 
 
-def learn_subwords(files, model, settings):
+def learn_subwords(paths, model, settings):
     """Learn a joint subword model on the concatenation of the files. Raises CorpusError if there is too little text."""
-    print(f"learn {settings.bpe_size} {settings.bpe} subwords on {' and '.join(f.name for f in files)}", flush=True)
+    print(f"learn {settings.bpe_size} {settings.bpe} subwords on {' and '.join(f.name for f in paths)}", flush=True)
     if settings.bpe == "sentencepiece":
-        _learn_sentencepiece(files, model, settings)
+        _learn_sentencepiece(paths, model, settings)
         return
     from unittest.mock import patch
 
     from subword_nmt import learn_bpe
 
-    lines = [line for file in files for line in read_lines(file)]
+    lines = [line for file in paths for line in files.read_lines(file)]
     labelled = functools.partial(tqdm, desc="learn subwords", unit=" merges", disable=None)  # its own bar is neither
     with (
-        atomic_write(model) as partial,
+        files.atomic_write(model) as partial,
         open(partial, "w", encoding="utf-8") as out,
         patch.object(learn_bpe, "tqdm", labelled),
     ):
@@ -333,18 +321,18 @@ def learn_subwords(files, model, settings):
                 raise ValueError
         except (ValueError, IndexError):
             raise CorpusError(
-                f"no subwords can be learned from {' and '.join(map(str, files))}: no two characters stand beside each other in "
+                f"no subwords can be learned from {' and '.join(map(str, paths))}: no two characters stand beside each other in "
                 "their words twice"
             ) from None
 
 
-def _learn_sentencepiece(files, model, settings):
+def _learn_sentencepiece(paths, model, settings):
     import sentencepiece
 
-    with atomic_write(model) as partial, open(partial, "wb") as out:
+    with files.atomic_write(model) as partial, open(partial, "wb") as out:
         try:
             sentencepiece.SentencePieceTrainer.train(
-                input=[str(file) for file in files],
+                input=[str(file) for file in paths],
                 model_writer=out,
                 model_type="bpe",
                 vocab_size=settings.bpe_size,
@@ -384,10 +372,12 @@ class _SubwordSegmenter:
 
 
 def _apply_subwords(out, settings, workers):
-    with atomic_folder(out / "bpe", "subwords") as partial:
+    with files.atomic_folder(out / "bpe", "subwords") as partial:
         for file in sorted((out / "tok").glob("[!.]*")):
             segmenter = _SubwordSegmenter(settings.bpe, out / settings.subword_model)
-            write_lines(partial / file.name, _parallel(segmenter, read_lines(file), workers, f"segment {file.name}"))
+            files.write_lines(
+                partial / file.name, _parallel(segmenter, files.read_lines(file), workers, f"segment {file.name}")
+            )
 
 
 def _parallel(function, lines, workers, title):
@@ -396,18 +386,18 @@ def _parallel(function, lines, workers, title):
     return list(tqdm(results, title, len(lines), unit=" lines", disable=None))
 
 
-def binarise(out, settings, identity, files, like=None):
+def binarise(out, settings, identity, paths, like=None):
     """Make of ``out/bpe`` what ``fairseq-preprocess`` makes, in this process; ``out/bin`` is complete in itself.
 
     Args:
         identity: what its ``prepare.json`` is to hold besides counts and hashes
-        files: the raw files, a split and language
+        paths: of the raw files, a split and language
         like: a preparation whose dictionaries to use
     """
     counts = {split: {} for split in SPLITS if (out / "bpe" / f"{split}.{settings.source_lang}").exists()}
-    for split in counts.keys() & files.keys():
-        counts[split]["raw_pairs"] = len(read_lines(files[split][settings.source_lang]))
-    with atomic_folder(out / "bin", "binarised data") as partial:
+    for split in counts.keys() & paths.keys():
+        counts[split]["raw_pairs"] = len(files.read_lines(paths[split][settings.source_lang]))
+    with files.atomic_folder(out / "bin", "binarised data") as partial:
         print("binarise", flush=True)
         for language, vocabulary in zip(settings.languages, _vocabularies(out / "bpe", settings, like)):
             vocabulary.save(str(partial / f"dict.{language}.txt"))
@@ -422,8 +412,8 @@ def binarise(out, settings, identity, files, like=None):
         shutil.copyfile(out / settings.subword_model, partial / SUBWORD_MODELS[settings.bpe].hub_name)
         dictionaries = [partial / f"dict.{language}.txt" for language in settings.languages]
         data = sorted([*partial.glob("*.bin"), *partial.glob("*.idx")])
-        sha256 = {file.name: sha256_of(file) for file in (out / settings.subword_model, *dictionaries, *data)}
-        write_json(partial / PREPARATION, {**identity, "counts": counts, "sha256": sha256})
+        sha256 = {file.name: files.sha256_of(file) for file in (out / settings.subword_model, *dictionaries, *data)}
+        files.write_json(partial / PREPARATION, {**identity, "counts": counts, "sha256": sha256})
 
 
 def _vocabularies(folder, settings, like):
@@ -464,7 +454,7 @@ def longest_sentence(prepared, split, limit):
 
     Takes the folder of a preparation, and the limit of the model's positions.
     """
-    settings = Settings(**read_json(prepared / "bin" / PREPARATION)["settings"])
+    settings = Settings(**files.read_json(prepared / "bin" / PREPARATION)["settings"])
     pair = "-".join(settings.languages)
     longest = 0
     for side in settings.languages:
@@ -550,7 +540,7 @@ def main(args):
             raise OptionError(f"--{name.replace('_', '-')} is missing; see --help")
     if args.valid and not args.train:
         raise OptionError("--valid needs --train; give both, or leave it out")
-    writable_folder(args.out, option="--out")
+    files.writable_folder(args.out, option="--out")
     result = prepare(raw, args.out, settings, args.workers, args.vocabulary_of)
     print(*summary(result), sep="\n")
     try:
