@@ -173,20 +173,14 @@ def train(parser):
     _path(parser, "--data", "DIR", "prepared folder", Path("data/iwslt14.de-en"))
     _path(parser, "--runs", "DIR", "the run goes to DIR/ROW-seedN", Path("runs/iwslt14"))
     _number(parser, "--seed", 1, "random seed")
-    _number(
-        parser, "--max-update", PAPER["max_update"], "updates to train for; more than a previous run had continues it"
-    )
+    _number(parser, "--max-update", PAPER["max_update"], "updates to train for; more than a run had continues it")
     _number(parser, "--gpus", 1, "GPUs of this machine; without any, CPU processes (gloo)")
     _number(parser, "--nodes", 1, "machines, which share a file system; run the same command on each")
     _number(parser, "--node-rank", 0, "number of this machine, from 0")
     _option(parser, "--master", "HOST:PORT", "address of the first machine")
     _number(parser, "--batch-tokens", PAPER["batch_tokens"], "tokens per update, over all devices")
-    _number(
-        parser,
-        "--max-tokens",
-        None,
-        "tokens per device and step; default: the device's share. Gradient accumulation makes up the rest",
-    )
+    share = "tokens per device and step; default: the device's share. Gradient accumulation makes up the rest"
+    _number(parser, "--max-tokens", None, share)
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="training precision")
     _number(parser, "--keep", PAPER["average"], "epoch checkpoints to keep")
     _path(parser, "--finetune-from", "MODEL", "start from this run folder's, model folder's or checkpoint's parameters")
@@ -203,12 +197,8 @@ def average(parser):
     which = parser.add_mutually_exclusive_group()
     _number(which, "--num-epoch-checkpoints", None, "the last N epochs of a folder (checkpoint7.pt)")
     _number(which, "--num-update-checkpoints", None, "the last N saved between epochs (checkpoint_2_1500.pt)")
-    _number(
-        which,
-        "--num-best-checkpoints",
-        None,
-        "the N best (checkpoint.best_loss_3.217.pt, by whatever metric; or checkpoint_best.pt)",
-    )
+    best = "the N best (checkpoint.best_loss_3.217.pt, by whatever metric; or checkpoint_best.pt)"
+    _number(which, "--num-best-checkpoints", None, best)
     _number(parser, "--checkpoint-upper-bound", None, "last epoch or update to use")
 
 
@@ -216,9 +206,7 @@ def generate(parser):
     """Average a run's checkpoints, translate a split with beam search and score it. Further options are passed to
     fairseq-generate.
     """
-    _path(
-        parser, "folder", "RUN", "a run folder, its checkpoint folder, a checkpoint, or a model folder (not averaged)"
-    )
+    _path(parser, "folder", "RUN", "a run folder, its checkpoint folder, a checkpoint or a model folder (not averaged)")
     _path(parser, "--data", "DIR", "prepared folder; default: the run's training data")
     _path(parser, "--out", "DIR", "default: the split's name in the run folder")
     parser.add_argument("--split", default="test", help="split to translate")
@@ -248,16 +236,10 @@ def score(parser):
     its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with
     the first one by paired bootstrap resampling.
     """
-    _option(
-        parser, "systems", "SYS", "file of hypotheses, or - for standard input; the first is the baseline", nargs="+"
-    )
+    _option(parser, "systems", "SYS", "file of hypotheses, or - for standard input; the first is baseline", nargs="+")
     _option(parser, "--ref", "REF", "file of references; given several times, several references", action="append")
-    _option(
-        parser,
-        "--test-set",
-        "NAME",
-        "a test set of sacreBLEU instead of --ref, such as wmt14/full; needs --language-pair",
-    )
+    known = "a test set of sacreBLEU instead of --ref, such as wmt14/full; needs --language-pair"
+    _option(parser, "--test-set", "NAME", known)
     _option(parser, "--language-pair", "SOURCE-TARGET", "languages of --test-set, such as de-en")
     _option(parser, "--tokenize", "NAME", "sacreBLEU's tokeniser; default: the language's (13a, zh ...)")
     parser.add_argument(
@@ -266,12 +248,8 @@ def score(parser):
         help="the files hold Moses tokens with spaces between them, as fairseq-generate --remove-bpe writes them; "
         "without this option, raw text",
     )
-    _option(
-        parser,
-        "--lang",
-        "LANG",
-        "language of the files, for (de)tokenisation; default: --language-pair's target, or en",
-    )
+    language = "language of the files, for (de)tokenisation; default: --language-pair's target, or en"
+    _option(parser, "--lang", "LANG", language)
     parser.add_argument("--lowercase", action="store_true", help="ignore case")
     _number(parser, "--samples", 1000, "bootstrap resamples")
     _number(parser, "--seed", 12345, "seed of the resampling, at least 1")
@@ -318,12 +296,8 @@ def table(parser):
     """
     _path(parser, "runs", "RUNS_DIR", "folder of run folders")
     _path(parser, "--out", "DIR", "output folder; default: RUNS_DIR")
-    _option(
-        parser,
-        "--corpus",
-        "NAME",
-        "corpus name in the title; default: IWSLT'14 De-En if the data has its pairs, else the data folder's name",
-    )
+    title = "corpus name in the title; default: IWSLT'14 De-En if the data has its pairs, else the data folder's name"
+    _option(parser, "--corpus", "NAME", title)
     parser.add_argument("--experiment", action="store_true", help="make an experiment's table")
 
 
