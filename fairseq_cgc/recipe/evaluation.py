@@ -161,9 +161,8 @@ def main(args):
     check_passed_on(args.fairseq)
     place = locate(args.folder)
     chosen = {"--average": args.average, "--checkpoint-upper-bound": args.checkpoint_upper_bound}
-    if (place.checkpoint or not place.checkpoints) and (
-        given := [n for n, value in chosen.items() if value is not None]
-    ):
+    given = [name for name, value in chosen.items() if value is not None]
+    if given and (place.checkpoint or not place.checkpoints):
         raise OptionError(
             f"{given[0]} chooses among a run's checkpoints, and {args.folder} is one model: give the run folder, or leave the "
             "option out"
@@ -178,19 +177,15 @@ def main(args):
     _check_split(prepared, args.split)
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
-    averages = place.checkpoint or place.checkpoints
     files.replaceable_folder(out, "translations")
-    if averages:
+    if place.checkpoints:
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")
     with files.locked(run / files.LOCK, f"the run {run}"):
         model = place.model
-        if averages:
-            paths = [place.checkpoint] if place.checkpoint else None
-            paths = paths or checkpoints_to_average(
-                place.checkpoints, args.by, args.average, args.checkpoint_upper_bound
-            )
-            model = run / MODEL_FOLDER
+        if place.checkpoints:
+            model, choice = run / MODEL_FOLDER, (args.by, args.average, args.checkpoint_upper_bound)
+            paths = [place.checkpoint] if place.checkpoint else checkpoints_to_average(place.checkpoints, *choice)
             print(f"[average] {', '.join(path.name for path in paths)} -> {model}", flush=True)
             average_into_model(paths, prepared, model)
         print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)

@@ -421,9 +421,8 @@ def _keep_enough(args):
     if args.by == "epoch" or args.by == "best" and args.average == 1:
         return
     keep = "--keep-interval-updates" if args.by == "update" else "--keep-best-checkpoints"
-    interval, kept = (
-        int(value) if (value := values.get(name, "")).isdigit() else 0 for name in ("--save-interval-updates", keep)
-    )
+    names = "--save-interval-updates", keep
+    interval, kept = (int(values[name]) if values.get(name, "").isdigit() else 0 for name in names)
     saved = args.max_update // interval if interval else 0
     if args.by == "update" and saved < args.average:
         raise OptionError(

@@ -95,8 +95,7 @@ def corpus(args, work):
     made = read_json(record, {"made_from": {str: object}, "pairs": {str: int}})
     if made["made_from"] != asked:
         raise UserError(
-            f"{raw} was made from {made['made_from']}, and {asked} is requested; choose another --work, or --fresh to "
-            "start over"
+            f"{raw} was made from {made['made_from']}, and {asked} is requested; choose another --work, or --fresh"
         )
     print("    " + ", ".join(f"{split} {size}" for split, size in made["pairs"].items()) + " pairs")
 

@@ -268,7 +268,7 @@ def read_results(run, test):
         record = read_json(test / STATISTICS_FILE, RECORDED)
         if {len(sentence) for sentence in record["sentences"]} != {STATISTICS_OF_BLEU}:
             raise UserError(
-                f"{test / STATISTICS_FILE} does not hold {STATISTICS_OF_BLEU} numbers a sentence; make the record again"
+                f"{test / STATISTICS_FILE} does not hold {STATISTICS_OF_BLEU} numbers a sentence; make it again"
             )
         run.test_set, run.recorded = record["test_set"], np.array(record["sentences"], dtype=float)
         return

@@ -143,10 +143,8 @@ def refuse_overridden(asked, command):
     for name, value in option_values(asked).items():
         name = name != "--max-tokens" and meant_by(name, DECIDED) or name  # a name of its own, not a start
         if decided.get(name, value) != value:
-            raise OptionError(
-                f"{name} is decided by this command: {decided[name]}, and not {value}; "
-                f"{INSTEAD.get(name, 'leave it out')}"
-            )
+            instead = INSTEAD.get(name, "leave it out")
+            raise OptionError(f"{name} is decided by this command: {decided[name]}, and not {value}; {instead}")
 
 
 def batch_options(devices, max_tokens=None, batch_tokens=PAPER["batch_tokens"]):

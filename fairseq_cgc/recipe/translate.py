@@ -93,7 +93,9 @@ def check_passed_on(options):
     not read."""
     for name in option_values(options):
         if whole := meant_by(name, INSTEAD):
-            raise OptionError(f"{whole} is decided by this command, which reads fairseq-generate's output; {INSTEAD[whole]}")
+            raise OptionError(
+                f"{whole} is decided by this command, which reads fairseq-generate's output; {INSTEAD[whole]}"
+            )
 
 
 def main(args):
