@@ -1,6 +1,5 @@
 """Files and folders that appear whole or not at all, locks, and records that are checked when they are read.
 
-
 What a user names is the user's: a file is replaced because it was named as the output, a folder only if it is ours.
 """
 

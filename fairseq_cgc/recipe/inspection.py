@@ -413,35 +413,24 @@ def class_table(found, title):
         [str(name), f"{size}", f"{inside:.4f}", f"{mean(b for b in across if b):.4f}" if any(across) else "0"]
         for name, size, inside, across in zip(found["classes"], found["sizes"], found["within"], found["between"])
     ]
-    text = f"{class_verdict(found)} {CLASS_COLUMNS}\n\n"
-    text += render_table([title, "sentences", "within", "mean distance to other classes"], rows)
-    text += (
-        f"\n\nbetween exceeds within in {found['share']:.1%} of the pairs; mean difference {found['statistic']:+.4f}"
-    )
-    for name, words in (("permuted", "labels permuted"), ("permuted_within_length", "among sentences of equal length")):
-        if found[name]:
-            text += (
-                f"\n{words}, {found[name]['permutations']} times: share {found[name]['share']:.1%} "
-                f"(p = {found[name]['p_share']:.3f}), p of the mean difference = {found[name]['p_statistic']:.3f}"
-            )
-    if found["permuted_within_length"] is None:
-        text += (
-            "\namong sentences of equal length: no length has two classes, so classes cannot be told apart from lengths"
+    table = render_table([title, "sentences", "within", "mean distance to other classes"], rows)
+    lines = [f"between exceeds within in {found['share']:.1%} of the pairs; mean difference {found['statistic']:+.4f}"]
+    equal = "among sentences of equal length"
+    for words, chance in (("labels permuted", found["permuted"]), (equal, found["permuted_within_length"])):
+        lines.append(
+            f"{words}, {chance['permutations']} times: share {chance['share']:.1%} (p = {chance['p_share']:.3f}), p of the "
+            f"mean difference = {chance['p_statistic']:.3f}"
+            if chance
+            else f"{words}: no length has two classes, so classes cannot be told apart from lengths"
         )
-    return text
+    return "\n\n".join([f"{class_verdict(found)} {CLASS_COLUMNS}", table, "\n".join(lines)])
 
 
 def pair_table(pairs):
     """Markdown: a row a pair, from ``compare_pair``."""
     layers = range(1, len(pairs[0]["gates"]) + 1)
-    header = [
-        "changed",
-        "looked at",
-        "distance (reach)",
-        *(f"gate {number}" for number in layers),
-        "output",
-        "by the gates",
-    ]
+    header = ["changed", "looked at", "distance (reach)", *(f"gate {number}" for number in layers)]
+    header += ["output", "by the gates"]
     rows = [
         [
             f"{pair['changed'][0] or '–'} / {pair['changed'][1] or '–'}",
