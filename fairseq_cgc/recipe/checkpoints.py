@@ -57,7 +57,9 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None, option=
             there["best"] = names.count("checkpoint_best.pt")  # all that less than an epoch leaves
         others = ", ".join(f"{number} by {other}" for other, number in there.items() if number)
         raise CheckpointError(
-            f"{folder} has {len(found)} {kind} checkpoints and {count} are needed"
+            f"{folder} has {len(found)} {kind} checkpoints"
+            + (f" up to {upper_bound}" if upper_bound is not None else "")
+            + f" and {count} are needed"
             + (f" (and {others}): " if others else ": ")
             + (f"give {option} {len(found)}, or " if found else "choose another kind, or " if others else "")
             + "train longer and keep more (--keep-last-epochs, --keep-interval-updates, --keep-best-checkpoints)"
@@ -218,8 +220,9 @@ def main(args):
         folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder  # of a run
         paths = find_checkpoints(folder, kind, count, args.checkpoint_upper_bound, option)
     check_output(args.output, "--output", paths)
-    print("average of", *(path.name for path in paths))
+    print("average of", *map(str, paths))
     state = average_checkpoints(paths)
-    state["extra_state"]["average_of"] = {path.name: sha256_of(path) for path in paths}
+    named = len({path.name for path in paths}) < len(paths)  # alike, in several folders
+    state["extra_state"]["average_of"] = {str(path) if named else path.name: sha256_of(path) for path in paths}
     save_checkpoint(state, args.output)
     print(f"-> {args.output}")

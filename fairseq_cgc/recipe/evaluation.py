@@ -28,11 +28,12 @@ from .scoring import (
     tokenised_bleu,
     tokens_of,
 )
-from .training import MODEL_FOLDER, RUN, prepared_folder
+from .training import MODEL_FOLDER, RECORD, RUN, prepared_folder
 from .translate import BEAM, check_passed_on, generate
 
 SCORES = "scores.json"
-AVERAGED = ("checkpoints", "sha256", "updates")  # names, hashes, and the updates that their run had had
+# Names, hashes, the updates of the last of them, and those that their run had had.
+AVERAGED = ("checkpoints", "sha256", "last", "updates")
 RESULT = {
     "scores": {name: {"score": files.Between(0, 100), "signature": str} for name in (TOKENISED_BLEU, "BLEU", "chrF")},
     "generation": {
@@ -40,6 +41,7 @@ RESULT = {
         "sentences_per_second?": (files.Between(0), None),
         "checkpoints?": [str],
         "sha256?": {str: str},
+        "last?": (int, None),
         "updates?": (int, None),
         "options?": [str],
         "text?": {str: str},
@@ -177,14 +179,21 @@ def main(args):
     _check_split(prepared, args.split)
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
+        own = split_hashes(files.read_json(run / RUN, RECORD)["data"]["sha256"], args.split)
+        if not args.out and own != split_hashes(read_preparation(prepared)["sha256"], args.split):
+            raise OptionError(
+                f"{out} is for the {args.split} split of the run's own data, not of {prepared}; give --out"
+            )
     files.replaceable_folder(out, "translations")
-    if place.checkpoints:
+    elsewhere = place.checkpoint and not out.is_relative_to(run)  # then the run keeps the model that it has
+    if place.checkpoints and not elsewhere:
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")
-    with files.locked(run / files.LOCK, f"the run {run}"):
+    with files.locked(run / files.LOCK, f"the run {run}"), files.partial_in(out.parent, folder=True) as passing:
         model = place.model
         if place.checkpoints:
-            model, choice = run / MODEL_FOLDER, (args.by, args.average, args.checkpoint_upper_bound)
+            model = (passing if elsewhere else run) / MODEL_FOLDER
+            choice = args.by, args.average, args.checkpoint_upper_bound
             paths = [place.checkpoint] if place.checkpoint else checkpoints_to_average(place.checkpoints, *choice)
             print(f"[average] {', '.join(path.name for path in paths)} -> {model}", flush=True)
             average_into_model(paths, prepared, model)
@@ -202,11 +211,11 @@ def average_into_model(paths, prepared, folder):
     """
     state, last = average_checkpoints(paths), paths[-1].with_name("checkpoint_last.pt")
     newest = load_checkpoint(last) if last.exists() else state
-    updates = updates_of(newest, last) if "optimizer_history" in newest else None
     languages = read_preparation(prepared)["settings"]
     check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])
     hashes = {path.name: files.sha256_of(path) for path in paths}
-    write_model(state, prepared / "bin", folder, checkpoints=list(hashes), sha256=hashes, updates=updates)
+    updates = {"last": updates_of(state, paths[-1]), "updates": updates_of(newest, last)}
+    write_model(state, prepared / "bin", folder, checkpoints=list(hashes), sha256=hashes, **updates)
 
 
 def score_table(scores):

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import locale
 import lzma
 import os
 import secrets
@@ -287,7 +288,8 @@ def mark_folder(folder, what, **facts):
 def mark_of(folder):
     """The mark of a folder of ours; an empty dict where it has none."""
     path = Path(folder) / MARK
-    shape = {"what": str, "files": [str], "updates?": (int, None), "checkpoints?": [str], "sha256?": {str: str}}
+    shape = {"what": str, "files": [str], "checkpoints?": [str], "sha256?": {str: str}}
+    shape |= {"updates?": (int, None), "last?": (int, None)}
     return read_json(path, shape) if path.exists() else {}
 
 
@@ -472,7 +474,7 @@ def sha256_of(path):
 
 def usable_path(path, option):
     """The absolute form of a path. Raises UserError for one that fairseq could not tell from others."""
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path))  # "link/.." is elsewhere
     if os.pathsep in str(path):
         raise UserError(f"{option} {path} has a '{os.pathsep}', which separates paths in fairseq; choose another name")
     try:
@@ -522,6 +524,8 @@ def run_command(main):
     )
     for stream in (sys.stdout, sys.stderr):  # whatever the locale says
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    with suppress(locale.Error):  # subword-nmt's codes are opened in the locale's encoding
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"}  # for the commands that we start
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end children, clear what is half-written
     try:

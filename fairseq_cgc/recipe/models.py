@@ -88,12 +88,12 @@ def checkpoints_to_average(folder, by, asked, upper_bound=None):
     """
     wanted = asked or PAPER["average"]
     found = find_checkpoints(folder, by, asked, upper_bound)[-wanted:]
-    if not found and not (folder / LAST).is_file():
+    if not found and (upper_bound is not None or not (folder / LAST).is_file()):
         find_checkpoints(folder, by, wanted, upper_bound)  # says what there is
     if len(found) < wanted:
-        found = found or [folder / LAST]
-        print(f"    {folder} has fewer than {wanted} {by} checkpoints; averaging the {len(found)} there", flush=True)
-    return found
+        instead = f"averaging the {len(found)} there" if found else f"using {LAST}"
+        print(f"    {folder} has fewer than {wanted} {by} checkpoints; {instead}", flush=True)
+    return found or [folder / LAST]
 
 
 def load_hub(path, data=None):

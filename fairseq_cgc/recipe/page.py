@@ -15,14 +15,15 @@ from markupsafe import Markup, escape
 from ..errors import CheckpointError, OptionError, UserError
 from ..text import is_blank
 from . import inspection
+from .evaluation import RESULT, SCORES
 from .experiment import contents, failures, read_experiment
-from .files import atomic_write, check_output, check_own_files, read_lines
+from .files import atomic_write, check_output, check_own_files, mark_of, read_json, read_lines
 from .report import WITHOUT_PLOTS, has_matplotlib, new_figure, save_figure
 from .rows import ROWS, SYSTEMS
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
 from .significance import corpus_scores, statistics
 from .table import Run, check_same_data, colour_of, corpus_name, plot_curves, plot_scores, read_run, short_hashes
-from .training import RUN
+from .training import MODEL_FOLDER, RUN
 
 SHOWN = 10  # sentences of a list
 ENCODED = 1000  # sentences whose gates are looked at
@@ -306,6 +307,9 @@ def gates(side):
     lines = [line for line in side.sources if not is_blank(line)]
     lines = lines[:: -(-len(lines) // ENCODED) or 1]
     try:
+        translated = read_json(side.run.folder / "test" / SCORES, RESULT)["generation"].get("sha256")
+        if translated and mark_of(model := side.run.folder / MODEL_FOLDER).get("sha256", translated) != translated:
+            raise CheckpointError(f"{model} was made of other checkpoints than the translations; generate them again")
         layers, lengths = inspection.gates_of(inspection.load_model(side.run.folder), lines)
     except CheckpointError as error:
         return {"name": side.name, "missing": str(error)}

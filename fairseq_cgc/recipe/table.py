@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
-from .evaluation import RESULT, SCORES
+from .checkpoints import KINDS
+from .evaluation import RESULT, SCORES, split_hashes
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
@@ -27,7 +28,13 @@ from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, tok
 from .significance import Difference, compare_statistics
 from .training import RECORD, RUN, option_values
 
-PROTOCOL = {"updates": PAPER["max_update"], "checkpoints averaged": PAPER["average"], "beam": PAPER["beam"]}
+PROTOCOL = {
+    "updates": f"{PAPER['max_update']:,}",
+    "checkpoints averaged": f"{PAPER['average']:,}",
+    "chosen by": PAPER["by"],
+    "beam": f"{PAPER['beam']:,}",
+}
+OF_RESULTS = {*PROTOCOL, "last update averaged"}  # settings that finished runs alone have
 FIGURES = (TOKENISED_BLEU, "BLEU", "chrF")
 STATISTICS_OF_BLEU = 10  # of a sentence: two lengths, four numbers of matches, four of n-grams
 # In the record of a run, in place of translations and references: see examples/study/record.py.
@@ -227,6 +234,7 @@ def read_log(run):
             update, value = int(event[count]), float(event[value])
             if not 0 <= update <= MOST_UPDATES or not isfinite(value):
                 raise ValueError
+            value = (value, event.get("epoch")) if kind == "train" else value
             if kind == "train_inner" and event.get("wps"):
                 run.speeds.append(float(event["wps"]))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -239,8 +247,18 @@ def read_log(run):
         print(f"{path}: line {', '.join(map(str, broken))} is broken and left out", file=sys.stderr)
     run.done = events[-1][0] if events else 0
     run.losses = list({update: loss for update, kind, loss in events if kind == "valid"}.items())
-    epochs = {update: tokens for update, kind, tokens in events if kind == "train"}  # tokens an update
-    run.tokens = sum((end - start) * tokens for start, (end, tokens) in zip([0, *epochs], epochs.items()))
+    epochs, start = (
+        [],
+        0,
+    )  # of (its number, first update, last, tokens an update); a stop in the middle tells of a part, too
+    for end, kind, value in events:
+        if kind == "train":
+            tokens, epoch = value
+            if epochs and epochs[-1][0] == epoch is not None:
+                _, start, _, _ = epochs.pop()
+            epochs.append((epoch, start, end, tokens))
+            start = end
+    run.tokens = sum((end - start) * tokens for _, start, end, tokens in epochs)
 
 
 def _reference(run):
@@ -256,9 +274,15 @@ def read_results(run, test):
     if translated not in (None, run.done):
         run.unfinished = f"translated after {translated:,} updates, trained for {run.done:,}: generate again"
         return
-    made = {"updates": run.done, "checkpoints averaged": len(generation.get("checkpoints") or ()) or None}
-    made["beam"] = generation.get("beam")
-    run.settings = {**run.settings, **{name: f"{value:,}" for name, value in made.items() if value}}
+    if generation.get("text", split_hashes(run.data["sha256"], "test")) != split_hashes(run.data["sha256"], "test"):
+        run.unfinished = "translated another test set than its data has: generate again"
+        return
+    averaged = generation.get("checkpoints", [])
+    made = {"updates": run.done, "checkpoints averaged": len(averaged), "beam": generation.get("beam")}
+    made["last update averaged"] = generation.get("last")
+    run.settings |= {name: f"{value:,}" for name, value in made.items() if value}
+    if averaged:
+        run.settings["chosen by"] = next((kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])), averaged[0])
     if run.row not in SHUFFLED.values():  # which its options make
         run.settings |= option_values(generation.get("options", []))
     run.decoding = generation.get("sentences_per_second")
@@ -406,8 +430,8 @@ def _paper_notes(runs):
         return [f"This is not the paper's corpus but one of {words} pairs: the paper's figures cannot be compared."]
     others = other_sizes(runs)
     for name, wanted in PROTOCOL.items():
-        found = {run.settings[name] for run in runs if name in run.settings} - {f"{wanted:,}"}
-        others += [f"{name}: {', '.join(sorted(found))} instead of {wanted:,}"] if found else []
+        found = {run.settings[name] for run in runs if name in run.settings} - {wanted}
+        others += [f"{name}: {', '.join(sorted(found))} instead of {wanted}"] if found else []
     return [f"**Not as in the paper**: {'; '.join(others)}."] if others else []
 
 
@@ -429,7 +453,7 @@ def settings_notes(runs):
     """A list of the settings in which runs differ though their rows do not, where there are any."""
     lines = []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
-        told = [run for run in runs if name in run.settings or name not in PROTOCOL]  # that of finished runs alone
+        told = [run for run in runs if name in run.settings or name not in OF_RESULTS]
         values = _names_by(told, [run.settings.get(name, "the row's own") for run in told])
         if len(values) > 1:
             lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -113,13 +114,12 @@ def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(cha
     sentences = read_lines(chain["data"] / "orig" / "test.de")[:8]
     expected = read_lines(chain["runs"] / "cgc-seed1" / "test" / "test.hyp")[:8]
     assert [hub.translate(sentence, beam=6) for sentence in sentences] == expected
-    done = command(
-        "translate",
-        model,
-        stdin="".join(s + "\n" for s in sentences),
-        cwd=ROOT,
-    )
-    assert done.stdout.splitlines() == expected
+    lines = "".join(s + "\n" for s in sentences)
+    assert command("translate", model, stdin=lines, cwd=ROOT).stdout.splitlines() == expected
+    assert not lines.isascii()
+    ascii_alone = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = command("translate", model, stdin=lines, cwd=ROOT, env=ascii_alone, start=subprocess.Popen)
+    assert done.stdout.splitlines() == expected, "the subwords are read in UTF-8, whatever the locale says"
 
 
 def test_table_6_is_made_from_the_run_folders(chain):
@@ -184,9 +184,24 @@ def test_a_new_test_set_is_translated_with_the_old_vocabulary(chain, tmp_path):
         tmp_path / "new-data",
     )
     run_folder = chain["runs"] / "cgc-seed1"
-    out = tmp_path / "new-test"
-    command("generate", run_folder, "--average", 2, "--data", tmp_path / "new-data", "--out", out)
+    out, model = tmp_path / "new-test", (run_folder / "model" / "model.pt").read_bytes()
+    generate = ["generate", run_folder, "--average", 2, "--data", tmp_path / "new-data"]
+    command(*generate, "--out", out)
     assert read_lines(out / "test.hyp") == read_lines(run_folder / "test" / "test.hyp")
+    # Another text goes elsewhere, and another model does not take the place of the run's.
+    for language in ("de", "en"):
+        lines = read_lines(tmp_path / f"new.{language}")
+        (tmp_path / f"new.{language}").write_text("".join(line + "\n" for line in lines[:3]), encoding="utf-8")
+    other = ["prepare", "--vocabulary-of", chain["data"], "--test", tmp_path / "new", "--out", tmp_path / "three"]
+    command(*other)
+    before = (run_folder / "test" / "scores.json").read_bytes()
+    generate = ["generate", run_folder / "checkpoints" / "checkpoint1.pt", "--data", tmp_path / "three"]
+    fails(command(*generate, check=False), f"{run_folder / 'test'} is for the test split of the run's own data")
+    command(*generate, "--out", tmp_path / "of-one")
+    assert read_json(tmp_path / "of-one" / "scores.json")["generation"]["checkpoints"] == ["checkpoint1.pt"]
+    assert (run_folder / "test" / "scores.json").read_bytes() == before
+    assert (run_folder / "model" / "model.pt").read_bytes() == model
+    assert not list(tmp_path.glob(".fairseq-cgc*"))
 
 
 # What goes wrong. One chain is enough for these.
@@ -312,4 +327,6 @@ def test_an_archive_of_another_kind_than_before(tmp_path):
         command("prepare-iwslt14", "--archive", tmp_path / "other.tgz", *options, check=False),
         "from an archive other than",
     )
+    other = command("prepare-iwslt14", "--source-lang", "fr", "--archive", archive, *options, check=False)
+    fails(other, "is of de and en, and fr and en are requested; choose another --out")
     fails(command("prepare-iwslt14", *options, "--keep-case", check=False), "other settings: lowercase True there")

@@ -132,6 +132,12 @@ def test_an_average_says_what_it_was_made_of(tmp_path):
     state = load_checkpoint(tmp_path / "out" / "average.pt")
     assert state["extra_state"]["average_of"] == {path.name: sha256_of(path) for path in paths}
     assert state["model"]["weight"].tolist() == [1.5]
+    (tmp_path / "other").mkdir()
+    other = save(tmp_path / "other" / "checkpoint1.pt", weight=[4.0])
+    done = command("average", "--inputs", paths[0], other, "--output", tmp_path / "two.pt")
+    assert f"average of {paths[0]} {other}" in done.stdout
+    made_of = load_checkpoint(tmp_path / "two.pt")["extra_state"]["average_of"]
+    assert made_of == {str(path): sha256_of(path) for path in (paths[0], other)}
 
 
 def test_a_bound_for_the_best_checkpoints_is_refused(tmp_path):

@@ -130,6 +130,7 @@ def test_a_short_run_is_averaged_from_what_it_has_aloud(run_folder, capsys):
     assert len(checkpoints_to_average(checkpoints, "epoch", None)) == 3
     assert "fewer than 10 epoch checkpoints; averaging the 3 there" in capsys.readouterr().out
     assert [path.name for path in checkpoints_to_average(checkpoints, "update", None)] == ["checkpoint_last.pt"]
+    assert "fewer than 10 update checkpoints; using checkpoint_last.pt" in capsys.readouterr().out
     assert [path.name for path in checkpoints_to_average(checkpoints, "epoch", 2)] == [
         "checkpoint2.pt",
         "checkpoint3.pt",
@@ -157,6 +158,8 @@ def test_too_few_checkpoints_for_average_are_named_with_what_is_there(run_folder
     with pytest.raises(CheckpointError) as error:
         checkpoints_to_average(run_folder / "checkpoints", "update", 2)
     assert "has 0 update checkpoints and 2 are needed (and 3 by epoch): choose another kind" in str(error.value)
+    with pytest.raises(CheckpointError, match="has 0 epoch checkpoints up to 0 and 10 are needed"):
+        checkpoints_to_average(run_folder / "checkpoints", "epoch", None, upper_bound=0)
 
 
 class Terminal(io.TextIOWrapper):

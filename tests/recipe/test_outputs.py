@@ -177,3 +177,6 @@ def test_a_path_that_fairseq_would_not_understand_is_refused_before_any_work(tmp
 def test_other_paths_are_made_absolute(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert usable_path(name, "--runs") == tmp_path / name
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert usable_path(f"link/../{name}", "--runs") == tmp_path / "far" / name, "as the system has it"

@@ -14,7 +14,7 @@ from conftest import TINY_OPTIONS, command, refused
 from test_table import change_json, make_run
 
 from fairseq_cgc.recipe import page
-from fairseq_cgc.recipe.files import foreign_files, read_json, read_lines, write_lines
+from fairseq_cgc.recipe.files import MARK, foreign_files, read_json, read_lines, write_lines
 from fairseq_cgc.recipe.scoring import TOKENISED_BLEU, compare, detokenised_scores, tokenised_bleu
 
 pytest.importorskip("matplotlib")
@@ -134,6 +134,14 @@ def test_the_gates_are_those_that_inspect_finds(pages, runs, tmp_path):
     _, *rows = table(read(pages["run"]), "The gate in each layer")
     assert [row[9] for row in rows] == [f"{layer['gate']['between_share']:.1%}" for layer in layers]
     assert "which has no gates" in read(pages["ungated"]).text_content()
+
+
+def test_the_gates_of_another_model_than_the_translations_are_not_shown(runs, tmp_path):
+    folder = shutil.copytree(runs / "cgc-seed1", tmp_path / "run")
+    mark = folder / "model" / MARK
+    mark.write_text(json.dumps({**read_json(mark), "sha256": {"checkpoint1.pt": "0"}}))
+    shown = page.gates(page.read_translated(folder, "x"))
+    assert "was made of other checkpoints than the translations" in shown["missing"]
 
 
 def test_of_two_runs_the_page_tells_what_differs_and_whether_it_matters(pages, runs):

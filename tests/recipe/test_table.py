@@ -179,6 +179,13 @@ def test_after_a_resume_the_last_word_counts(tmp_path):
     assert found.losses == [(1000, 4.5), (2000, 4.0)] and found.done == 2000 and found.tokens == 5_000_000
 
 
+def test_an_epoch_that_a_stop_has_parted_counts_once_with_what_was_said_of_it_last(tmp_path):
+    """fairseq tells of the part too, and when it has resumed of the whole."""
+    parts = [epoch(6, 1000.0), epoch(9, 1400.0), epoch(12, 1700.0), epoch(16, 1500.0)]
+    log = [{**event, "epoch": number} for event, number in zip(parts, (1, 2, 2, 3))]
+    assert read_run(make_run(tmp_path, log=log, updates=16)).tokens == 6 * 1000 + 6 * 1700 + 4 * 1500
+
+
 def test_a_run_stopped_earlier_after_its_resume_is_where_it_stopped_last(tmp_path):
     found = read_run(make_run(tmp_path, log=[valid(1000, 4.5), valid(1500, 4.2), inner(1900), inner(1100)]))
     assert found.done == 1100 and found.losses == [(1000, 4.5)]
@@ -499,6 +506,28 @@ def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
         "`beam`: 6 (cgc 1); 5 (cgc 2)",
         "`--lenpen`: 0.6 (cgc 1); the row's own (cgc 2, cgc 3)",
     ]
+
+
+def test_models_of_other_stages_of_a_training_are_told_with_their_runs(tmp_path):
+    for seed, names, last in ((1, ["checkpoint2.pt"], 2000), (2, ["checkpoint.best_loss_3.217.pt"], 1400)):
+        path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
+        change_json(path, lambda scores: scores["generation"].update(checkpoints=names, last=last, updates=2000))
+    make_run(tmp_path, seed=3)  # an earlier version's
+    assert differing(tmp_path) == [
+        "`last update averaged`: 2,000 (cgc 1); 1,400 (cgc 2)",
+        "`chosen by`: epoch (cgc 1); best (cgc 2)",
+    ]
+    text = markdown(read_runs(tmp_path), "x")
+    assert "checkpoints averaged: 1 instead of 10; chosen by: best instead of epoch." in text
+
+
+def test_scores_of_another_test_set_than_the_data_s_have_no_part(tmp_path):
+    data = {**PAPERS_DATA, "sha256": {"dict.de.txt": "abc", "test.de-en.de.bin": "1"}}
+    for seed, of in ((1, "1"), (2, "2")):
+        path = make_run(tmp_path, seed=seed, data=data) / "test" / "scores.json"
+        change_json(path, lambda scores: scores["generation"].update(text={"test.de-en.de.bin": of}))
+    one, other = read_runs(tmp_path)
+    assert one.unfinished is None and "translated another test set" in other.unfinished
 
 
 def test_updates_that_differ_are_shown_from_least_to_most(tmp_path):
