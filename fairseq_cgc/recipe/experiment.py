@@ -8,7 +8,6 @@ import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from threading import Event
 
 from tqdm import tqdm
@@ -164,7 +163,7 @@ def _run(args, row, seed, folder, execute):
 
 def _training(args, row, seed):
     """The words of ``fairseq-cgc``'s that train a run."""
-    train = ["train", row, "--seed", seed, "--data", args.data, "--runs", args.runs]
+    train = ["train", row, "--seed", seed, f"--data={args.data}", f"--runs={args.runs}"]
     train += ["--batch-tokens", args.batch_tokens, "--max-update", args.max_update, "--keep", args.average]
     return [*map(str, train), *(small_options(row) if args.small else []), *args.fairseq]
 
@@ -189,7 +188,7 @@ def _run_shuffled(args, folder, execute):
     """What is left to do with shuffled contexts of a run that is finished."""
     pairs = read_json(folder / RUN, RECORD)["data"]["pairs"]["test"]
     _translate(args, folder, SHUFFLED_TEST, ["--model-overrides", SHUFFLE, *company(pairs)], execute)
-    _validate_shuffled(folder, execute)
+    _validate_shuffled(prepared_folder(args.data), folder, execute)
 
 
 def _translate(args, folder, test, options, execute):
@@ -201,7 +200,8 @@ def _translate(args, folder, test, options, execute):
     # What earlier versions did not tell is taken to be so.
     found = made.get("checkpoints"), made.get("beam"), made.get("options", options), made.get("text", text)
     if found != (names, PAPER["beam"], options, text):
-        generate = ["generate", folder, "--average", args.average, "--by", args.by, "--out", folder / test, *options]
+        generate = ["generate", folder, "--data", args.data, "--average", args.average, "--by", args.by]
+        generate += ["--out", folder / test, *options]
         execute([*COMMAND, *map(str, generate)], folder.with_suffix(".log"))
 
 
@@ -219,17 +219,17 @@ def company(sentences):
     return ["--batch-size", str(size), "--max-tokens", str(size * 4096)]  # more than any sentence has
 
 
-def _validate_shuffled(folder, execute):
+def _validate_shuffled(prepared, folder, execute):
     """The validation loss of the last update with shuffled contexts."""
     path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
     if path.exists():
         return
-    data, last = read_json(folder / RUN, RECORD)["data"], folder / "checkpoints" / "checkpoint_last.pt"
+    pairs, last = read_preparation(prepared)["counts"]["valid"]["pairs"], folder / "checkpoints" / "checkpoint_last.pt"
     options = ["--task", "translation", "--user-dir", USER_DIR, "--path", str(last)]
-    options += ["--model-overrides", SHUFFLE, *company(data["pairs"]["valid"]), "--log-format", "json"]
-    options += [*EVERY_SENTENCE, *NO_WORKERS, *validation_options(Path(data["path"]), options)]
+    options += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
+    options += [*EVERY_SENTENCE, *NO_WORKERS, *validation_options(prepared, options)]
     log.unlink(missing_ok=True)
-    execute([sys.executable, "-m", "fairseq_cli.validate", str(Path(data["path"]) / "bin"), *options], log)
+    execute([sys.executable, "-m", "fairseq_cli.validate", str(prepared / "bin"), *options], log)
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]
     losses = [values["valid_loss"] for event, values in figures if event == "valid"]
     if not losses:
@@ -282,7 +282,7 @@ def contents(runs, corpus, failed):
     notes += [
         *table.unfinished_notes([run for run in runs if _name(run.row, run.seed) not in failed]),
         *table.settings_notes(runs),
-        *power_notes(to_cgc),
+        *power_notes(runs, to_cgc),
     ]
     notes += context_notes(runs, present)
     notes.append(
@@ -310,10 +310,11 @@ def context_notes(runs, present):
     return [why + "\n".join(lines)] if lines else []
 
 
-def power_notes(to_cgc):
+def power_notes(runs, to_cgc):
     """Words on what differences to CGC so many seeds could have shown, or none."""
+    sentences = max((len(run.statistics) for run in runs if run.unfinished is None), default=0)
     found = {
-        row: detectable_difference(over.seed_noise, len(over.by_seed), over.sentence_error)
+        row: detectable_difference(over.seed_noise, len(over.by_seed), over.sentence_error, sentences)
         for row, against in to_cgc.items()
         if (over := against.over_seeds) is not None and over.seed_noise > 0
     }

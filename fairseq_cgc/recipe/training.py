@@ -39,6 +39,7 @@ from .files import (
     mark_of,
     read_json,
     remove,
+    sha256_of,
     usable_path,
     writable_folder,
     write_json,
@@ -61,6 +62,7 @@ RECORD = {
         "sha256": {str: str},
     },
     "batch_tokens?": Between(1, kind=int),  # none where --max-tokens says them
+    "base?": str,  # hash of the model that it started from
     "updates": Between(1, kind=int),
     "done": Between(0, kind=int),
     "ended?": {"max_update": Between(1, kind=int), "limits": {str: str}},  # what it ended by, short of its updates
@@ -213,6 +215,7 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
         OptionError: more GPUs than there are, or machines that could not find each other
     """
     cuda = torch.cuda.device_count()
+    check_at_least(1, gpus=gpus, nodes=nodes)
     if cuda and gpus > cuda:
         raise OptionError(f"--gpus is {gpus} and torch sees {cuda}")
     if nodes > 1 and not master:
@@ -290,6 +293,9 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
                 remove(run / name)
         before = before or {**identity, "done": 0}
         _refuse_another(run, before, identity)
+        base = Path(option_values(options).get("--finetune-from-model", ""))
+        if "base" in before or base.is_file():
+            identity["base"] = before.get("base") or sha256_of(base)
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
         ended = _limits(options, updates)
@@ -308,6 +314,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         if trained > updates:
             raise _trained_longer(run, trained, updates)
         write_json(record, {**now, "done": before["done"]})
+        complete_figures(run)
         done = trained
         if trained < updates:
             follow_training(command, run, updates, lock)
@@ -499,7 +506,6 @@ def follow_training(command, run, updates, lock):
     """
     tail, valid, said, told, dropped = [], "", 0, time.monotonic(), []
     words, log = run / "train.log", run / "log.jsonl"
-    _complete_figures(words, log)
     with (
         open(words, "ab") as sink,
         open(words, encoding="utf-8", errors="replace") as source,
@@ -556,9 +562,10 @@ def _lines_as_they_come(source, process):
         time.sleep(0.1)
 
 
-def _complete_figures(words, log):
-    """End both files with a line's end, which a stop may have left out, and add the figures that fairseq-train said
-    before it ended with us, and that we had not written down."""
+def complete_figures(run):
+    """End ``train.log`` and ``log.jsonl`` with a line's end, which a stop may have left out, and add the figures that
+    fairseq-train said before it ended with us, and that we had not written down."""
+    words, log = run / "train.log", run / "log.jsonl"
     for path in (words, log):
         if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
             with open(path, "a", encoding="utf-8") as file:
@@ -606,14 +613,18 @@ def model_to_finetune(path, prepared, run):
     """
     from .models import LAST, MODEL, check_vocabulary, locate  # which imports this module
 
-    if (run / RUN).is_file() and (run / "checkpoints" / LAST).is_file():
-        began = option_values(read_json(run / RUN, RECORD)["options"]).get("--finetune-from-model", "")
-        if Path(began).is_relative_to(path.resolve()):  # which may hold a newer model by now
-            return began
+    started = (run / RUN).is_file() and (run / "checkpoints" / LAST).is_file()
+    record = read_json(run / RUN, RECORD) if started else {"options": []}
+    began = option_values(record["options"]).get("--finetune-from-model", "")
+    if started and Path(began).is_relative_to(path.resolve()):  # which may hold a newer model by now
+        return began
     place = locate(path)
     if (place.run / RUN).is_file():
         check_vocabulary(place.run, prepared / "bin")
-    file = place.checkpoint or (place.model / MODEL if place.model else place.checkpoints / LAST)
+    model, last = (folder and folder / name for folder, name in ((place.model, MODEL), (place.checkpoints, LAST)))
+    file = place.checkpoint or model or last
+    if "base" in record and any(f and f.is_file() and sha256_of(f) == record["base"] for f in (file, last)):
+        return began  # which has moved
     return usable_path(file.resolve(), "--finetune-from")
 
 

@@ -100,8 +100,9 @@ def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypa
     change_json(folder / "test" / "scores.json", lambda scores: scores.update(generation={**made, **change}))
     monkeypatch.setattr(experiment, "find_checkpoints", lambda *_: [Path("a.pt")])
     args = parse(["experiment", "--data", "data", "--runs", str(tmp_path), *map(str, QUICK)])
-    experiment._run(args, "cgc", 1, folder, lambda command, log: asked.append(command[3]))
-    assert asked == ["train", *["generate"] * again]
+    experiment._run(args, "cgc", 1, folder, lambda command, log: asked.append(command[3:]))
+    assert [command[0] for command in asked] == ["train", *["generate"] * again]
+    assert all("data" in (command[command.index("--data") + 1]) for command in asked[1:]), "which may have moved"
 
 
 def test_the_shuffled_run_is_the_trained_model_with_other_contexts(ablated):

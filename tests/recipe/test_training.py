@@ -25,7 +25,7 @@ from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.distributed import distributed_options
-from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines
+from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines, sha256_of
 from fairseq_cgc.recipe.rows import SYSTEMS, TRAINED, VARIANTS, row_options
 from fairseq_cgc.recipe.training import (
     batch_options,
@@ -402,6 +402,7 @@ def test_figures_that_a_killed_parent_did_not_write_down_are_taken_from_the_trai
     wanted = [{"event": "train_inner", "epoch": 1, "loss": 9.2, "num_updates": update} for update in (20, 40, 60)]
     (tmp_path / "log.jsonl").write_text(json.dumps(wanted[0]) + "\n" + json.dumps(wanted[1])[:10])
     command = [sys.executable, "-c", 'print(\'x | INFO | valid | {"valid_loss": "4"}\')']
+    training.complete_figures(tmp_path)
     with locked(tmp_path / ".lock", "x") as lock:
         training.follow_training(command, tmp_path, 1, lock)
     whole, broken = [], []
@@ -594,6 +595,35 @@ def test_a_run_goes_on_from_what_it_started_from_whatever_has_become_of_that(pre
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "checkpoint_last.pt").touch()
     assert training.model_to_finetune(source, prepared, folder) == str(last)
+    (source / "model" / "model.pt").unlink()
+    write_record(folder, options=["--finetune-from-model", str(last)], base=sha256_of(last))
+    moved = source.rename(tmp_path / "moved")
+    assert training.model_to_finetune(moved, prepared, folder) == str(last)
+    (moved / "checkpoints" / "checkpoint_last.pt").write_text("another")
+    assert training.model_to_finetune(moved, prepared, folder) == moved / "checkpoints" / "checkpoint_last.pt"
+
+
+def test_a_run_records_the_hash_of_what_it_started_from(prepared, tmp_path, monkeypatch):
+    (base := tmp_path / "base.pt").write_text("a model")
+    monkeypatch.setattr(training, "follow_training", lambda *_: None)
+    options = ["--finetune-from-model", str(base)]
+    with pytest.raises(UserError, match="left no checkpoint"):
+        training.train(tmp_path / "run", "cgc", 1, options, prepared, 9)
+    assert read_json(tmp_path / "run" / "run.json")["base"] == sha256_of(base)
+
+
+def test_the_end_of_a_training_that_had_been_told_of_in_its_log_alone_is_written_down(prepared, tmp_path, monkeypatch):
+    """Where a kill came between the end of fairseq-train and that of its parent."""
+    monkeypatch.setattr(training, "mend_last_checkpoint", lambda _: 16)
+    monkeypatch.setattr(training, "keep_place_in_epoch", lambda *_: None)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint_last.pt").touch()
+    write_record(tmp_path, data=training.data_record(prepared), updates=16, done=0)
+    (tmp_path / "train.log").write_text(
+        'x | INFO | train | {"epoch": 2, "train_num_updates": "16", "train_wpb": "9"}\n'
+    )
+    training.train(tmp_path, "cgc", 1, [], prepared, 16)
+    assert json.loads((tmp_path / "log.jsonl").read_text())["train_num_updates"] == 16
 
 
 @pytest.mark.parametrize(
@@ -607,6 +637,7 @@ def test_a_run_goes_on_from_what_it_started_from_whatever_has_become_of_that(pre
         (["--keep-last", "1"], "--keep-last-epochs is decided by this command: 10, and not 1"),
         (["--max-update", "0"], "--max-update is 0"),
         (["--gpus", "3"], "cannot be divided among 3 devices"),
+        (["--gpus", "-1", "--nodes", "-1"], "--gpus is -1; it must be at least 1"),
         (["--precision", "bf16"], "--precision bf16 needs a GPU"),
         (["--data", "/nowhere"], "/nowhere holds no finished preparation"),
     ],
