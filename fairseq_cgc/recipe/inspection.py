@@ -567,8 +567,9 @@ def main(args):
     check_within(1, MOST_SAMPLES, permutations=args.permutations)
     if not args.input and not args.pairs:
         raise OptionError("give sentences with --input, minimal pairs with --pairs, or both")
-    if (args.classes or args.labels) and not args.input:
-        raise OptionError("--classes and --labels are about the sentences of --input; give them")
+    for name in ("classes", "labels", "layers", "heads", "show", "class_layer"):
+        if getattr(args, name) is not None and not args.input:
+            raise OptionError(f"--{name.replace('_', '-')} is about the sentences of --input; give them")
     if args.classes and args.labels:
         raise OptionError("--classes and --labels exclude each other; leave one of them out")
     sentences, files = [], []

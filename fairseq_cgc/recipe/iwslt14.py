@@ -303,7 +303,12 @@ def _sentences(archive, url, folder, languages):
     """Make ``orig/``, unless it is there, from the user's archive or one that is downloaded beside it."""
     record = folder / RECORD
     if record.exists():
-        made = read_json(record, {"bytes": int, "sha256": str})
+        made = read_json(record, {"bytes": int, "sha256": str, "lines": {str: {str: int}}})
+        there = made["lines"].get("train", {}).keys()
+        if there != set(languages):
+            raise UserError(
+                f"{folder} is of {' and '.join(there)}, and {' and '.join(languages)} are requested; choose another --out"
+            )
         if archive is not None and sha256_of(archive) != made["sha256"]:
             raise UserError(
                 f"{folder} was made from an archive other than {archive} (SHA-256 {made['sha256'][:12]}...); choose another "

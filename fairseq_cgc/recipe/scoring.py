@@ -298,6 +298,7 @@ def main(args):
     if bool(args.ref) == bool(args.test_set) or bool(args.test_set) != bool(args.language_pair):
         raise OptionError("give --ref FILE, or --test-set NAME with --language-pair SOURCE-TARGET")
     check_within(1, MOST_SAMPLES, samples=args.samples)
+    check_at_least(1, seed=args.seed)
     if args.json:
         check_output(args.json, "--json", [*args.systems, *(args.ref or ())])
     files = args.ref or test_set_references(args.test_set, args.language_pair)

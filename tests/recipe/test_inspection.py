@@ -308,7 +308,9 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
         (["--input", "good", "--classes", "question"], "all sentences are of one class"),
         (["--pairs", "good"], "line 1: expected two different sentences separated by a tab"),
         (["--pairs", "empty"], "empty is empty"),
-        (["--pairs", "pair", "--classes", "length"], "are about the sentences of --input"),
+        (["--pairs", "pair", "--classes", "length"], "--classes is about the sentences of --input"),
+        (["--pairs", "pair", "--layers", "99"], "--layers is about the sentences of --input"),
+        (["--pairs", "pair", "--class-layer", "1"], "--class-layer is about the sentences of --input"),
         (["--input", "good", "--batch", "0"], "--batch is 0"),
     ],
 )

@@ -267,6 +267,7 @@ def test_a_json_file_that_cannot_be_written_or_is_an_input_is_refused_before_the
         (["good", "--ref", "ref", "--tokenize", "perl"], "--tokenize is 'perl'; choose from none, zh, 13a"),
         (["good", "bad", "--ref", "ref", "--samples", "0"], "--samples is 0; it must be from 1 to 1000000"),
         (["good", "bad", "--ref", "ref", "--seed", "0"], "--seed is 0; it must be at least 1"),
+        (["good", "--ref", "ref", "--seed", "0"], "--seed is 0; it must be at least 1"),
     ],
 )
 def test_bad_input_is_named(files, options, words):
