@@ -511,7 +511,10 @@ def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
 def test_models_of_other_stages_of_a_training_are_told_with_their_runs(tmp_path):
     for seed, names, last in ((1, ["checkpoint2.pt"], 2000), (2, ["checkpoint.best_loss_3.217.pt"], 1400)):
         path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
-        change_json(path, lambda scores: scores["generation"].update(checkpoints=names, last=last, updates=2000))
+        change_json(
+            path,
+            lambda scores, made=dict(checkpoints=names, last=last, updates=2000): scores["generation"].update(made),
+        )
     make_run(tmp_path, seed=3)  # an earlier version's
     assert differing(tmp_path) == [
         "`last update averaged`: 2,000 (cgc 1); 1,400 (cgc 2)",
@@ -525,7 +528,7 @@ def test_scores_of_another_test_set_than_the_data_s_have_no_part(tmp_path):
     data = {**PAPERS_DATA, "sha256": {"dict.de.txt": "abc", "test.de-en.de.bin": "1"}}
     for seed, of in ((1, "1"), (2, "2")):
         path = make_run(tmp_path, seed=seed, data=data) / "test" / "scores.json"
-        change_json(path, lambda scores: scores["generation"].update(text={"test.de-en.de.bin": of}))
+        change_json(path, lambda scores, of=of: scores["generation"].update(text={"test.de-en.de.bin": of}))
     one, other = read_runs(tmp_path)
     assert one.unfinished is None and "translated another test set" in other.unfinished
 
