@@ -165,7 +165,8 @@ class ContextGate(SentenceGate):
     @property
     def is_plain(self) -> bool:
         """Whether a call now gives what the parameters and options alone decide."""
-        looked_at = self._forward_hooks or self._forward_pre_hooks or "forward" in vars(self)
+        hooks = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
+        looked_at = any(hooks) or "forward" in vars(self)
         return type(self).forward is ContextGate.forward and not looked_at and not self.shuffles
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

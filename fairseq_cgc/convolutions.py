@@ -172,6 +172,7 @@ class _ContextGatedConv(nn.Module):
             not torch.compiler.is_compiling()
             and isinstance(self.gate, ContextGate)
             and self.gate.is_plain
+            and (self.gate.num_heads, self.gate.kernel_size) == (self.num_heads, self.kernel_size)
             and weights.dim() == 2
             and record is None
             and gate is None

@@ -23,13 +23,15 @@ from .hub import TranslationHub
 from .ops.padding import Padding
 from .optimizer import exempt_from_weight_decay, scale_learning_rate
 from .options import (
+    CHECKED,
     add_options,
+    check_known,
     check_optimizer,
     check_options,
     fill_in,
     gate_arguments,
     gated_layers,
-    unheeded,
+    remarks,
     without_layers,
 )
 from .safe_loading import check_names, explained
@@ -325,20 +327,21 @@ def _fill_in(args, lightconv_architecture, training=True):
         raise
     check_options(args)
     # The mark is saved with the options: a model that is used comes here too, with what that command makes of them.
-    if training and not getattr(args, "cgc_checked", False):
+    if training and not getattr(args, CHECKED, False):
+        check_known(args)
         if args.cgc_shuffle_context:
             logger.warning(
                 "--cgc-shuffle-context is for a trained model; a validation batch of one sentence will end this training"
             )
-        if names := unheeded(args):
-            logger.warning(f"{', '.join(names)}: of no effect with --cgc-gate {args.cgc_gate}")
+        for remark in remarks(args):
+            logger.warning(remark)
         options = trainer_options(args)
         check_names(options)
         if args.cgc_lr_scale != 1:
             check_optimizer(options, f"--cgc-lr-scale {args.cgc_lr_scale}")
         elif args.encoder_gct and getattr(options, "optimizer", None) == "cgc_adam":
             check_optimizer(options, "--encoder-gct with cgc_adam, which decays all but its beta,")
-        args.cgc_checked = True
+        setattr(args, CHECKED, True)
 
 
 @register_model_architecture("lightconv_cgc", "lightconv_cgc")

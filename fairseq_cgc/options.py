@@ -1,7 +1,9 @@
 """The model's own options, each said once: its name, default, choices and help; and the checks of all."""
 
 import copy
+import difflib
 import math
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -10,6 +12,7 @@ from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
+from omegaconf import OmegaConf
 
 from .context_gate import AS_KERNEL, POOL_FACTOR, check_choice
 from .errors import OptionError, check_at_least
@@ -19,6 +22,7 @@ from .ops.padding import POOLS
 
 DECODERS = ("none", "source")
 LARGEST_POOL_FACTOR = 100  # beyond it the gate is larger than the model
+KINDS = {bool: (bool,), int: (int,), float: (float, int)}
 OPTIMIZERS = ("cgc_adam", "composite")  # those with parameter groups
 
 
@@ -49,7 +53,7 @@ class ModelOptions(FairseqDataclass):
         False,
         "at evaluation, gate each sentence by the context of the previous one in its batch, which must hold at least two: "
         "the control that shows whether the model uses the context. For a trained model: fairseq-generate --model-overrides "
-        "\"{'cgc_shuffle_context': True}\"",
+        "\"{'cgc_shuffle_context': True}\", of which fairseq ignores a mistyped name without a word",
         "shuffle",
     )
     cgc_pool: ChoiceEnum(POOLS) = _option(
@@ -110,6 +114,7 @@ class ModelOptions(FairseqDataclass):
 
 
 OPTIONS = [option for option in fields(ModelOptions) if not option.name.startswith("_")]
+CHECKED = "cgc_checked"  # a mark in a model's options, which is saved with them
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -126,6 +131,19 @@ def fill_in(args: Namespace) -> None:
         args.cgc_latent_dim = int(args.cgc_latent_dim)
 
 
+def check_known(args: Any) -> None:
+    """Refuse a name that no option has. argparse does that itself; Hydra and Python take any.
+
+    Raises:
+        OptionError: with the options that are like it
+    """
+    names = [option.name for option in OPTIONS]
+    for name in args if OmegaConf.is_config(args) else vars(args):
+        if name.startswith("cgc_") and name not in (*names, CHECKED):
+            like = difflib.get_close_matches(name, names) or names
+            raise OptionError(f"there is no option {name}; is it {' or '.join(like)}?")
+
+
 def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
     """Keyword arguments of a gated convolution.
 
@@ -135,6 +153,19 @@ def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
     given = {option.metadata["argument"]: getattr(args, option.name) for option in OPTIONS}
     arguments = {name: value for name, value in given.items() if name is not None}
     return arguments if gated else {**arguments, "gate": "none"}
+
+
+def remarks(args: Namespace) -> list[str]:
+    """What a training should be told of the gates' options that are set: those of no effect, and layers without a gate."""
+    found = [f"{', '.join(names)}: of no effect with --cgc-gate {args.cgc_gate}"] if (names := unheeded(args)) else []
+    if args.cgc_gate_on == "logits" and not args.weight_softmax:
+        found.append("--cgc-gate-on logits: of no effect without --weight-softmax")
+    sizes = args.encoder_kernel_size_list
+    sizes = sizes * args.encoder_layers if len(sizes) == 1 else sizes
+    ones = [str(number) for number in gated_layers(args) if sizes[number - 1] == 1]
+    if ones and args.cgc_gate != "none":
+        found.append(f"encoder layers {', '.join(ones)} have no gate: their kernels are of size 1 (section 4.1)")
+    return found
 
 
 def unheeded(args: Namespace) -> list[str]:
@@ -185,9 +216,13 @@ def check_options(args: Namespace) -> None:
         OptionError: naming the option, its value and what it should be
     """
     for option in OPTIONS:
+        name, value = "--" + option.name.replace("_", "-"), getattr(args, option.name)
         if isinstance(option.type, EnumMeta):
-            choices = [member.value for member in option.type]
-            check_choice("--" + option.name.replace("_", "-"), str(getattr(args, option.name)), choices)
+            check_choice(name, str(value), [member.value for member in option.type])
+        elif option.type in KINDS and type(value) not in KINDS[option.type]:  # from Hydra or Python
+            raise OptionError(
+                f"{name} is {value!r}; it must be of type {' or '.join(kind.__name__ for kind in KINDS[option.type])}"
+            )
     for side in ("encoder", "decoder"):
         check_choice(f"--{side}-conv-type", getattr(args, f"{side}_conv_type"), ("lightweight", "dynamic"))
         _check_convolutions(args, side)
@@ -207,15 +242,18 @@ def check_options(args: Namespace) -> None:
             "the two out"
         )
     if args.cgc_latent_dim not in (None, AS_KERNEL):
-        try:
-            latent_dim = int(str(args.cgc_latent_dim))
-        except ValueError:
-            raise OptionError(f"--cgc-latent-dim is '{args.cgc_latent_dim}'; it is a number or the letter K") from None
-        check_at_least(1 if args.cgc_norm == "heads-latent" else 2, cgc_latent_dim=latent_dim)
+        if not re.fullmatch(r"-?\d+", str(args.cgc_latent_dim)):
+            raise OptionError(f"--cgc-latent-dim is '{args.cgc_latent_dim}'; it is a number or the letter K")
+        check_at_least(1 if args.cgc_norm == "heads-latent" else 2, cgc_latent_dim=int(args.cgc_latent_dim))
     check_at_least(1, cgc_pool_factor=args.cgc_pool_factor)
     if args.cgc_pool_factor > LARGEST_POOL_FACTOR:
         raise OptionError(f"--cgc-pool-factor is {args.cgc_pool_factor}; it must be at most {LARGEST_POOL_FACTOR}")
     gated_layers(args)
+    if args.cgc_shuffle_context and args.cgc_gate in HEEDED and "shuffle" not in HEEDED[args.cgc_gate]:
+        raise OptionError(
+            f"--cgc-shuffle-context gives a sentence another one's context, and --cgc-gate {args.cgc_gate} reads none: nothing "
+            "would change; leave it out"
+        )
     if args.cgc_lr_scale != 1:
         if not 0 < args.cgc_lr_scale < math.inf:
             raise OptionError(f"--cgc-lr-scale is {args.cgc_lr_scale}; it must be a number above 0")
@@ -235,8 +273,8 @@ def _check_convolutions(args, side):
             f"--{side}-kernel-size-list has {len(sizes)} kernel sizes, {sizes}, for --{side}-layers {layers}; "
             "give one a layer, or a single one for all"
         )
-    if any(size < 1 for size in sizes):
-        raise OptionError(f"--{side}-kernel-size-list is {sizes}; a kernel size is at least 1")
+    if any(type(size) is not int or size < 1 for size in sizes):
+        raise OptionError(f"--{side}-kernel-size-list is {sizes}; a kernel size is a whole number of at least 1")
     channels, heads = getattr(args, f"{side}_conv_dim"), getattr(args, f"{side}_attention_heads")
     if heads < 1 or channels % heads:
         raise OptionError(

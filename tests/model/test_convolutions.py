@@ -333,12 +333,24 @@ def test_the_shape_of_an_output_is_known_without_numbers(kind):
     assert make(7, kind).to("meta")(x, mask).shape == x.shape
 
 
+@pytest.mark.parametrize("gate", [ContextGate(2 * HEADS, 7), ContextGate(HEADS, 5)], ids=["heads", "taps"])
+def test_a_gate_of_another_shape_is_not_taken(gate):
+    conv = make(7)
+    conv.gate = gate
+    with pytest.raises((ValueError, RuntimeError), match="must match|expected"):
+        conv(torch.randn(9, 2, CHANNELS))
+
+
 def test_a_hook_sees_the_gate_and_a_layer_in_place_of_one_of_its_own_is_refused():
     conv, x, seen = make(7), torch.randn(9, 2, CHANNELS), []
     without = conv(x)
     conv.gate.register_forward_hook(lambda module, inputs, gate: seen.append(gate))
     torch.testing.assert_close(conv(x), without)
     assert len(seen) == 1 and seen[0].equal(conv.gate(x))
+    conv = make(7)
+    conv.gate.register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs[0]))
+    conv(x.requires_grad_()).sum().backward()
+    assert len(seen) == 3 and seen[2].shape == seen[0].shape, "and a hook of the backward pass its gradient"
     conv.gate.encode = torch.nn.Sequential(conv.gate.encode)  # as adapters do
     with pytest.raises(TypeError, match="layers are read, not called: change their weights"):
         conv(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import LIGHTWEIGHT, TINY, Task, build_model, run, tiny_model
 from fairseq.data import data_utils
-from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.models.lightconv import LightConvModel
 from fairseq.modules import FairseqDropout
 
@@ -216,7 +216,8 @@ def test_layers_take_no_mask_as_no_padding(length):
         ({"decoder_kernel_size_list": [3, 7, 9]}, "--decoder-kernel-size-list has 3 kernel sizes.*layers 2"),
         ({"encoder_kernel_size_list": "[3,7,9]"}, r"--encoder-kernel-size-list is '\[3,7,9\]'; expected a list"),
         ({"encoder_kernel_size_list": 3}, "--encoder-kernel-size-list is 3; expected a list"),
-        ({"encoder_kernel_size_list": [3, 0, 7]}, "a kernel size is at least 1"),
+        ({"encoder_kernel_size_list": [3, 0, 7]}, "a kernel size is a whole number of at least 1"),
+        ({"encoder_kernel_size_list": [3.5, 7, 9]}, "a kernel size is a whole number of at least 1"),
         ({"encoder_attention_heads": 3}, "--encoder-attention-heads 3 does not divide the 16 channels"),
         ({"decoder_attention_heads": 3}, "--decoder-attention-heads 3 does not divide the 16 channels"),
         ({"cgc_latent_dim": 0}, "--cgc-latent-dim is 0"),
@@ -230,12 +231,50 @@ def test_layers_take_no_mask_as_no_padding(length):
         ({"cgc_layers": "last"}, "--cgc-layers is 'last'"),
         ({"cgc_layers": ""}, "--cgc-layers is ''"),
         ({"cgc_pool_factor": -1}, "--cgc-pool-factor is -1"),
+        ({"cgc_pool_factor": 2.5}, "--cgc-pool-factor is 2.5; it must be of type int"),
+        ({"cgc_lr_scale": "0.1"}, "--cgc-lr-scale is '0.1'; it must be of type float or int"),
+        ({"cgc_zero_init": "False"}, "--cgc-zero-init is 'False'; it must be of type bool"),
+        ({"cgc_latent_dim": " 4 "}, "--cgc-latent-dim is ' 4 '; it is a number or the letter K"),
+        ({"cgc_gat": "constant"}, "there is no option cgc_gat; is it cgc_gate"),
+        *(
+            ({"cgc_shuffle_context": True, "cgc_gate": gate}, f"--cgc-gate {gate} reads none: nothing would change")
+            for gate in ("none", "constant", "learned")
+        ),
     ],
 )
 def test_options_that_cannot_be_are_named_with_what_would_do(options, words):
     with pytest.raises(OptionError, match=words) as error:
         tiny_model(**options)
     assert str(error.value).count("\n") <= 1
+
+
+@pytest.mark.parametrize("gate", ["learned", "none"])
+def test_a_model_without_a_context_is_not_shuffled_in_silence(gate):
+    """As with --model-overrides: the figures would read as if the context were not used."""
+    args = argparse.Namespace(arch="lightconv_cgc", cgc_gate=gate, cgc_checked=True, **TINY)
+    args.cgc_shuffle_context = True
+    with pytest.raises(OptionError, match="nothing would change; leave it out"):
+        ARCH_CONFIG_REGISTRY["lightconv_cgc"](args)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"encoder_kernel_size_list": [1, 7, 15], "cgc_layers": "[1,3]"}, "encoder layers 1 have no gate"),
+        ({"encoder_kernel_size_list": [1]}, "encoder layers 1, 2, 3 have no gate"),
+        (
+            {"cgc_gate_on": "logits", "weight_softmax": False},
+            "--cgc-gate-on logits: of no effect without --weight-softmax",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told(options, words, caplog):
+    tiny_model(**options)
+    assert words in caplog.text
+    caplog.clear()
+    tiny_model(encoder_kernel_size_list=[1, 7, 15], cgc_layers="[2,3]", cgc_gate_on="logits")
+    tiny_model(encoder_kernel_size_list=[1], cgc_gate="none")
+    assert "no gate" not in caplog.text and "no effect" not in caplog.text
 
 
 def test_options_of_an_older_checkpoint_are_filled_in():

@@ -513,7 +513,9 @@ def test_models_of_other_stages_of_a_training_are_told_with_their_runs(tmp_path)
         path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
         change_json(
             path,
-            lambda scores, made=dict(checkpoints=names, last=last, updates=2000): scores["generation"].update(made),
+            lambda scores, made={"checkpoints": names, "last": last, "updates": 2000}: scores["generation"].update(
+                made
+            ),
         )
     make_run(tmp_path, seed=3)  # an earlier version's
     assert differing(tmp_path) == [
