@@ -23,6 +23,7 @@ class dtype:
     """
 
     __module__ = "numpy"  # the loader looks a class up by its module and name
+    __slots__ = ("code",)  # of another layout than what could be turned into one
 
     def __init__(self, code: str, *flags: bool) -> None:
         _require(code in ("i8", "f8") and flags == (False, True))
@@ -36,19 +37,21 @@ class ndarray(np.ndarray):
     """``numpy.ndarray``: made empty, then filled with checked values; saved as the array that it stands for.
 
     Raises:
-        TypeError: made with a shape or a buffer
-        UnpicklingError: filled with anything but at most ``MOST`` values of a ``dtype``
+        UnpicklingError: made with a shape or a buffer; filled with anything but at most ``MOST`` values of a ``dtype``, or
+            a second time, when a tensor may look at the first values
     """
 
     __module__ = "numpy"
 
-    def __new__(cls) -> "ndarray":
+    def __new__(cls, *arguments: Any) -> "ndarray":
+        _require(not arguments)
         return np.ndarray.__new__(cls, (0,))
 
     def __setstate__(self, state: Any) -> None:
-        _require(type(state) is tuple and len(state) == 5)
+        _require(self.size == 0 and type(state) is tuple and len(state) == 5)
         version, shape, kind, by_columns, values = state
-        _require(version == 1 and type(kind) is dtype and by_columns is False and type(values) is bytes)
+        _require(version == 1 and by_columns is False and type(values) is bytes)
+        _require(type(kind) is dtype and kind.code in ("<i8", "<f8"))
         _require(type(shape) is tuple and all(type(size) is int and 0 <= size <= MOST for size in shape))
         _require(len(shape) <= 2 and math.prod(shape) <= MOST and len(values) == 8 * math.prod(shape))
         filled: Any = (1, shape, np.dtype(kind.code), False, values)
