@@ -25,7 +25,7 @@ from .optimizer import exempt_from_weight_decay, scale_learning_rate
 from .options import (
     CHECKED,
     add_options,
-    check_known,
+    check_given,
     check_optimizer,
     check_options,
     fill_in,
@@ -320,15 +320,17 @@ def _fill_in(args, lightconv_architecture, training=True):
     args.decoder_conv_type = getattr(args, "decoder_conv_type", "lightweight")
     args.weight_softmax = getattr(args, "weight_softmax", True)
     fill_in(args)
+    # The mark is saved with the options: a model that is used comes here too, with what that command makes of them.
+    training = training and not getattr(args, CHECKED, False)
+    if training:
+        check_given(args)
     try:
         lightconv_architecture(args)
     except (AssertionError, TypeError):  # a kernel list of the wrong length, or none: fairseq gives no numbers
         check_options(args)
         raise
     check_options(args)
-    # The mark is saved with the options: a model that is used comes here too, with what that command makes of them.
-    if training and not getattr(args, CHECKED, False):
-        check_known(args)
+    if training:
         if args.cgc_shuffle_context:
             logger.warning(
                 "--cgc-shuffle-context is for a trained model; a validation batch of one sentence will end this training"

@@ -22,7 +22,7 @@ from .ops.padding import POOLS
 
 DECODERS = ("none", "source")
 LARGEST_POOL_FACTOR = 100  # beyond it the gate is larger than the model
-KINDS = {bool: (bool,), int: (int,), float: (float, int)}
+KINDS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (float, int)}
 OPTIMIZERS = ("cgc_adam", "composite")  # those with parameter groups
 
 
@@ -131,12 +131,17 @@ def fill_in(args: Namespace) -> None:
         args.cgc_latent_dim = int(args.cgc_latent_dim)
 
 
-def check_known(args: Any) -> None:
-    """Refuse a name that no option has. argparse does that itself; Hydra and Python take any.
+def check_given(args: Any) -> None:
+    """Refuse a name that no option has, and a value of another type. argparse does that itself; Hydra and Python take any.
 
     Raises:
-        OptionError: with the options that are like it
+        OptionError: with the options that are like it, or the type
     """
+    for option in OPTIONS:
+        kinds, value = KINDS.get(option.type, ()), getattr(args, option.name)
+        if kinds and type(value) not in kinds:
+            words = " or ".join(kind.__name__ for kind in kinds)
+            raise OptionError(f"--{option.name.replace('_', '-')} is {value!r}; it must be of type {words}")
     names = [option.name for option in OPTIONS]
     for name in args if OmegaConf.is_config(args) else vars(args):
         if name.startswith("cgc_") and name not in (*names, CHECKED):
@@ -216,13 +221,9 @@ def check_options(args: Namespace) -> None:
         OptionError: naming the option, its value and what it should be
     """
     for option in OPTIONS:
-        name, value = "--" + option.name.replace("_", "-"), getattr(args, option.name)
         if isinstance(option.type, EnumMeta):
-            check_choice(name, str(value), [member.value for member in option.type])
-        elif option.type in KINDS and type(value) not in KINDS[option.type]:  # from Hydra or Python
-            raise OptionError(
-                f"{name} is {value!r}; it must be of type {' or '.join(kind.__name__ for kind in KINDS[option.type])}"
-            )
+            choices = [member.value for member in option.type]
+            check_choice("--" + option.name.replace("_", "-"), str(getattr(args, option.name)), choices)
     for side in ("encoder", "decoder"):
         check_choice(f"--{side}-conv-type", getattr(args, f"{side}_conv_type"), ("lightweight", "dynamic"))
         _check_convolutions(args, side)
