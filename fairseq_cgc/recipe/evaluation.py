@@ -185,7 +185,7 @@ def main(args):
                 f"{out} is for the {args.split} split of the run's own data, not of {prepared}; give --out"
             )
     files.replaceable_folder(out, "translations")
-    elsewhere = place.checkpoint and not out.is_relative_to(run)  # then the run keeps the model that it has
+    elsewhere = place.checkpoint and args.out  # then the run keeps the model that it has
     if place.checkpoints and not elsewhere:
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")

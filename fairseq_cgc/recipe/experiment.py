@@ -200,7 +200,7 @@ def _translate(args, folder, test, options, execute):
     # What earlier versions did not tell is taken to be so.
     found = made.get("checkpoints"), made.get("beam"), made.get("options", options), made.get("text", text)
     if found != (names, PAPER["beam"], options, text):
-        generate = ["generate", folder, "--data", args.data, "--average", args.average, "--by", args.by]
+        generate = ["generate", folder, f"--data={args.data}", "--average", args.average, "--by", args.by]
         generate += ["--out", folder / test, *options]
         execute([*COMMAND, *map(str, generate)], folder.with_suffix(".log"))
 

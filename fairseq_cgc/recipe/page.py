@@ -290,7 +290,7 @@ def shown(both, values, number):
 
 
 def marked(one, other, fold=False):
-    """Two sentences, each as a list of (text, whether the other lacks that word there, ``fold``: whatever its case)."""
+    """Two sentences, each as a list of (text, whether the other lacks that word there); ``fold`` compares without case."""
     pieces = [WORDS.findall(text) for text in (one, other)]
     words = [[p.casefold() if fold else p for p in side if not p.isspace()] for side in pieces]
     blocks = SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
@@ -308,8 +308,8 @@ def gates(side):
     lines = lines[:: -(-len(lines) // ENCODED) or 1]
     try:
         translated = read_json(side.run.folder / "test" / SCORES, RESULT)["generation"].get("sha256")
-        if translated and mark_of(model := side.run.folder / MODEL_FOLDER).get("sha256", translated) != translated:
-            raise CheckpointError(f"{model} was made of other checkpoints than the translations; generate them again")
+        if translated and mark_of(model := side.run.folder / MODEL_FOLDER).get("sha256") != translated:
+            raise CheckpointError(f"{model} is not the model that made the translations; generate them again")
         layers, lengths = inspection.gates_of(inspection.load_model(side.run.folder), lines)
     except CheckpointError as error:
         return {"name": side.name, "missing": str(error)}
@@ -331,7 +331,7 @@ def gates(side):
 
 
 def image(alt, plot, *arguments):
-    """A plot as (PNG in base64, words that stand for it, width, height); None without matplotlib."""
+    """The figure that ``plot(*arguments)`` draws as (PNG in base64, ``alt``, width, height); None without matplotlib."""
     if not has_matplotlib():
         return None
     save_figure(figure := plot(*arguments), content := BytesIO())

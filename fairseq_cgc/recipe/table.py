@@ -247,10 +247,8 @@ def read_log(run):
         print(f"{path}: line {', '.join(map(str, broken))} is broken and left out", file=sys.stderr)
     run.done = events[-1][0] if events else 0
     run.losses = list({update: loss for update, kind, loss in events if kind == "valid"}.items())
-    epochs, start = (
-        [],
-        0,
-    )  # of (its number, first update, last, tokens an update); a stop in the middle tells of a part, too
+    # Of each epoch its number, first and last update, and tokens an update; a stop in the middle tells of a part too.
+    epochs, start = [], 0
     for end, kind, value in events:
         if kind == "train":
             tokens, epoch = value
@@ -280,9 +278,13 @@ def read_results(run, test):
     averaged = generation.get("checkpoints", [])
     made = {"updates": run.done, "checkpoints averaged": len(averaged), "beam": generation.get("beam")}
     made["last update averaged"] = generation.get("last")
-    run.settings |= {name: f"{value:,}" for name, value in made.items() if value}
+    told = {name: f"{value:,}" for name, value in made.items() if value}
     if averaged:
-        run.settings["chosen by"] = next((kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])), averaged[0])
+        kinds = [kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])]
+        told["chosen by"] = (
+            kinds[0] if kinds else averaged[0].removeprefix("checkpoint_").removesuffix(".pt")
+        )  # best, last
+    run.settings = {**run.settings, **told}  # which another evaluation of the run shares
     if run.row not in SHUFFLED.values():  # which its options make
         run.settings |= option_values(generation.get("options", []))
     run.decoding = generation.get("sentences_per_second")

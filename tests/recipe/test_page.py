@@ -141,7 +141,10 @@ def test_the_gates_of_another_model_than_the_translations_are_not_shown(runs, tm
     mark = folder / "model" / MARK
     mark.write_text(json.dumps({**read_json(mark), "sha256": {"checkpoint1.pt": "0"}}))
     shown = page.gates(page.read_translated(folder, "x"))
-    assert "was made of other checkpoints than the translations" in shown["missing"]
+    assert "is not the model that made the translations" in shown["missing"]
+    shutil.rmtree(folder / "model")
+    shown = page.gates(page.read_translated(folder, "x"))
+    assert "is not the model that made the translations" in shown["missing"], "and not those of the best checkpoint"
 
 
 def test_of_two_runs_the_page_tells_what_differs_and_whether_it_matters(pages, runs):

@@ -509,7 +509,7 @@ def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
 
 
 def test_models_of_other_stages_of_a_training_are_told_with_their_runs(tmp_path):
-    for seed, names, last in ((1, ["checkpoint2.pt"], 2000), (2, ["checkpoint.best_loss_3.217.pt"], 1400)):
+    for seed, names, last in ((1, ["checkpoint2.pt"], 2000), (2, ["checkpoint_best.pt"], 1400)):
         path = make_run(tmp_path, seed=seed) / "test" / "scores.json"
         change_json(
             path,
