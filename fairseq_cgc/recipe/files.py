@@ -90,10 +90,9 @@ def _flocked(descriptor, operation):
 
 
 def check_output(path, option, inputs=()):
-    """Raises UserError, before any work, unless a file may be written that an option names.
+    """Raises UserError, before any work, if the file that an option names cannot be written.
 
-    It may not if it is a folder or one of ``inputs``, the files that the work reads, or if its folder cannot be written
-    to.
+    That is if it is a folder or one of ``inputs``, the files that the work reads, or if its folder cannot be written to.
     """
     _refuse_folder(path, f"{option} {path}")
     if not path.exists():
@@ -396,7 +395,7 @@ def check_record(value, shape, path, field=""):
     if kind in (int, float):
         fits = type(value) in (int, kind) and abs(value) <= sys.float_info.max and low <= value <= high
         limits = f" from {low:g} to {high:g}" if high < float("inf") else f" of at least {low:g}"
-        wanted += limits if low > float("-inf") else " that is finite"
+        wanted += limits if low > float("-inf") else " that is finite" * (kind is float)
     advice = "The file is damaged or not ours: restore a copy, or make it again"
     if not fits:
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."

@@ -68,8 +68,8 @@ def tokens_of(lines, tokenize):
 def detokenised_scores(hypotheses, references, lowercase, tokenize="13a"):
     """sacreBLEU and chrF of raw text: dict of ``BLEU`` and ``chrF`` to dict of ``score`` and ``signature``.
 
-    For the arguments see ``compare``; ``lowercase`` is for systems that write lower case. Raises CorpusError for lists
-    of different length, or empty ones.
+    Takes raw sentences, and lists of them that are one for one their references; the rest is as for ``compare``. Raises
+    CorpusError for lists of different length, or empty ones.
     """
     check_aligned(hypotheses, *references)
     scores = {}
@@ -141,8 +141,8 @@ def bootstrap(metric, rows, samples=SAMPLES, seed=SEED):
 def token_statistics(hypotheses, *references, metric=None):
     """Statistics of tokenised BLEU-4, as ``significance.statistics`` returns them.
 
-    They are of a ``token_metric``, unless told otherwise one that heeds case. Raises CorpusError for lists of different
-    length, or empty ones.
+    ``metric`` is a ``token_metric``, by default one that heeds case. Raises CorpusError for lists of different length, or
+    empty ones.
     """
     check_aligned(hypotheses, *references)
     sides = [_as_in_fairseq(side, "<<unk>>") for side in references]

@@ -33,7 +33,7 @@ def statistics(metric, hypotheses, references):
 
 
 def corpus_scores(metric, totals):
-    """Corpus scores (...) of summed statistics (... x statistics) under a metric, as for ``statistics``."""
+    """The corpus scores, of shape ..., of summed statistics, of shape ... x statistics, under a metric of sacreBLEU's."""
     if isinstance(metric, sacrebleu.BLEU):
         return bleu(totals, smooth=metric.smooth_method == "exp")
     rows = totals.reshape(-1, totals.shape[-1])

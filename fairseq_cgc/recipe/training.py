@@ -89,6 +89,7 @@ LIMITS = "--max-epoch --patience --stop-time-hours --stop-min-lr".split()
 # Those that decide what of a training is written; and the metric, which decides the rate too under reduce_lr_on_plateau.
 WRITTEN = """--save-interval --save-interval-updates --keep-interval-updates --keep-best-checkpoints --no-epoch-checkpoints
     --log-interval""".split()
+WAITING = "reduce_lr_on_plateau"
 BEST_BY = "--best-checkpoint-metric --maximize-best-checkpoint-metric".split()
 # Those that ``train_command`` decides.
 DECIDED = """--update-freq --keep-last-epochs --save-dir --num-workers --log-format --required-batch-size-multiple
@@ -110,8 +111,7 @@ def option_groups(options):
     groups = {}
     for word in options:
         if re.match("--?[A-Za-z]", word):
-            name = word.partition("=")[0]
-            name = ALIASES.get(name, name)
+            name = _name_and_value(word)[0]
             groups.pop(name, None)  # it stands where it stood last
             groups[name] = [word]
         elif groups:
@@ -123,18 +123,27 @@ def option_values(options):
     """Dict of each option's name to its value that counts, as text; ``on`` for a switch."""
     values = {}
     for name, (first, *rest) in option_groups(options).items():
-        values[name] = " ".join([*first.partition("=")[2].split(), *rest]) or "on"
+        values[name] = " ".join([*_name_and_value(first)[1].split(), *rest]) or "on"
     return values
+
+
+def _name_and_value(word):
+    """An option's name, and what stands in the same word: ``--lr=1``, ``-s=de``, ``-sde``."""
+    if word[:2] in ALIASES:
+        return ALIASES[word[:2]], word[2:].removeprefix("=")
+    name, _, value = word.partition("=")
+    return ALIASES.get(name, name), value
 
 
 def meant_by(name, names):
     """The first of some options' names that fairseq takes ``name`` for, which may be the start of one; or None."""
-    return next((whole for whole in names if whole == name or name[2:] and whole.startswith(name)), None)
+    longer = (whole for whole in (*names, *ALIASES) if whole == name or name[2:] and whole.startswith(name))
+    return next((ALIASES.get(whole, whole) for whole in longer if ALIASES.get(whole, whole) in names), None)
 
 
 def without_limits(options):
     """Options of fairseq-train but those that decide how long it trains, or what is written."""
-    waits = option_values(options).get("--lr-scheduler") == "reduce_lr_on_plateau"
+    waits = option_values(options).get("--lr-scheduler") == WAITING
     left_out = (*LIMITS, *WRITTEN, *BEST_BY * (not waits))
     return [word for name, group in option_groups(options).items() if name not in left_out for word in group]
 
@@ -294,8 +303,10 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         before = before or {**identity, "done": 0}
         _refuse_another(run, before, identity)
         base = Path(option_values(options).get("--finetune-from-model", ""))
-        if "base" in before or base.is_file():
-            identity["base"] = before.get("base") or sha256_of(base)
+        if "base" in before:
+            identity["base"] = before["base"]
+        elif base.is_file() and not (checkpoints / "checkpoint_last.pt").exists():
+            identity["base"] = sha256_of(base)
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
         ended = _limits(options, updates)
@@ -368,6 +379,8 @@ def _identity(record):
     """What makes a run another one: dict of names to values."""
     batch = {"--batch-tokens": record["batch_tokens"]} if "batch_tokens" in record else {}
     options = option_values(without_limits(record["options"]))
+    if options.get("--lr-scheduler") == WAITING:  # earlier versions recorded none of these
+        options = {n: v for n, v in option_values(record.get("command", [])).items() if n in BEST_BY} | options
     options = {name: value for name, value in options.items() if name not in DECIDED}  # which earlier versions recorded
     data = {f"data {name}": digits[:12] for name, digits in record["data"]["sha256"].items()}
     return {"row": record["row"], "--seed": record["seed"], **batch, **options, **data}

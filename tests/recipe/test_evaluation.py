@@ -25,6 +25,7 @@ SAID = [
     [
         *((name, name) for name in ("--gen-subset", "--quiet", "--results-path", "--score-reference", "--num-shards")),
         *(("--remove-bpe", "--post-process"), ("--source-lang", "-s"), ("--gen-subset", "--gen")),
+        *(("--remove-bpe", "--post-proc"), ("--source-lang", "-sen")),
     ],
 )
 def test_options_by_which_translations_would_not_be_read_are_refused(option, given):

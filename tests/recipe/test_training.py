@@ -57,7 +57,11 @@ def test_what_decides_how_long_a_run_trains_or_what_it_keeps_is_none_of_its_opti
     assert training.without_limits(options) == ["--lr", "1", "--fp16", "--dropout", "0.1"]
     options = ["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric", "--lr-scheduler"]
     assert training.without_limits([*options, "cosine"]) == ["--lr-scheduler", "cosine"]
-    assert training.without_limits([*options, "reduce_lr_on_plateau"]) == [*options, "reduce_lr_on_plateau"]
+    asked = [*options, "reduce_lr_on_plateau"]
+    assert training.without_limits(asked) == asked
+    now = {"row": "cgc", "seed": 1, "options": asked, "data": {"sha256": {}}}
+    before = {**now, "options": asked[-2:], "command": ["fairseq-train", *asked]}  # as earlier versions recorded it
+    assert training._identity(before) == training._identity(now) != training._identity({**before, "command": []})
 
 
 @pytest.mark.parametrize(
@@ -633,6 +637,7 @@ def test_the_end_of_a_training_that_had_been_told_of_in_its_log_alone_is_written
         (["--keep-last-epochs", "1"], "--keep-last-epochs is decided by this command: 10, and not 1; give --keep"),
         (["--source-lang", "en"], "--source-lang is decided by this command: de, and not en; leave it out"),
         (["-s", "en"], "--source-lang is decided by this command: de, and not en"),
+        (["-tfr"], "--target-lang is decided by this command: en, and not fr"),
         (["--target=fr"], "--target-lang is decided by this command: en, and not fr"),
         (["--keep-last", "1"], "--keep-last-epochs is decided by this command: 10, and not 1"),
         (["--max-update", "0"], "--max-update is 0"),
