@@ -280,10 +280,8 @@ def read_results(run, test):
     made["last update averaged"] = generation.get("last")
     told = {name: f"{value:,}" for name, value in made.items() if value}
     if averaged:
-        kinds = [kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])]
-        told["chosen by"] = (
-            kinds[0] if kinds else averaged[0].removeprefix("checkpoint_").removesuffix(".pt")
-        )  # best, last
+        single = averaged[0].removeprefix("checkpoint_").removesuffix(".pt")  # best, last
+        told["chosen by"] = next((kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])), single)
     run.settings = {**run.settings, **told}  # which another evaluation of the run shares
     if run.row not in SHUFFLED.values():  # which its options make
         run.settings |= option_values(generation.get("options", []))

@@ -86,7 +86,7 @@ MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = "--max-epoch --patience --stop-time-hours --stop-min-lr".split()
-# Those that decide what of a training is written; and the metric, which decides the rate too under reduce_lr_on_plateau.
+# Those that decide what of a training is written; and the metric, which decides the rate too of the scheduler that waits.
 WRITTEN = """--save-interval --save-interval-updates --keep-interval-updates --keep-best-checkpoints --no-epoch-checkpoints
     --log-interval""".split()
 WAITING = "reduce_lr_on_plateau"
