@@ -173,7 +173,7 @@ def train(parser):
     _path(parser, "--data", "DIR", "prepared folder", Path("data/iwslt14.de-en"))
     _path(parser, "--runs", "DIR", "the run goes to DIR/ROW-seedN", Path("runs/iwslt14"))
     _number(parser, "--seed", 1, "random seed")
-    _number(parser, "--max-update", PAPER["max_update"], "updates to train for; more than a run had continues it")
+    _number(parser, "--max-update", PAPER["max_update"], "updates to train for; more than a run has had continue it")
     _number(parser, "--gpus", 1, "GPUs of this machine; without any, CPU processes (gloo)")
     _number(parser, "--nodes", 1, "machines, which share a file system; run the same command on each")
     _number(parser, "--node-rank", 0, "number of this machine, from 0")
@@ -236,7 +236,7 @@ def score(parser):
     its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with
     the first one by paired bootstrap resampling.
     """
-    _option(parser, "systems", "SYS", "file of hypotheses, or - for standard input; the first is baseline", nargs="+")
+    _option(parser, "systems", "SYS", "file of hypotheses, - for standard input; the first is the baseline", nargs="+")
     _option(parser, "--ref", "REF", "file of references; given several times, several references", action="append")
     known = "a test set of sacreBLEU instead of --ref, such as wmt14/full; needs --language-pair"
     _option(parser, "--test-set", "NAME", known)
