@@ -156,11 +156,17 @@ class _ContextGatedConv(nn.Module):
             if found != wanted:
                 raise ValueError(f"the padding mask is {found}, expected B x T: {wanted}")
             x = padding.zero(x)
+        if gate is not None:
+            self._check_gate(gate, x)
         if x.numel():
             y = self._convolve(x if self.gct is None else self.gct(x), padding, record, gate)
         else:
             y = x.clone()
         return y.transpose(0, 1) if self.batch_first else y
+
+    def _check_gate(self, gate, x):
+        if gate.shape != (shape := (x.size(1), self.num_heads, self.kernel_size)):
+            raise ValueError(f"the gate is {tuple(gate.shape)}, expected B x H x K: {shape}")
 
     def _convolve(self, x, padding, record, gate):
         weights = self._weights(x)
@@ -180,15 +186,13 @@ class _ContextGatedConv(nn.Module):
         else:
             if gate is None and self.gate is not None:
                 gate = self.gate(x, padding)
-            shape = x.size(1), self.num_heads, self.kernel_size
-            if gate is not None and gate.shape != shape:
-                raise ValueError(f"the gate is {tuple(gate.shape)}, expected B x H x K: {shape}")
+                self._check_gate(gate, x)
             kernels = gated_kernel(gate, weights, self.weight_softmax, self.gate_on)
             if kernels.dim() == 2:
                 kernels = kernels.expand(x.size(1), -1, -1)
             if record is not None:
                 ungated = gated_kernel(None, weights, self.weight_softmax).expand_as(kernels)
-                gate = kernels.new_ones(shape) if gate is None else gate
+                gate = kernels.new_ones(x.size(1), self.num_heads, self.kernel_size) if gate is None else gate
                 record.append(RecordedGate(*(t.detach() for t in (gate, kernels, ungated))))
             y = lightconv(x, kernels, self.padding_l, dropout)
         bias = self._bias()

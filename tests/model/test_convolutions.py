@@ -333,6 +333,13 @@ def test_the_shape_of_an_output_is_known_without_numbers(kind):
     assert make(7, kind).to("meta")(x, mask).shape == x.shape
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gate_of_an_ungated_layer_is_recorded_as_ones(kind):
+    conv, record = kind(CHANNELS, 7, num_heads=HEADS, gate="none"), []
+    conv(torch.randn(9, 2, CHANNELS), record=record)
+    assert record[0].gate.equal(torch.ones(2, HEADS, 7)) and record[0].kernel.equal(record[0].ungated)
+
+
 @pytest.mark.parametrize("heads, taps", [(2 * HEADS, 7), (1, 7), (HEADS, 5)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gate_of_another_shape_is_not_taken(kind, heads, taps):
