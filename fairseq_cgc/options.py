@@ -161,13 +161,11 @@ def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
 
 
 def remarks(args: Namespace) -> list[str]:
-    """What a training should be told of the gates' options that are set: those of no effect, and layers without a gate."""
+    """What a training, its options filled in, should be told of its gates: options of no effect, layers without a gate."""
     found = [f"{', '.join(names)}: of no effect with --cgc-gate {args.cgc_gate}"] if (names := unheeded(args)) else []
     if args.cgc_gate_on == "logits" and not args.weight_softmax:
         found.append("--cgc-gate-on logits: of no effect without --weight-softmax")
-    sizes = args.encoder_kernel_size_list
-    sizes = sizes * args.encoder_layers if len(sizes) == 1 else sizes
-    ones = [str(number) for number in gated_layers(args) if sizes[number - 1] == 1]
+    ones = [str(number) for number in gated_layers(args) if args.encoder_kernel_size_list[number - 1] == 1]
     if ones and args.cgc_gate != "none":
         found.append(f"encoder layers {', '.join(ones)} have no gate: their kernels are of size 1 (section 4.1)")
     return found

@@ -174,13 +174,14 @@ def main(args):
         raise OptionError(f"{run} has no {RUN} that names its data; give the prepared folder with --data")
     prepared = prepared_folder(data)
     out = files.usable_path(args.out or run / args.split, "--out" if args.out else "the run's")
-    check_files(prepared)
-    sacrebleu_tokeniser(read_preparation(prepared)["settings"]["target_lang"])
+    made = read_preparation(prepared)
+    check_files(prepared, made)
+    sacrebleu_tokeniser(made["settings"]["target_lang"])
     _check_split(prepared, args.split)
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
         own = split_hashes(files.read_json(run / RUN, RECORD)["data"]["sha256"], args.split)
-        if not args.out and own != split_hashes(read_preparation(prepared)["sha256"], args.split):
+        if not args.out and own != split_hashes(made["sha256"], args.split):
             raise OptionError(
                 f"{out} is for the {args.split} split of the run's own data, not of {prepared}; give --out"
             )
@@ -195,7 +196,8 @@ def main(args):
             model = (passing if elsewhere else run) / MODEL_FOLDER
             choice = args.by, args.average, args.checkpoint_upper_bound
             paths = [place.checkpoint] if place.checkpoint else checkpoints_to_average(place.checkpoints, *choice)
-            print(f"[average] {', '.join(path.name for path in paths)} -> {model}", flush=True)
+            place_of_model = "" if elsewhere else f" -> {model}"
+            print(f"[average] {', '.join(path.name for path in paths)}{place_of_model}", flush=True)
             average_into_model(paths, prepared, model)
         print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
         result = translate_and_score(model, prepared, out, args.split, args.beam, args.max_tokens, args.fairseq)

@@ -312,7 +312,7 @@ def context_notes(runs, present):
 
 def power_notes(runs, to_cgc):
     """Words on what differences to CGC so many seeds could have shown, or none."""
-    sentences = max((len(run.statistics) for run in runs if run.unfinished is None), default=0)
+    sentences = next((len(run.statistics) for run in runs if run.unfinished is None), 0)  # all have the same test set
     found = {
         row: detectable_difference(over.seed_noise, len(over.by_seed), over.sentence_error, sentences)
         for row, against in to_cgc.items()

@@ -272,7 +272,8 @@ def read_results(run, test):
     if translated not in (None, run.done):
         run.unfinished = f"translated after {translated:,} updates, trained for {run.done:,}: generate again"
         return
-    if generation.get("text", split_hashes(run.data["sha256"], "test")) != split_hashes(run.data["sha256"], "test"):
+    own = split_hashes(run.data["sha256"], "test")
+    if generation.get("text", own) != own:
         run.unfinished = "translated another test set than its data has: generate again"
         return
     averaged = generation.get("checkpoints", [])

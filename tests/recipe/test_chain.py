@@ -14,6 +14,7 @@ from conftest import ROOT, TINY_OPTIONS, command, fairseq, refused, run
 from forks import Fork
 
 from fairseq_cgc import LightConvCGCModel
+from fairseq_cgc.recipe.checkpoints import load_checkpoint, updates_of
 from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
 from fairseq_cgc.text import MosesText
 
@@ -198,7 +199,9 @@ def test_a_new_test_set_is_translated_with_the_old_vocabulary(chain, tmp_path):
     generate = ["generate", run_folder / "checkpoints" / "checkpoint1.pt", "--data", tmp_path / "three"]
     fails(command(*generate, check=False), f"{run_folder / 'test'} is for the test split of the run's own data")
     command(*generate, "--out", tmp_path / "of-one")
-    assert read_json(tmp_path / "of-one" / "scores.json")["generation"]["checkpoints"] == ["checkpoint1.pt"]
+    made = read_json(tmp_path / "of-one" / "scores.json")["generation"]
+    one = load_checkpoint(run_folder / "checkpoints" / "checkpoint1.pt")
+    assert made["checkpoints"] == ["checkpoint1.pt"] and made["last"] == updates_of(one, "") < made["updates"]
     assert (run_folder / "test" / "scores.json").read_bytes() == before
     assert (run_folder / "model" / "model.pt").read_bytes() == model
     assert not list(tmp_path.glob(".fairseq-cgc*"))

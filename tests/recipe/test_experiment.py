@@ -14,7 +14,7 @@ from threading import Event
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OPTIONS, command, refused, run
+from conftest import DATA, ROOT, TINY_OPTIONS, command, refused, run, write_record
 from fairseq import options as fairseq_options
 from forks import Fork
 from test_preparation import PAIRS, SETTINGS
@@ -354,6 +354,19 @@ def test_the_table_compares_with_cgc_and_with_its_control(tmp_path):
     assert found["`cgc-shuffled`"]["difference to CGC"].startswith("+0.00 [+0.00, +0.00], p = 1.000; ")
     assert found["`cgc-shuffled`"]["validation loss"] == "7.500" and found["`cgc`"]["validation loss"] == "4.000"
     assert (tmp_path / "out" / "table.png").stat().st_size > 10_000
+
+
+def test_the_shuffled_loss_is_of_the_data_that_is_given(prepared, tmp_path):
+    """Where the run found its own may have moved."""
+    write_record(tmp_path, data={**DATA, "path": "/gone"})
+    (tmp_path / SHUFFLED_TEST).mkdir()
+
+    def validate(command, log):
+        assert command[3] == str(prepared / "bin")
+        log.write_text('x | INFO | valid | {"valid_loss": "4.5"}\n')
+
+    experiment._validate_shuffled(prepared, tmp_path, validate)
+    assert json.loads((tmp_path / SHUFFLED_TEST / "loss.json").read_text()) == {"valid_loss": 4.5}
 
 
 def test_the_shuffled_evaluation_has_settings_of_its_own(tmp_path):
