@@ -4,20 +4,24 @@ import json
 import runpy
 import shutil
 import sys
+from math import hypot
+from statistics import mean
 
 import pytest
 import torch
 from conftest import ROOT, run
 from forks import Fork
-from test_table import change_json, inner, make_run, valid
+from test_table import NEEDS_MATPLOTLIB, change_json, inner, make_run, valid
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.ops.lightconv import lightconv
-from fairseq_cgc.recipe.experiment import make_table
+from fairseq_cgc.recipe.experiment import make_table, read_experiment
 from fairseq_cgc.recipe.files import read_json, read_lines, write_lines
+from fairseq_cgc.recipe.significance import bleu
 
 SCRIPT = ROOT / "examples" / "study" / "split_libreoffice.py"
 RECORD = ROOT / "examples" / "study" / "record.py"
+ANSWER = ROOT / "examples" / "study" / "answer.py"
 
 
 def test_the_parts_of_a_split_share_no_sentence_and_lose_only_pairs_that_do():
@@ -106,3 +110,55 @@ def test_the_word_that_decides_is_anywhere_and_decides_alone():
     for there in (False, True):
         kernels = language.kernels[int(there)].expand(int((decided == there).sum()), -1, -1)
         torch.testing.assert_close(y[:, decided == there], lightconv(x[:, decided == there], kernels, 3))
+
+
+@pytest.fixture(scope="module")
+def answered():
+    """The script of the study's answer, and what it finds in the study's records."""
+    answer = runpy.run_path(str(ANSWER))
+    return answer, answer["answers"](answer["HERE"])
+
+
+def test_the_studys_page_has_the_table_that_its_records_make(answered):
+    answer, found = answered
+    assert answer["render"](found) in (ANSWER.parent / "README.md").read_text(encoding="utf-8")
+
+
+@NEEDS_MATPLOTLIB
+def test_the_studys_plot_has_a_panel_for_each_row(answered):
+    answer, found = answered
+    assert [panel.get_title() for panel in answer["plot"](found).axes] == [f"less {row}" for row in found]
+
+
+def test_an_answer_takes_a_corpus_runs_as_repeats_and_gives_each_corpus_the_same_weight(tmp_path):
+    answer = runpy.run_path(str(ANSWER))
+    first, second, alone, other = answer["SETTINGS"]
+    for setting, seeds in ((first, (1, 2)), (second, (3, 4, 5)), (alone, (1,)), (other, (6, 7))):
+        for row in "cgc", "cgc-learned":
+            for seed in seeds:
+                make_run(tmp_path / setting, row, seed)
+    found = answer["answers"](tmp_path)
+    assert found["cgc-constant"] == dict.fromkeys(found["cgc-learned"]), "there is no run of it"
+    lines, scores = found["cgc-learned"], {}
+    for setting in answer["SETTINGS"]:
+        runs = read_experiment(tmp_path / setting)
+        gated, learned = (
+            {run.seed: run.statistics.sum(0) for run in runs if run.row == row} for row in ("cgc", "cgc-learned")
+        )
+        scores[setting] = [float(bleu(gated[seed]) - bleu(learned[seed])) for seed in gated]
+    assert lines["LibreOffice, rate 0.005"] is None, "one pair has no interval"
+    assert lines["Multi30k, pre-norm"].difference == pytest.approx(mean(scores[second]))
+    weighed = mean([mean(scores[first] + scores[second]), mean(scores[other])])
+    slow = lines["**three, without rate 0.005**"]
+    assert slow.difference == pytest.approx(weighed) and sorted(slow.by_seed) == pytest.approx(
+        sorted(scores[first] + scores[second] + scores[other])
+    )
+    everything = lines["**all four settings**"]
+    assert everything.difference == pytest.approx(
+        mean([mean(scores[first] + scores[second]), mean(scores[alone] + scores[other])])
+    )
+    two = (
+        lines["LibreOffice, rate 0.002"],
+        answer["compare"]([read_experiment(tmp_path / name) for name in (first, second)], "cgc-learned"),
+    )
+    assert slow.high - slow.difference == pytest.approx(hypot(*(one.high - one.difference for one in two)) / 2)
