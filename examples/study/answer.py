@@ -2,7 +2,7 @@
 
     python examples/study/answer.py
 
-prints the table of the study's page and draws ``answer.png``, of the records beside this file. Within a corpus, the runs of all
+prints the tables of the study's page and draws ``answer.png``, of the records beside this file. Within a corpus, the runs of all
 settings are repeats of one comparison, over seeds and sentences (``compare_statistics``). What the corpora say together is the
 mean of both, whose interval is half as wide as those of both in quadrature.
 """
@@ -24,10 +24,9 @@ from fairseq_cgc.recipe.table import colour_of, finished
 HERE = Path(__file__).parent
 POST, PRE, FAST, SLOW = SETTINGS = "multi30k", "multi30k-pre-norm", "libreoffice", "libreoffice-rate-0.002"
 WORDS = "Multi30k, post-norm", "Multi30k, pre-norm", "LibreOffice, rate 0.005", "LibreOffice, rate 0.002"
-TOGETHER = {  # settings by corpus
-    "**all four settings**": ([POST, PRE], [FAST, SLOW]),
-    "**three, without rate 0.005**": ([POST, PRE], [SLOW]),  # at which models without a gate do not learn
-}
+LEARNING = "**three, without rate 0.005**"  # at which models without a gate do not learn
+TOGETHER = {"**all four settings**": ([POST, PRE], [FAST, SLOW]), LEARNING: ([POST, PRE], [SLOW])}  # settings by corpus
+THIRDS = "short sentences", "middling ones", "long ones"
 AGAINST = SHUFFLED[CGC], LEARNED, CONTROL, "cgc-none"
 EDGE = 2.5  # of the plot, in BLEU
 
@@ -45,15 +44,21 @@ class Found(NamedTuple):
         return f"{self.difference:+.2f} [{self.low:+.2f}, {self.high:+.2f}]; {self.seen:.2f}".replace("-", "−")
 
 
-def compare(settings, row):
-    """``Found`` over the runs of some settings, lists of ``table.Run``; None with fewer than two pairs of a seed."""
+def compare(settings, row, third=None):
+    """``Found`` over the runs of some settings of a corpus, lists of ``table.Run``; None with fewer than two pairs of a seed.
+
+    A ``third`` is that of the test set's sentences by the lengths of their references: 0, 1 or 2.
+    """
     pairs = []
     for runs in settings:
         ours, theirs = finished(runs, CGC), finished(runs, row)
         pairs += [(ours[seed].statistics, theirs[seed].statistics) for seed in ours if seed in theirs]
     if len(pairs) < 2:
         return None
-    ours, theirs = zip(*pairs)
+    ours, theirs = np.array(pairs).swapaxes(0, 1)  # pairs x sentences x statistics, of which the second is that length
+    if third is not None:
+        chosen = np.array_split(ours[0, :, 1].argsort(kind="stable"), 3)[third]
+        ours, theirs = ours[:, chosen], theirs[:, chosen]
     over = compare_statistics(ours, theirs, token_metric())
     seen = detectable_difference(over.seed_noise, len(ours), over.sentence_error, len(ours[0]))
     return Found(over.by_seed, over.difference, over.low, over.high, seen)
@@ -82,8 +87,17 @@ def answers(folder):
     return found
 
 
+def by_length(folder):
+    """The same for the sentences of each third by length, over the settings in which all rows learn."""
+    corpora = [[read_experiment(folder / name) for name in names] for names in TOGETHER[LEARNING]]
+    return {
+        row: {words: together([compare(runs, row, third) for runs in corpora]) for third, words in enumerate(THIRDS)}
+        for row in AGAINST
+    }
+
+
 def render(found):
-    """Markdown: a line for settings, a column a row."""
+    """Markdown: a line for settings or sentences, a column a row."""
     rows = [[words, *(str(found[row][words] or "–") for row in found)] for words in found[LEARNED]]
     return render_table(["`cgc` less", *(f"`{row}`" for row in found)], rows)
 
@@ -118,7 +132,7 @@ def plot(found):
 
 def main():
     found = answers(HERE)
-    print(render(found))
+    print(render(found), render(by_length(HERE)), sep="\n\n")
     if not has_matplotlib():
         raise UserError(f"no answer.png {WITHOUT_PLOTS}")
     with atomic_write(HERE / "answer.png") as partial:

@@ -18,6 +18,7 @@ from fairseq_cgc.ops.lightconv import lightconv
 from fairseq_cgc.recipe.experiment import make_table, read_experiment
 from fairseq_cgc.recipe.files import read_json, read_lines, write_lines
 from fairseq_cgc.recipe.significance import bleu
+from fairseq_cgc.recipe.table import finished
 
 SCRIPT = ROOT / "examples" / "study" / "split_libreoffice.py"
 RECORD = ROOT / "examples" / "study" / "record.py"
@@ -121,7 +122,8 @@ def answered():
 
 def test_the_studys_page_has_the_table_that_its_records_make(answered):
     answer, found = answered
-    assert answer["render"](found) in (ANSWER.parent / "README.md").read_text(encoding="utf-8")
+    page = (ANSWER.parent / "README.md").read_text(encoding="utf-8")
+    assert answer["render"](found) in page and answer["render"](answer["by_length"](answer["HERE"])) in page
 
 
 @NEEDS_MATPLOTLIB
@@ -130,35 +132,53 @@ def test_the_studys_plot_has_a_panel_for_each_row(answered):
     assert [panel.get_title() for panel in answer["plot"](found).axes] == [f"less {row}" for row in found]
 
 
-def test_an_answer_takes_a_corpus_runs_as_repeats_and_gives_each_corpus_the_same_weight(tmp_path):
-    answer = runpy.run_path(str(ANSWER))
-    first, second, alone, other = answer["SETTINGS"]
-    for setting, seeds in ((first, (1, 2)), (second, (3, 4, 5)), (alone, (1,)), (other, (6, 7))):
+def gaps(folder, sentences=slice(None)):
+    """BLEU of a folder's CGC runs on some sentences less that of its learned gates, a seed each."""
+    runs = read_experiment(folder)
+    ours, theirs = (
+        [bleu(run.statistics[sentences].sum(0)) for run in finished(runs, row).values()]
+        for row in ("cgc", "cgc-learned")
+    )
+    return [float(one - other) for one, other in zip(ours, theirs, strict=True)]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A folder of the study's settings, one of which has a single seed; and dict of each to the differences of its seeds."""
+    names = runpy.run_path(str(ANSWER))["SETTINGS"]
+    for name, seeds in zip(names, ((1, 2), (3, 4, 5), (1,), (6, 7)), strict=True):
         for row in "cgc", "cgc-learned":
             for seed in seeds:
-                make_run(tmp_path / setting, row, seed)
-    found = answer["answers"](tmp_path)
+                make_run(tmp_path / name, row, seed)
+    return tmp_path, {name: gaps(tmp_path / name) for name in names}
+
+
+def test_an_answer_takes_a_corpus_runs_as_repeats_and_gives_each_corpus_the_same_weight(settings):
+    answer, (folder, by_seed) = runpy.run_path(str(ANSWER)), settings
+    found = answer["answers"](folder)
     assert found["cgc-constant"] == dict.fromkeys(found["cgc-learned"]), "there is no run of it"
-    lines, scores = found["cgc-learned"], {}
-    for setting in answer["SETTINGS"]:
-        runs = read_experiment(tmp_path / setting)
-        gated, learned = (
-            {run.seed: run.statistics.sum(0) for run in runs if run.row == row} for row in ("cgc", "cgc-learned")
-        )
-        scores[setting] = [float(bleu(gated[seed]) - bleu(learned[seed])) for seed in gated]
+    post, pre, alone, slow = by_seed.values()
+    lines = found["cgc-learned"]
     assert lines["LibreOffice, rate 0.005"] is None, "one pair has no interval"
-    assert lines["Multi30k, pre-norm"].difference == pytest.approx(mean(scores[second]))
-    weighed = mean([mean(scores[first] + scores[second]), mean(scores[other])])
-    slow = lines["**three, without rate 0.005**"]
-    assert slow.difference == pytest.approx(weighed) and sorted(slow.by_seed) == pytest.approx(
-        sorted(scores[first] + scores[second] + scores[other])
-    )
-    everything = lines["**all four settings**"]
-    assert everything.difference == pytest.approx(
-        mean([mean(scores[first] + scores[second]), mean(scores[alone] + scores[other])])
-    )
-    two = (
+    assert lines["Multi30k, pre-norm"].difference == pytest.approx(mean(pre))
+    assert lines["**all four settings**"].difference == pytest.approx(mean([mean(post + pre), mean(alone + slow)]))
+    three = lines["**three, without rate 0.005**"]
+    assert three.difference == pytest.approx(mean([mean(post + pre), mean(slow)]))
+    assert three.by_seed == pytest.approx(post + pre + slow)
+    of_corpora = (
+        answer["compare"](
+            list(map(read_experiment, (folder / name for name in (answer["POST"], answer["PRE"])))), "cgc-learned"
+        ),
         lines["LibreOffice, rate 0.002"],
-        answer["compare"]([read_experiment(tmp_path / name) for name in (first, second)], "cgc-learned"),
     )
-    assert slow.high - slow.difference == pytest.approx(hypot(*(one.high - one.difference for one in two)) / 2)
+    assert three.high - three.difference == pytest.approx(hypot(*(one.high - one.difference for one in of_corpora)) / 2)
+
+
+def test_the_third_of_the_longest_sentences_is_compared_alone(settings):
+    answer, (folder, by_seed) = runpy.run_path(str(ANSWER)), settings
+    folder = folder / answer["PRE"]
+    lengths = [len(line.split()) for line in finished(read_experiment(folder), "cgc")[3].references]
+    longest = sorted(range(30), key=lambda number: lengths[number])[20:]
+    wanted = gaps(folder, longest)
+    assert wanted != by_seed[answer["PRE"]]
+    assert answer["compare"]([read_experiment(folder)], "cgc-learned", 2).by_seed == pytest.approx(wanted)
