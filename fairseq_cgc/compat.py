@@ -44,6 +44,13 @@ NO_WORKERS = ["--num-workers", "0"]
 # memory held, which may be no number.
 NEVER_SET = ".conv.conv_bias"
 
+# Where fairseq refuses options, such as a model to refine that is not there, or embeddings to share of two dictionaries:
+# (module, function) to its exception.
+OPTIONS_REFUSED_IN = {
+    ("fairseq.checkpoint_utils", "load_checkpoint"): ValueError,
+    ("fairseq.models.lightconv", "build_model"): RuntimeError,
+}
+
 
 def require_environment() -> None:
     """Say what is missing before an import fails for a reason that nobody understands.
@@ -86,8 +93,8 @@ def explain_user_errors() -> None:
 
     fairseq's commands let exceptions through to the interpreter, so that a wrong option would be
     explained under thirty lines of traceback. What a user can mend, the system says by an OSError with a number, and
-    fairseq by a FileNotFoundError (a split that is not there) or by an Exception of no kind of its own (a folder without
-    data, a sentence that is too long). Only in fairseq's own commands: an importing program keeps its ``sys.excepthook``.
+    fairseq by a FileNotFoundError (a split that is not there), by an Exception of no kind of its own (a folder without
+    data, a sentence that is too long), or where it looks at options, by ``OPTIONS_REFUSED_IN``. Only in fairseq's own commands: an importing program keeps its ``sys.excepthook``.
     """
     if "fairseq_cli" not in sys.modules:
         return
@@ -102,8 +109,9 @@ def explain_user_errors() -> None:
             error = UserError(
                 "a file was refused: it holds more than data, or is damaged; get it again, from a source you trust"
             )
-        at = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(traceback)] or [""]
-        said = type(error) is Exception or type(error) is AssertionError and at[-1].startswith("fairseq_cli.")
+        at = [(f.f_globals.get("__name__", ""), f.f_code.co_name) for f, _ in walk_tb(traceback)] or [("", "")]
+        said = type(error) in (Exception, OPTIONS_REFUSED_IN.get(at[-1]))
+        said = said or type(error) is AssertionError and at[-1][0].startswith("fairseq_cli.")
         said = said and str(error) and error.__context__ is None
         if said or isinstance(error, FileNotFoundError) or isinstance(error, OSError) and error.errno:
             error = UserError(error)

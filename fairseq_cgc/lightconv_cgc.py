@@ -25,9 +25,10 @@ from .optimizer import exempt_from_weight_decay, scale_learning_rate
 from .options import (
     CHECKED,
     add_options,
-    check_given,
+    check_known,
     check_optimizer,
     check_options,
+    check_types,
     fill_in,
     gate_arguments,
     gated_layers,
@@ -283,9 +284,9 @@ class LightConvCGCModel(LightConvModel):
         return [module for module in self.modules() if isinstance(module, kinds)]
 
     def upgrade_state_dict_named(self, state_dict, name):
-        """Let a LightConv checkpoint be trained on: gates that it has none of at all start as a new model's do.
+        """Let a LightConv checkpoint be trained on: gates that it has none of at all stay this model's, a new one's say.
 
-        Those that a checkpoint has in part are left to ``load_state_dict``, which refuses it.
+        Those that a checkpoint has in part, or of another kind, are left to ``load_state_dict``, which refuses it.
         """
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""  # of a model that is part of another
@@ -298,10 +299,13 @@ class LightConvCGCModel(LightConvModel):
             elif key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:
                 state_dict[key] = state_dict[key].unsqueeze(1)
         for side, what in (("encoder", "gate"), ("encoder", "gct"), ("decoder", "gate")):
-            new = [key for key in own if key.startswith(f"{prefix}{side}.layers.") and f".conv.{what}." in key]
-            if new and not any(key in state_dict for key in new):
+            new, there = (
+                [key for key in keys if key.startswith(f"{prefix}{side}.layers.") and f".conv.{what}." in key]
+                for keys in (own, state_dict)
+            )
+            if new and not there:
                 logger.warning(
-                    f"the checkpoint has no {what}s in its {side}: {len(new)} parameters start as a new model's do"
+                    f"the checkpoint has no {what}s in its {side}: {len(new)} parameters stay as they are here"
                 )
                 state_dict.update((key, own[key].clone()) for key in new)
 
@@ -322,8 +326,9 @@ def _fill_in(args, lightconv_architecture, training=True):
     fill_in(args)
     # The mark is saved with the options: a model that is used comes here too, with what that command makes of them.
     training = training and not getattr(args, CHECKED, False)
+    check_types(args)
     if training:
-        check_given(args)
+        check_known(args)
     try:
         lightconv_architecture(args)
     except (AssertionError, TypeError):  # a kernel list of the wrong length, or none: fairseq gives no numbers

@@ -131,17 +131,26 @@ def fill_in(args: Namespace) -> None:
         args.cgc_latent_dim = int(args.cgc_latent_dim)
 
 
-def check_given(args: Any) -> None:
-    """Refuse a name that no option has, and a value of another type. argparse does that itself; Hydra and Python take any.
+def check_types(args: Any) -> None:
+    """Refuse a value of another type than its option's. argparse does that itself; Hydra, Python and a command's
+    --model-overrides take any.
 
     Raises:
-        OptionError: with the options that are like it, or the type
+        OptionError: with the type
     """
     for option in OPTIONS:
         kinds, value = KINDS.get(option.type, ()), getattr(args, option.name)
         if kinds and type(value) not in kinds:
             words = " or ".join(kind.__name__ for kind in kinds)
             raise OptionError(f"--{option.name.replace('_', '-')} is {value!r}; it must be of type {words}")
+
+
+def check_known(args: Any) -> None:
+    """Refuse a name that no option has.
+
+    Raises:
+        OptionError: with the options that are like it
+    """
     names = [option.name for option in OPTIONS]
     for name in args if OmegaConf.is_config(args) else vars(args):
         if name.startswith("cgc_") and name not in (*names, CHECKED):

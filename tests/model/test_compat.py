@@ -35,6 +35,8 @@ def test_fairseq_s_import_leaves_logging_as_it_was_found(tmp_path, monkeypatch, 
         ("open('/dev/null').write('x')", True),  # somebody's programming
         ("try:\n    {}['weights']\nexcept KeyError:\n    raise Exception('cannot do it')", True),
         ("raise ValueError('x')", True),
+        ("def load_checkpoint():\n    raise ValueError('nowhere.pt does not exist')\nload_checkpoint()", False),
+        ("def load_checkpoint():\n    raise KeyError('x')\nload_checkpoint()", True),
         ("raise AssertionError('--sampling requires --nbest')", False),  # as if it stood in fairseq_cli
         ("assert False", True),
     ],
@@ -44,7 +46,8 @@ def test_what_a_user_can_mend_takes_a_line_and_the_rest_keeps_its_traceback(monk
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     compat.explain_user_errors()
     try:
-        exec(code, {"__name__": "fairseq_cli.generate" if "--sampling" in code else __name__})
+        where = {"--sampling": "fairseq_cli.generate", "load_checkpoint": "fairseq.checkpoint_utils"}
+        exec(code, {"__name__": next((name for option, name in where.items() if option in code), __name__)})
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
     words = capsys.readouterr().err

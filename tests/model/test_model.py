@@ -248,6 +248,20 @@ def test_options_that_cannot_be_are_named_with_what_would_do(options, words):
     assert str(error.value).count("\n") <= 1
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"cgc_shuffle_context": "False"}, "'False'; it must be of type bool"),
+        ({"cgc_pool_factor": 3.0}, "3.0; it must be of type int"),
+    ],
+)
+def test_a_trained_models_options_are_of_their_types_too(options, words):
+    """As with --model-overrides, of which 'False' would turn the control on."""
+    args = argparse.Namespace(arch="lightconv_cgc", cgc_checked=True, **TINY, **options)
+    with pytest.raises(OptionError, match=words):
+        ARCH_CONFIG_REGISTRY["lightconv_cgc"](args)
+
+
 @pytest.mark.parametrize("gate", ["learned", "none"])
 def test_a_model_without_a_context_is_not_shuffled_in_silence(gate):
     """As with --model-overrides: the figures would read as if the context were not used."""
@@ -370,12 +384,20 @@ def test_a_lightconv_checkpoint_is_trained_on_from_its_own_loss(arch, options, c
     start = {name: ours.state_dict()[name].clone() for name in new}
     ours.load_state_dict(saved(theirs), strict=True)
     assert all(ours.state_dict()[name].equal(value) for name, value in start.items())
-    lines = [record for record in caplog.records if "start as a new model's do" in record.getMessage()]
+    lines = [record for record in caplog.records if "stay as they are here" in record.getMessage()]
     assert len(lines) == len({(name.split(".")[0], ".gct." in name) for name in new})
     source, lengths = torch.randint(4, 40, (3, 9)), torch.tensor([5, 8, 9])
     source[0, :4] = source[1, :1] = 1
     inputs = source, lengths, torch.randint(4, 30, (3, 6))
     torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_with_another_kind_of_gate_is_not_said_to_have_none(caplog):
+    with pytest.raises(
+        RuntimeError, match="Missing key.*conv.gate.logits.*\n.*Unexpected key.*conv.gate.encode.weight"
+    ):
+        tiny_model(cgc_gate="learned").load_state_dict(tiny_model().state_dict())
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind", ["lightweight", "dynamic"])
