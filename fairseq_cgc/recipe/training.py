@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
 from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within
-from ..options import LARGEST_POOL_FACTOR
+from ..options import LARGEST_POOL_FACTOR, OPTIONS
 from ..text import PREPARATION
-from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, save_checkpoint, updates_of
+from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, model_options, save_checkpoint, updates_of
 from .files import (
     LOCK,
     Between,
@@ -79,6 +79,7 @@ LIMITED = {
     (0, LARGEST_POOL_FACTOR): "--cgc-pool-factor",  # the model says its own least
 }
 RANGES = {name: limits for limits, names in LIMITED.items() for name in names.split()}
+GATE_FUNCTION = "cgc_gate_on", "cgc_gate_activation", "cgc_pool"  # what a gate makes of weights of the same shapes
 FEW_BYTES = 100 * 2**20  # a disk with less left may be why a training failed
 TELL_EVERY = 600  # seconds, where there is no bar
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
@@ -641,6 +642,23 @@ def model_to_finetune(path, prepared, run):
     return usable_path(file.resolve(), "--finetune-from")
 
 
+def _refuse_other_gates(file, options):
+    """Raises CheckpointError if a checkpoint has gates of the same kind as a training, of whose weights that makes others."""
+    there, values = model_options(load_checkpoint(file)), option_values(options)
+    if "cgc_gate" not in there or not values.get("--arch", "").startswith("lightconv_cgc"):
+        return
+    for option in (option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)):
+        name = f"--{option.name.replace('_', '-')}"
+        found, asked = (given.get(key, option.default) for given, key in ((there, option.name), (values, name)))
+        if found != asked and option.name == "cgc_gate":
+            return  # gates of another kind start anew, or fairseq refuses their names
+        if found != asked:
+            raise CheckpointError(
+                f"the gates of {file} were trained with {name} {found}, and with {asked} the same weights are other gates; "
+                f"give {name} {found}, or another --finetune-from"
+            )
+
+
 def plan(args):
     """See that a training can be as the options of ``fairseq-cgc train`` say, before any work.
 
@@ -659,7 +677,10 @@ def plan(args):
     launch = launcher(args.gpus, args.nodes, args.node_rank, args.master)
     options = [*row_options(args.row), *args.fairseq]
     if args.finetune_from:
-        options += ["--finetune-from-model", str(model_to_finetune(args.finetune_from, prepared, run))]
+        base = model_to_finetune(args.finetune_from, prepared, run)
+        if not (run / "checkpoints" / "checkpoint_last.pt").is_file():
+            _refuse_other_gates(base, options)
+        options += ["--finetune-from-model", str(base)]
     check_numbers(options)
     train_command(run, args.seed, options, prepared, args.max_update, launch, layout, args.keep)
     return run, options, layout, launch

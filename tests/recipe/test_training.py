@@ -494,6 +494,19 @@ def test_a_model_to_refine_whose_name_fairseq_cannot_read_or_that_is_none_is_ref
     assert "does not exist" in refused(*options, "--finetune-from", tmp_path / "nowhere")
 
 
+def test_a_model_to_refine_keeps_what_its_gates_make_of_their_weights(finished, prepared, tmp_path):
+    base = finished[0] / "cgc-constant-seed1"
+    options = ["--data", prepared, "--runs", tmp_path, "--batch-tokens", 400, "--finetune-from", base, *TINY_RUN]
+    words = refused("train", "cgc-constant", *options, "--cgc-gate-activation", "one-plus-tanh")
+    assert (
+        "were trained with --cgc-gate-activation sigmoid, and with one-plus-tanh the same weights are other gates"
+        in words
+    )
+    assert "give --cgc-gate-activation sigmoid" in words
+    for row, extra in (("cgc-constant", []), ("cgc", ["--cgc-gate-activation", "one-plus-tanh"])):
+        training.plan(parse(["train", row, *map(str, [*options, *extra])]))  # the second's gates are new
+
+
 def test_languages_are_named_to_fairseq_which_would_guess_them_from_file_names(prepared, tmp_path):
     words = " ".join(training.train_command(tmp_path, 1, [], prepared, 1))
     assert "--source-lang de --target-lang en" in words
