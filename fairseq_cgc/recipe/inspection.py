@@ -341,6 +341,22 @@ def compare_pair(hub, one, other):
     }
 
 
+def _compare_pairs(hub, pairs):
+    """What ``compare_pair`` finds of each pair, and why of others nothing: with the model's subwords they have no common token.
+
+    Raises CorpusError if that goes for all of them.
+    """
+    compared, left_out = [], []
+    for pair in pairs:
+        try:
+            compared.append(compare_pair(hub, *pair))
+        except CorpusError as error:
+            left_out.append(str(error))
+    if pairs and not compared:
+        raise CorpusError(left_out[0])
+    return compared, left_out
+
+
 def _common(one, other):
     length = 0
     while length < min(len(one), len(other)) and one[length] == other[length]:
@@ -589,6 +605,7 @@ def main(args):
     out = writable_folder(args.out, option="--out")
     check_own_files(out, ["gates.json", "gates.md", "kernels.png", "gates.png", "variance.png", "classes.png"])
     hub = load_model(args.checkpoint, args.data)
+    compared, left_out = _compare_pairs(hub, pairs)
     report = {
         "written_by": OURS,
         "checkpoint": str(args.checkpoint),
@@ -637,8 +654,8 @@ def main(args):
         texts.append(class_table(found, title))
         plots["classes.png"] = lambda: plot_classes(found, title)
     if pairs:
-        report["pairs"] = [compare_pair(hub, *pair) for pair in pairs]
-        texts += [PAIR_COLUMNS, pair_table(report["pairs"])]
+        report["pairs"] = compared
+        texts += [PAIR_COLUMNS, pair_table(compared), *(f"Left out: {why}." for why in left_out)]
     text = write_text_and_plots(out, "gates.md", "\n\n".join(texts) + "\n", plots)
     write_json(out / "gates.json", report)
     print(text, end="")

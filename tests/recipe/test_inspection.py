@@ -309,6 +309,7 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
         (["--pairs", "good"], "line 1: expected two different sentences separated by a tab"),
         (["--pairs", "empty"], "empty is empty"),
         (["--pairs", "pair", "--classes", "length"], "--classes is about the sentences of --input"),
+        (["--pairs", "apart", "--input", "good"], "share no token at their start"),
         (["--pairs", "pair", "--layers", "99"], "--layers is about the sentences of --input"),
         (["--pairs", "pair", "--class-layer", "1"], "--class-layer is about the sentences of --input"),
         (["--input", "good", "--batch", "0"], "--batch is 0"),
@@ -316,6 +317,7 @@ def test_the_command_writes_a_report_and_its_plots(checkpoints, prepared, tmp_pa
 )
 def test_bad_input_is_named(checkpoints, prepared, tmp_path, options, message):
     contents = {"empty": b"", "latin": b"de1 \xe4\n", "good": b"de1\nde2 de3\n", "pair": b"de1 de2\tde1 de3\n"}
+    contents["apart"] = b"de1 de2\tde3 de4 de5\n"
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     options = [tmp_path / word if word in contents or word == "nowhere.de" else word for word in options]
@@ -323,6 +325,16 @@ def test_bad_input_is_named(checkpoints, prepared, tmp_path, options, message):
     with pytest.raises(UserError, match=re.escape(message)):
         inspection.main(parse(["inspect", *map(str, words)]))
     assert not (tmp_path / "out" / "gates.json").exists()
+
+
+def test_a_pair_without_a_common_token_is_left_out_and_told_of(checkpoints, prepared, tmp_path, capsys):
+    pairs = tmp_path / "pairs.tsv"
+    words = [checkpoints["cgc"], "--data", prepared, "--out", tmp_path / "out", "--pairs", pairs]
+    pairs.write_text("de1 de2\tde3 de4 de5\nde1 de2 de3\tde1 de2 de4\n")
+    inspection.main(parse(["inspect", *map(str, words)]))
+    assert "Left out: 'de1 de2' and 'de3 de4 de5' share no token at their start" in capsys.readouterr().out
+    [pair] = json.loads((tmp_path / "out" / "gates.json").read_text())["pairs"]
+    assert pair["sentences"] == ["de1 de2 de3", "de1 de2 de4"]
 
 
 def test_a_checkpoint_without_gates_or_dictionaries_is_refused(checkpoints, prepared, tmp_path):
