@@ -41,7 +41,8 @@ class Found(NamedTuple):
     seen: float  # the true difference that four studies of five like this one would find
 
     def __str__(self):
-        return f"{self.difference:+.2f} [{self.low:+.2f}, {self.high:+.2f}]; {self.seen:.2f}".replace("-", "−")
+        difference, low, high = (round(value, 2) + 0.0 for value in (self.difference, self.low, self.high))  # no -0.00
+        return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]; {self.seen:.2f}".replace("-", "−")
 
 
 def compare(settings, row, third=None):
