@@ -97,6 +97,19 @@ def by_length(folder):
     }
 
 
+def losses(folder):
+    """Markdown: by how much CGC's validation loss differs from another row's after the last update, a seed each."""
+    rows = []
+    for name, words in zip(SETTINGS, WORDS):
+        last = {row: {} for row in (CGC, *AGAINST)}
+        for run in read_experiment(folder / name):
+            if run.row in last and run.unfinished is None:
+                last[run.row][run.seed] = run.losses[-1][1]
+        gaps = ([last[CGC][seed] - loss for seed, loss in last[row].items() if seed in last[CGC]] for row in AGAINST)
+        rows.append([words, *(", ".join(f"{gap:+.3f}".replace("-", "−") for gap in of_row) or "–" for of_row in gaps)])
+    return render_table(["loss of `cgc` less that of", *(f"`{row}`" for row in AGAINST)], rows)
+
+
 def render(found):
     """Markdown: a line for settings or sentences, a column a row."""
     rows = [[words, *(str(found[row][words] or "–") for row in found)] for words in found[LEARNED]]
@@ -133,7 +146,7 @@ def plot(found):
 
 def main():
     found = answers(HERE)
-    print(render(found), render(by_length(HERE)), sep="\n\n")
+    print(render(found), losses(HERE), render(by_length(HERE)), sep="\n\n")
     if not has_matplotlib():
         raise UserError(f"no answer.png {WITHOUT_PLOTS}")
     with atomic_write(HERE / "answer.png") as partial:
