@@ -9,20 +9,25 @@ A run folder:
     test/           translations and scores (made by generate)
 """
 
+import contextlib
 import importlib.util
+import io
 import json
+import logging
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
 import torch
+from fairseq import options as fairseq_options
 from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
@@ -210,6 +215,20 @@ def check_numbers(options):
                 raise OptionError(f"{name} is {text}; expected a number") from None
             if not least <= value <= most:
                 raise OptionError(f"{name} is {text}; it must be from {least:g} to {most:g}")
+
+
+def check_words(words):
+    """Raises OptionError for words that fairseq-train does not take, or options of which it makes no model."""
+    said, parser = io.StringIO(), fairseq_options.get_training_parser()
+    logging.disable(logging.WARNING)  # which it will give itself
+    try:
+        with contextlib.redirect_stderr(said):
+            fairseq_options.parse_args_and_arch(parser, words)
+    except SystemExit:
+        reason = textwrap.shorten(said.getvalue().rpartition("error: ")[2], 200, placeholder=" ...")
+        raise OptionError(f"fairseq-train would refuse this: {reason}") from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def launcher(gpus, nodes=1, node_rank=0, master=None):
@@ -682,7 +701,8 @@ def plan(args):
             _refuse_other_gates(base, options)
         options += ["--finetune-from-model", str(base)]
     check_numbers(options)
-    train_command(run, args.seed, options, prepared, args.max_update, launch, layout, args.keep)
+    command = train_command(run, args.seed, options, prepared, args.max_update, launch, layout, args.keep)
+    check_words(command[len(launch) :])
     return run, options, layout, launch
 
 

@@ -271,6 +271,7 @@ def test_a_failed_run_s_reason_is_its_whole_error(tmp_path):
         (["--average", "0"], "--average is 0"),
         (["--data", "nowhere"], "nowhere holds no finished preparation"),
         (["--table"], "runs does not exist"),
+        (["--batch-tokens", "400", "--average", "1", "--foo-bar", "3"], "unrecognized arguments: --foo-bar 3"),
         (["--seed", "3"], "--seed is decided by the experiment; give --seeds"),
         (["--keep", "1"], "--keep is decided by the experiment; give --average"),
         (["--update-freq", "2"], "--update-freq is decided by this command: 1, and not 2; give --batch-tokens"),

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -522,9 +524,26 @@ def test_sentences_that_a_training_drops_are_told_once(tmp_path, capsys):
 
 
 def test_a_training_that_fails_ends_with_its_last_words(prepared, tmp_path):
-    done = train_row("cgc", prepared, tmp_path, "--max-update", 2, "--cgc-pool-factor", "0", check=False)
+    done = train_row(
+        "cgc", prepared, tmp_path, "--max-update", 2, "--finetune-from-model", tmp_path / "x.pt", check=False
+    )
     assert done.returncode == 1 and "fairseq-train failed with exit status" in done.stderr
-    assert "--cgc-pool-factor is 0; it must be at least 1" in done.stderr and "Traceback" not in done.stderr
+    assert f"--finetune-from-model {tmp_path}/x.pt does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--foo-bar", "3"], "fairseq-train would refuse this: unrecognized arguments: --foo-bar 3"),
+        (["--max-epoch", "x"], "argument --max-epoch: invalid int value: 'x'"),
+        (["--arch", "transformer_x"], r"argument --arch/-a: invalid choice: 'transformer_x' .* \.\.\.$"),
+        (["--cgc-pool-factor", "0"], "^--cgc-pool-factor is 0; it must be at least 1"),
+    ],
+)
+def test_what_fairseq_train_would_refuse_is_refused_before_it_starts(prepared, tmp_path, options, words):
+    logging.getLogger("fairseq_cgc").warning("logging goes on")
+    found = refused("train", "cgc", "--data", prepared, "--runs", tmp_path / "runs", "--batch-tokens", 400, *options)
+    assert re.search(words, found) and not (tmp_path / "runs").exists() and logging.root.manager.disable == 0
 
 
 def test_a_run_that_never_trained_gives_way_to_the_corrected_command(prepared, tmp_path, monkeypatch):
