@@ -145,18 +145,20 @@ def prepare_iwslt14(parser):
     _option(parser, "--target-lang", "LANG", "target language, the other one", "en")
     _path(parser, "--archive", "PATH", "a local copy of de-en.tgz; default: download it")
     _option(parser, "--url", "URL", "address of the archive, if not that of fairseq's recipe")
-    _path(parser, "--out", "DIR", "output folder", Path("data/iwslt14.de-en"))
+    _path(parser, "--out", "DIR", "output folder; default: data/iwslt14.SOURCE-TARGET")
     _preparation_settings(parser)
 
 
 def _preparation_settings(parser):
-    parser.add_argument("--bpe", choices=["subword_nmt", "sentencepiece"], default="subword_nmt", help="subword model")
-    _number(parser, "--bpe-size", 10000, "merge operations, or pieces")
-    parser.add_argument("--keep-case", dest="lowercase", action="store_false", help="do not lowercase")
-    parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both sides")
-    _number(parser, "--max-tokens", 175, "maximum length of either side of a training pair, in tokens")
-    _option(parser, "--max-ratio", "R", "maximum length ratio of a training pair", 1.5, type=float)
-    _number(parser, "--valid-every", 23, "hold out every Nth cleaned training pair")
+    bpe = "subword model (default: subword_nmt)"
+    parser.add_argument("--bpe", choices=["subword_nmt", "sentencepiece"], help=bpe)
+    _number(parser, "--bpe-size", None, "merge operations, or pieces (default: 10000)")
+    parser.add_argument("--keep-case", dest="lowercase", action="store_false", default=None, help="do not lowercase")
+    joined = "one dictionary for both sides"
+    parser.add_argument("--joined-dictionary", action="store_true", default=None, help=joined)
+    _number(parser, "--max-tokens", None, "longest side of a training pair, in tokens (default: 175)")
+    _option(parser, "--max-ratio", "R", "largest length ratio of a training pair (default: 1.5)", type=float)
+    _number(parser, "--valid-every", None, "hold out every Nth cleaned training pair (default: 23)")
     _number(parser, "--workers", None, "processes; default: one per core")
 
 
@@ -232,7 +234,7 @@ def translate(parser):
 
 
 def score(parser):
-    """Score translations against a reference. Tokenised BLEU-4 (fairseq-score's figure), sacreBLEU and chrF, each with
+    """Score translations against a reference. Tokenised BLEU-4 (as fairseq-score counts it), sacreBLEU and chrF, each with
     its signature. Files are UTF-8 text, one sentence per line, plain or .gz, .bz2, .xz. Several systems are compared with
     the first one by paired bootstrap resampling.
     """
@@ -258,9 +260,10 @@ def score(parser):
 
 def experiment(parser):
     """Train rows over seeds, translate the test split and tabulate the rows. Beam 6; the table has BLEU, loss, parameters
-    and speed. Finished steps are not repeated. Further options are passed to fairseq-train, after the rows' own.
+    and speed. Finished steps are not repeated. Further options are passed to fairseq-train, after the rows' own. The table has
+    each row in words, as examples/ablations/README.md has.
     """
-    _path(parser, "--data", "DIR", "prepared folder")
+    _path(parser, "--data", "DIR", "prepared folder; required without --table")
     _path(parser, "--runs", "DIR", "folder for runs and tables", Path("runs/ablations"))
     _option(
         parser,
@@ -283,7 +286,7 @@ def experiment(parser):
     ):
         text += f" (default: {PAPER[name]}, the paper's; {SMALL[name]} with --small)"
         _number(parser, "--" + name.replace("_", "-"), None, text)
-    _by(parser, None, f"which checkpoints to average (default: {PAPER['by']}; {SMALL['by']} with --small)")
+    _by(parser, None, f"which checkpoints to average (default: {PAPER['by']})")
     _number(parser, "--jobs", 1, "runs at a time")
     _option(parser, "--corpus", "NAME", "corpus name in the table's title; default: the data folder's")
     parser.add_argument("--table", action="store_true", help="only make the table of the existing runs")

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from ..errors import CorpusError, UserError
+from ..errors import CorpusError, OptionError, UserError
 from .files import MARK, read_json, remove, write_json
 
 CHUNK = 2**16
@@ -33,8 +33,13 @@ def download(url, path, timeout=60):
         ``path``
 
     Raises:
+        OptionError: an address of another kind
         CorpusError: no connection, an HTTP error, an HTML page, a connection cut off
     """
+    if not url.startswith(("http://", "https://")):
+        raise OptionError(
+            f"--url is {url}; it must begin with http:// or https://. Give a copy that is here with --archive PATH"
+        )
     path = Path(path)
     if path.exists():
         expected = downloaded(path)

@@ -25,7 +25,7 @@ from .files import (
     write_json,
     write_lines,
 )
-from .preparation import prepare, settings_of, summary
+from .preparation import prepare, repeated, settings_of, summary
 
 URL = "http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 ARCHIVE = "de-en.tgz"
@@ -130,11 +130,13 @@ def read_archive(path, languages=LANGUAGES):
         found = "is an HTML page" if looks_like_html(start) else f"begins with {start[:8]}" if start else "is empty"
         raise CorpusError(f"{path} {found}, and is not a gzip file; get {ARCHIVE} again")
     folders = {"-".join(pair): files_of("-".join(pair), languages) for pair in (languages, languages[::-1])}
-    content = {folder: {} for folder in folders}
+    content, found = {folder: {} for folder in folders}, {}
     try:
         with _Capped(path) as file:
             for name, member in _members(file, path):
                 folder, *rest = [part for part in name.split("/") if part not in ("", ".")] or [""]
+                if re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", folder) and len(found) < 3:
+                    found |= {folder: None}
                 if folder not in folders or len(rest) != 1 or rest[0] not in folders[folder].values():
                     continue
                 if rest[0] in content[folder]:
@@ -149,6 +151,11 @@ def read_archive(path, languages=LANGUAGES):
         files = {(stem, side): name for (stem, side), name in files.items() if stem in there or stem == TRAINING}
     missing = [name for name in files.values() if name not in content]
     if missing:
+        if found and folder not in found:
+            raise CorpusError(
+                f"{path} has no folder {folder}/, but {', '.join(found)}; give the languages of the archive with "
+                "--source-lang and --target-lang, or another archive"
+            )
         raise CorpusError(
             f"{path} lacks {len(missing)} of the {len(files)} files expected in its folder {folder}/; get {ARCHIVE} "
             f"again.\nMissing: {', '.join(missing)}"
@@ -283,8 +290,11 @@ def main(args):
         raise OptionError(
             f"no address is known for the archive of {' and '.join(languages)}; give a copy of it with --archive, or --url"
         )
+    if args.archive and args.url:
+        raise OptionError("--archive is a copy that is here and --url where to get one; leave one of the two out")
     settings = settings_of(args)
     settings.check()
+    args.out = args.out or Path(f"data/iwslt14.{'-'.join(languages)}")
     out, archive = writable_folder(args.out, 500 * 2**20, "--out"), args.archive
     original = out / "orig"
     if archive is not None and not archive.is_file():
@@ -295,7 +305,7 @@ def main(args):
     print(f"[prepare] {original} -> {out}", flush=True)
     raw = {split: original / split for split in ("train", "test")}
     result = prepare(raw, out, settings, args.workers)
-    print(*summary(result, EXPECTED_PAIRS if known else None), sep="\n")
+    print(*summary(result, EXPECTED_PAIRS if known else None), *repeated(out, result), sep="\n")
     print(f"[prepared] -> {out} (binarised data: {out / 'bin'})")
 
 

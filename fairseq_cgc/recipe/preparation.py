@@ -39,6 +39,8 @@ SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
 WITHOUT_SPACES = UNSPACED.keys() - {"ko"}  # languages written without spaces between words
 MAX_TOKEN_LENGTH = 1000  # characters; clean-corpus-n's
+LANGUAGE_NAMES = "source_lang", "target_lang"
+MANY_UNKNOWN, MANY_REPEATED = 0.1, 0.1  # shares of a split's subwords and pairs that are told with a warning
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
                 if before.get(part) != identity.get(part):
                     raise UserError(
                         f"{out} holds a preparation with other {part}: {_difference(before.get(part), identity.get(part))}.\n"
-                        "Choose another folder, or remove this one."
+                        "Choose another folder for this one."
                     )
             if "counts" in before and (out / "bin").exists():
                 return before
@@ -160,7 +162,7 @@ def read_preparation(folder):
     if not path.is_file():
         raise CorpusError(
             f"{folder} holds no finished preparation (bin/{PREPARATION}); make one with fairseq-cgc prepare or "
-            "prepare-iwslt14, or give the folder of another with --data"
+            "prepare-iwslt14, or give the folder of another"
         )
     record = files.read_json(path, {**RECORD, "counts": {str: {"pairs": int}}, "sha256": {str: str}})
     Settings(**record["settings"]).check()
@@ -213,9 +215,11 @@ def _raw_file(prefix, language):
 
 
 def _difference(before, now):
-    before, now = before or {}, now or {}
+    before, now = ({k: str(v)[:12] for k, v in (values or {}).items()} for values in (before, now))  # hashes, in part
     return ", ".join(
-        f"{k} {before.get(k)} there, {now.get(k)} requested" for k in {**now, **before} if before.get(k) != now.get(k)
+        f"{k} {before.get(k, 'none')} there, {now.get(k, 'none')} requested"
+        for k in {**now, **before}
+        if before.get(k) != now.get(k)
     )
 
 
@@ -290,7 +294,7 @@ def hold_out(pairs, every):
     """
     if len(pairs) < every:
         raise CorpusError(
-            f"{len(pairs)} training pairs are left after cleaning, too few to hold out every {every}th for validation; "
+            f"{len(pairs)} training pairs are left after cleaning, too few to hold out one of every {every} for validation; "
             "give validation files, or a smaller --valid-every"
         )
     kept = [pair for number, pair in enumerate(pairs, 1) if number % every]
@@ -473,7 +477,7 @@ def summary(result, expected=None):
     languages = result["settings"]["source_lang"], result["settings"]["target_lang"]
     header = ["split", "pairs", *["expected"] * bool(expected)]
     header += [f"{name} {language}" for language in languages for name in ("tokens", "mean", "OOV")]
-    rows, other = [], []
+    rows, other, strange = [], [], []
     for split, counts in result["counts"].items():
         row = [split, f"{counts['pairs']:,}"]
         if expected:
@@ -484,8 +488,12 @@ def summary(result, expected=None):
             tokens, unknown = counts[language]["tokens"], counts[language]["unknown"]
             mean, rate = tokens / max(1, counts["pairs"]), unknown / max(1, tokens)
             row += [f"{tokens:,}", f"{mean:.2f}", f"{rate:.3%}"]
+            if rate > MANY_UNKNOWN:
+                strange.append(
+                    f"WARNING: {rate:.0%} of the {language} subwords of {split} are unknown: is it the language of training?"
+                )
         rows.append(row)
-    lines = render_table(header, rows, style="plain").splitlines()
+    lines = render_table(header, rows, style="plain").splitlines() + strange
     lines += _dropped(result["counts"], result["settings"])
     if other:
         lines += [
@@ -511,6 +519,22 @@ def _dropped(counts, settings):
     return lines
 
 
+def repeated(folder, result):
+    """Lines on the pairs of each other split of a preparation that the training part has too, if there are any."""
+    pairs = {}
+    for split in result["counts"]:
+        sides = (
+            files.read_lines(Path(folder, "tok", f"{split}.{result['settings'][side]}")) for side in LANGUAGE_NAMES
+        )
+        pairs[split] = list(zip(*sides))
+    trained, lines = set(pairs.pop("train", ())), []
+    for split, there in pairs.items():
+        if count := sum(pair in trained for pair in there):
+            warning = "WARNING: " * (count > MANY_REPEATED * len(there))
+            lines.append(f"{warning}{count:,} of {len(there):,} {split} pairs are training pairs too")
+    return lines
+
+
 def _clauses(languages):
     """Words on languages whose lengths in Moses tokens tell little, if one of these is."""
     unspaced = [name for name in languages if MosesText(name).language in WITHOUT_SPACES]
@@ -524,25 +548,28 @@ def _clauses(languages):
 
 def settings_of(args):
     """The settings that the options of ``prepare`` and ``prepare-iwslt14`` describe."""
-    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def main(args):
     """``fairseq-cgc prepare``."""
     raw = {"train": args.train, "valid": args.valid, "test": args.test}
     raw, settings = {split: prefix for split, prefix in raw.items() if prefix}, settings_of(args)
-    for name, usual in asdict(Settings(None, None)).items() if args.vocabulary_of else ():
-        if getattr(settings, name) != usual:
-            option = "keep-case" if name == "lowercase" else name.replace("_", "-")
+    for field in fields(Settings) if args.vocabulary_of else ():
+        if getattr(args, field.name) is not None:
+            option = "keep-case" if field.name == "lowercase" else field.name.replace("_", "-")
             raise OptionError(f"--{option} cannot be combined with --vocabulary-of, which already sets it")
     for name in () if args.vocabulary_of else ("train", "source_lang", "target_lang"):
         if not getattr(args, name):
             raise OptionError(f"--{name.replace('_', '-')} is missing; see --help")
     if args.valid and not args.train:
         raise OptionError("--valid needs --train; give both, or leave it out")
+    if args.valid and args.valid_every is not None:
+        raise OptionError("--valid-every holds out pairs where there are no --valid files; leave one of the two out")
     files.writable_folder(args.out, option="--out")
     result = prepare(raw, args.out, settings, args.workers, args.vocabulary_of)
-    print(*summary(result), sep="\n")
+    print(*summary(result), *repeated(args.out, result), sep="\n")
     try:
         sacrebleu_tokeniser(result["settings"]["target_lang"])
     except OptionError as error:  # better known now than after a training

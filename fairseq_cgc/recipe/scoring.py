@@ -1,14 +1,15 @@
 """BLEU and chrF of translations, each with what it takes to reproduce the figure."""
 
+import re
 import sys
 from importlib.metadata import version
 
 import numpy as np
 import sacrebleu
 
-from ..errors import MOST_SAMPLES, CorpusError, OptionError, check_at_least, check_within
+from ..errors import MOST_SAMPLES, CorpusError, OptionError, UserError, check_at_least, check_within
 from ..text import MosesText
-from .files import check_output, decode_lines, read_lines, write_json
+from .files import check_output, decode_lines, read_json, read_lines, write_json
 from .report import render_table
 from .significance import bootstrap_p, corpus_scores, resample, statistics
 
@@ -18,10 +19,12 @@ WORDS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # languages, and sacre
 UNSPACED = {**WORDS, **dict.fromkeys(("th", "lo", "km", "my"), "char")}  # languages whose words 13a does not find
 SAMPLES = 1000  # of the bootstrap
 SEED = 12345
+LONGEST_MEAN = 15  # characters a word that a language written with spaces will not have
 
 
 def tokenised_bleu(hypotheses, *references, lowercase=False):
-    """BLEU-4 of sentences as they stand, split on white space: ``fairseq-score``'s figure, the paper's.
+    """BLEU-4 of sentences as they stand, split on white space: ``fairseq-score``'s figure, the paper's, but for n-grams that
+    this counts wrongly: it tells them apart by hashes, of which some meet (some thousandths in a test set).
 
     Takes tokenised sentences, and lists of them that are one for one their references; ``lowercase`` compares without
     case. Returns (score, fairseq's line with precisions, brevity penalty and lengths). Raises CorpusError for lists of
@@ -280,7 +283,22 @@ def _score_one(systems, references, tokenised, lowercase, tokenize):
 
 
 def _raw_metrics(lowercase, tokenize):
-    return {"BLEU": sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize), "chrF": sacrebleu.CHRF(lowercase=lowercase)}
+    bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, force=True)  # ours is the word on tokens: remarks
+    return {"BLEU": bleu, "chrF": sacrebleu.CHRF(lowercase=lowercase)}
+
+
+def remarks(lines, language, tokenised):
+    """What to tell of sentences that are scored by other rules than they seem to be meant for: a list of words."""
+    found = []
+    tokens = sum(line.endswith(" .") or "&apos;" in line or "&quot;" in line for line in lines)
+    if not tokenised and tokens > len(lines) / 10:
+        found.append("the files seem to hold Moses tokens, which are tokenised once more here; give --tokenised")
+    words = len(" ".join(lines).split())
+    if MosesText(language).language not in UNSPACED and sum(map(len, lines)) > LONGEST_MEAN * words:
+        found.append(
+            f"the files have hardly any spaces, and are scored as '{language}'; give their language with --lang"
+        )
+    return found
 
 
 def check_aligned(hypotheses, *references):
@@ -301,9 +319,18 @@ def main(args):
     check_at_least(1, seed=args.seed)
     if args.json:
         check_output(args.json, "--json", [*args.systems, *(args.ref or ())])
+        if args.json.is_file():
+            try:
+                read_json(args.json, {"scores": {str: object}})
+            except UserError:
+                raise UserError(f"--json {args.json} is there and holds no scores; choose another name") from None
     files = args.ref or test_set_references(args.test_set, args.language_pair)
     language = args.lang or (args.language_pair or "en").split("-")[-1]
+    if not re.fullmatch("[a-z]{2,3}([-_].*)?", language):
+        raise OptionError(f"--lang is '{language}'; expected a code of two or three letters, such as de or zh")
     systems, references = read_sides(args.systems, files)
+    for remark in remarks(references[0], language, args.tokenised):
+        print(f"WARNING: {remark}", file=sys.stderr)
     options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed", "tokenize")}
     scores = score_systems(systems, references, language, **options)
     print(score_table(scores))

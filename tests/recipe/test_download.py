@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fairseq_cgc.errors import CorpusError
+from fairseq_cgc.errors import CorpusError, OptionError
 from fairseq_cgc.recipe.download import download
 
 CONTENT = b"\x1f\x8b" + random.Random(1).randbytes(300_000)
@@ -236,6 +236,11 @@ def test_a_success_without_a_file_is_an_error(site, path):
     with pytest.raises(CorpusError, match="answered 202 Accepted without a file: .* --archive PATH$"):
         download(site.url, path)
     assert names(path.parent) == []
+
+
+def test_an_address_of_another_kind_is_refused(path):
+    with pytest.raises(OptionError, match="--url is file:///etc/passwd; it must begin with http:// or https://"):
+        download("file:///etc/passwd", path)
 
 
 def test_without_a_connection_address_reason_and_way_out_are_named(site, path):

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 from archive14 import TRAINING_PAIRS, members, pairs, training, write_archive, xml_set
-from conftest import command
+from conftest import command, refused
 
 from fairseq_cgc.errors import CorpusError
 from fairseq_cgc.recipe import iwslt14
@@ -508,10 +508,18 @@ def test_another_pair_of_the_archive_s_layout_may_have_fewer_test_sets(tmp_path)
     archive = write_archive(tmp_path / "a.tgz", {**dict.fromkeys(members()), **french})
     made = write_raw(archive, tmp_path / "raw", ("fr", "en"))
     assert len(made["lines"]) == 1 + 3 and read_lines(tmp_path / "raw" / "train.fr")
-    with pytest.raises(CorpusError, match="lacks 12 of the 12 files expected in its folder de-en/"):
+    with pytest.raises(CorpusError, match="has no folder de-en/, but en-fr; give the languages"):
         write_raw(archive, tmp_path / "other")
-    with pytest.raises(CorpusError, match="lacks 4 of the 4 files expected in its folder it-en/"):
+    with pytest.raises(CorpusError, match="has no folder it-en/, but en-fr; give the languages"):
         write_raw(archive, tmp_path / "other", ("it", "en"))
+
+
+def test_an_archive_and_an_address_are_one_too_many_and_another_pair_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    archive = write_archive(tmp_path / "a.tgz")
+    assert "leave one of the two out" in refused("prepare-iwslt14", "--archive", archive, "--url", "http://x/")
+    assert "give the languages" in refused("prepare-iwslt14", "--archive", archive, "--source-lang", "fr")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["iwslt14.fr-en"]
 
 
 def test_two_preparations_do_not_download_into_the_same_folder(tmp_path):

@@ -19,6 +19,7 @@ from fairseq_cgc.recipe.preparation import (
     clean_pairs,
     hold_out,
     prepare,
+    repeated,
     summary,
 )
 
@@ -120,7 +121,7 @@ def test_without_validation_files_every_nth_cleaned_pair_is_held_out(raw, tmp_pa
 
 
 def test_too_few_pairs_to_hold_one_out_are_refused():
-    with pytest.raises(CorpusError, match="3 training pairs are left .* every 4th"):
+    with pytest.raises(CorpusError, match="3 training pairs are left .* one of every 4 for"):
         hold_out([("a", "b")] * 3, 4)
 
 
@@ -190,7 +191,13 @@ def test_a_preparation_that_came_to_nothing_does_not_keep_the_folder(raw, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [["--bpe", "sentencepiece"], ["--max-ratio", "20"], ["--keep-case"], ["--joined-dictionary"]],
+    [
+        ["--bpe", "sentencepiece"],
+        ["--bpe-size", "10000"],
+        ["--max-ratio", "20"],
+        ["--keep-case"],
+        ["--joined-dictionary"],
+    ],
     ids=" ".join,
 )
 def test_a_vocabulary_decides_its_settings(raw, tmp_path, options):
@@ -198,6 +205,37 @@ def test_a_vocabulary_decides_its_settings(raw, tmp_path, options):
     words = ["--vocabulary-of", tmp_path / "data", "--test", raw["test"], "--out", tmp_path / "new", *options]
     assert f"{options[0]} cannot be combined with --vocabulary-of" in refused("prepare", *words)
     assert not (tmp_path / "new").exists()
+
+
+def test_options_of_no_effect_are_refused(raw, tmp_path):
+    words = [
+        "--source-lang",
+        "de",
+        "--target-lang",
+        "en",
+        "--train",
+        raw["train"],
+        "--test",
+        raw["test"],
+        "--out",
+        tmp_path / "x",
+    ]
+    assert "leave one of the two out" in refused("prepare", *words, "--valid", raw["valid"], "--valid-every", 5)
+    assert not (tmp_path / "x").exists()
+
+
+def test_pairs_that_are_training_pairs_too_and_unknown_subwords_are_told(raw, tmp_path):
+    held_out = {split: raw[split] for split in ("train", "test")}
+    result = prepare(held_out, tmp_path / "data", dataclasses.replace(SETTINGS, valid_every=2), workers=1)
+    assert repeated(tmp_path / "data", result) == ["WARNING: 2 of 6 test pairs are training pairs too"]
+    for language, text in (("de", "Das Haus\n"), ("en", "ДОМ\n")):
+        (tmp_path / f"new.{language}").write_text(text, encoding="utf-8")
+    result = prepare({"test": tmp_path / "new"}, tmp_path / "out", workers=1, like=tmp_path / "data")
+    assert repeated(tmp_path / "out", result) == []
+    unknown = result["counts"]["test"]["en"]["unknown"], result["counts"]["test"]["de"]["unknown"]
+    assert unknown == (3, 0)
+    [warning] = [line for line in summary(result) if "WARNING" in line]
+    assert "WARNING: 100% of the en subwords of test are unknown: is it the language of training?" in warning
 
 
 def test_a_new_test_set_gets_the_vocabulary_of_an_existing_preparation(raw, tmp_path):

@@ -224,6 +224,34 @@ def test_json_has_what_is_printed(files, capsys):
     assert (record["references"], record["sentences"], record["samples"], record["seed"]) == (["ref"], 60, 50, 7)
 
 
+def test_figures_that_were_written_are_replaced(files, capsys):
+    for name in ("bad", "good"):
+        figures(capsys, name, "--ref", "ref", "--json", "out.json")
+    assert list(json.loads((files / "out.json").read_text())["scores"]["BLEU"]["systems"]) == ["good"]
+
+
+@pytest.mark.parametrize(
+    "line, options, words",
+    [
+        (
+            "the dog &apos;s tail is wet .",
+            [],
+            "seem to hold Moses tokens, which are tokenised once more here; give --tokenised",
+        ),
+        ("the dog &apos;s tail is wet .", ["--tokenised"], None),
+        ("The dog's tail is wet.", [], None),
+        ("那只狗的尾巴是湿的因为它刚刚在河里游了很久。", [], "scored as 'en'; give their language with --lang"),
+        ("那只狗的尾巴是湿的因为它刚刚在河里游了很久。", ["--lang", "zh"], None),
+    ],
+)
+def test_text_that_is_scored_by_other_rules_than_its_own_is_told(files, capsys, line, options, words):
+    for name in ("system", "reference"):
+        (files / name).write_text(f"{line}\n" * 120, encoding="utf-8")
+    main(parse(["score", "system", "--ref", "reference", *options]))
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 if words else said == ""
+
+
 def test_an_empty_name_is_refused_before_any_work(capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(["score", "bad", "--ref", "ref", "--json", ""])
@@ -240,6 +268,7 @@ def test_an_empty_name_is_refused_before_any_work(capsys):
         (".", "is a folder, and a file is to be written there"),
         ("ref", "--json ref is an input, and would be replaced"),
         ("link", "--json link is an input, and would be replaced"),
+        ("good", "--json good is there and holds no scores; choose another name"),
     ],
 )
 def test_a_json_file_that_cannot_be_written_or_is_an_input_is_refused_before_the_figures(files, capsys, name, words):
@@ -260,6 +289,7 @@ def test_a_json_file_that_cannot_be_written_or_is_an_input_is_refused_before_the
         (["latin1", "--ref", "ref"], "latin1, line 1: byte 0xe4 .* is not valid UTF-8"),
         (["good", "short", "--ref", "ref"], "short has 5 lines and ref has 60; expected the same number"),
         (["good"], "give --ref FILE, or --test-set NAME"),
+        (["good", "--ref", "ref", "--lang", "german"], "--lang is 'german'; expected a code of two or three letters"),
         (["good", "--test-set", "wmt14"], "give --ref FILE, or --test-set NAME with --language-pair"),
         (["good", "--test-set", "none", "--language-pair", "de-en"], "no test set 'none' for --language-pair de-en"),
         (["good", "--test-set", "wmt14", "--language-pair", "xx-en"], "no test set 'wmt14' .* it has .*de-en"),

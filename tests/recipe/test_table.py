@@ -343,6 +343,13 @@ def test_settings_in_which_runs_differ_are_named_with_the_runs(tmp_path):
     ]
 
 
+def test_options_that_all_runs_have_beyond_their_rows_are_told(tmp_path):
+    for row in ("lightconv", "cgc"):
+        make_run(tmp_path, row, options=[*row_options(row), "--dropout", "0.1", "--fp16"])
+    found = markdown(read_runs(tmp_path), PAPER["corpus"])
+    assert "All runs beyond their rows' options: `--dropout 0.1 --fp16`." in found and "Not trained alike" not in found
+
+
 def test_an_option_of_the_protocol_that_a_run_lacks_is_named(tmp_path):
     options = row_options("cgc")
     make_run(tmp_path, "lightconv", options=row_options("lightconv"))
