@@ -451,15 +451,18 @@ def unfinished_notes(runs):
 
 
 def settings_notes(runs):
-    """A list of the settings in which runs differ though their rows do not, where there are any."""
-    lines = []
+    """Lists of the settings in which runs differ though their rows do not, and of those that all have beyond their rows'."""
+    lines, shared = [], []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
         told = [run for run in runs if name in run.settings or name not in OF_RESULTS]
         values = _names_by(told, [run.settings.get(name, "the row's own") for run in told])
         if len(values) > 1:
             lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
+        elif name.startswith("-"):
+            shared.append(f"{name} {next(iter(values))}".removesuffix(" on"))
     why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
-    return [why + "\n".join(lines)] if lines else []
+    notes = [why + "\n".join(lines)] if lines else []
+    return notes + ([f"All runs beyond their rows' options: `{' '.join(shared)}`."] if shared else [])
 
 
 def _names_by(runs, values):
