@@ -521,14 +521,14 @@ def _dropped(counts, settings):
 
 def repeated(folder, result):
     """Lines on the pairs of each other split of a preparation that the training part has too, if there are any."""
-    pairs = {}
-    for split in result["counts"]:
-        sides = (
-            files.read_lines(Path(folder, "tok", f"{split}.{result['settings'][side]}")) for side in LANGUAGE_NAMES
-        )
-        pairs[split] = list(zip(*sides))
-    trained, lines = set(pairs.pop("train", ())), []
-    for split, there in pairs.items():
+
+    def pairs(split):
+        return zip(*(files.read_lines(Path(folder, "tok", f"{split}.{result['settings'][s]}")) for s in LANGUAGE_NAMES))
+
+    others, lines = {split: list(pairs(split)) for split in result["counts"] if split != "train"}, []
+    looked_for = set().union(*others.values())
+    trained = looked_for.intersection(pairs("train")) if "train" in result["counts"] else ()
+    for split, there in others.items():
         if count := sum(pair in trained for pair in there):
             warning = "WARNING: " * (count > MANY_REPEATED * len(there))
             lines.append(f"{warning}{count:,} of {len(there):,} {split} pairs are training pairs too")
