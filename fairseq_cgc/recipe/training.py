@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
 from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within
+from ..gates import HEEDED
 from ..options import LARGEST_POOL_FACTOR, OPTIONS
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, model_options, save_checkpoint, updates_of
@@ -84,7 +85,8 @@ LIMITED = {
     (0, LARGEST_POOL_FACTOR): "--cgc-pool-factor",  # the model says its own least
 }
 RANGES = {name: limits for limits, names in LIMITED.items() for name in names.split()}
-GATE_FUNCTION = "cgc_gate_on", "cgc_gate_activation", "cgc_pool"  # what a gate makes of weights of the same shapes
+# What a gate makes of weights of the same shapes.
+GATE_FUNCTION = "cgc_gate_on", "cgc_gate_activation", "cgc_pool", "cgc_norm"
 FEW_BYTES = 100 * 2**20  # a disk with less left may be why a training failed
 TELL_EVERY = 600  # seconds, where there is no bar
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
@@ -219,16 +221,20 @@ def check_numbers(options):
 
 def check_words(words):
     """Raises OptionError for words that fairseq-train does not take, or options of which it makes no model."""
-    said, parser = io.StringIO(), fairseq_options.get_training_parser()
+    said, parser, before = io.StringIO(), fairseq_options.get_training_parser(), logging.root.manager.disable
     logging.disable(logging.WARNING)  # which it will give itself
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             fairseq_options.parse_args_and_arch(parser, words)
-    except SystemExit:
-        reason = textwrap.shorten(said.getvalue().rpartition("error: ")[2], 200, placeholder=" ...")
-        raise OptionError(f"fairseq-train would refuse this: {reason}") from None
+    except UserError:
+        raise
+    except (SystemExit, ValueError, SyntaxError) as error:
+        reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
+        raise OptionError(
+            f"fairseq-train would refuse this: {textwrap.shorten(reason, 200, placeholder=' ...')}"
+        ) from None
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def launcher(gpus, nodes=1, node_rank=0, master=None):
@@ -662,16 +668,24 @@ def model_to_finetune(path, prepared, run):
 
 
 def _refuse_other_gates(file, options):
-    """Raises CheckpointError if a checkpoint has gates of the same kind as a training, of whose weights that makes others."""
+    """Raises CheckpointError if of a checkpoint's weights a training's options would make other gates of the same shapes."""
     there, values = model_options(load_checkpoint(file)), option_values(options)
     if "cgc_gate" not in there or not values.get("--arch", "").startswith("lightconv_cgc"):
         return
+    given = {option.name: values.get(f"--{option.name.replace('_', '-')}", option.default) for option in OPTIONS}
+    kind, heeded = given["cgc_gate"], {*HEEDED.get(given["cgc_gate"], ()), "gate_on"}
+    if there["cgc_gate"] != kind and {there["cgc_gate"], kind} != {"constant", "none"}:
+        return  # gates of another kind start anew, or fairseq refuses their names
     for option in (option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)):
-        name = f"--{option.name.replace('_', '-')}"
-        found, asked = (given.get(key, option.default) for given, key in ((there, option.name), (values, name)))
-        if found != asked and option.name == "cgc_gate":
-            return  # gates of another kind start anew, or fairseq refuses their names
-        if found != asked:
+        name, found, asked = (
+            f"--{option.name.replace('_', '-')}",
+            there.get(option.name, option.default),
+            given[option.name],
+        )
+        counts = (
+            kind == "context" or kind != "none" and option.metadata["argument"] in heeded or option.name == "cgc_gate"
+        )
+        if found != asked and counts:
             raise CheckpointError(
                 f"the gates of {file} were trained with {name} {found}, and with {asked} the same weights are other gates; "
                 f"give {name} {found}, or another --finetune-from"

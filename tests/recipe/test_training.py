@@ -505,8 +505,13 @@ def test_a_model_to_refine_keeps_what_its_gates_make_of_their_weights(finished, 
         in words
     )
     assert "give --cgc-gate-activation sigmoid" in words
-    for row, extra in (("cgc-constant", []), ("cgc", ["--cgc-gate-activation", "one-plus-tanh"])):
-        training.plan(parse(["train", row, *map(str, [*options, *extra])]))  # the second's gates are new
+    assert "with none the same weights are other gates" in refused("train", "cgc-none", *options)
+    for row, extra in (
+        ("cgc-constant", []),
+        ("cgc-constant", ["--cgc-pool", "max"]),  # which it does not heed
+        ("cgc", ["--cgc-gate-activation", "one-plus-tanh"]),
+    ):
+        training.plan(parse(["train", row, *map(str, [*options, *extra])]))  # the last one's gates are new
 
 
 def test_languages_are_named_to_fairseq_which_would_guess_them_from_file_names(prepared, tmp_path):
@@ -535,15 +540,18 @@ def test_a_training_that_fails_ends_with_its_last_words(prepared, tmp_path):
     "options, words",
     [
         (["--foo-bar", "3"], "fairseq-train would refuse this: unrecognized arguments: --foo-bar 3"),
+        (["--fp16", "--bf16"], "would refuse this: Cannot combine --fp16 and --"),
+        (["--encoder-kernel-size-list", "[3,"], "would refuse this: .*never closed"),
         (["--max-epoch", "x"], "argument --max-epoch: invalid int value: 'x'"),
         (["--arch", "transformer_x"], r"argument --arch/-a: invalid choice: 'transformer_x' .* \.\.\.$"),
         (["--cgc-pool-factor", "0"], "^--cgc-pool-factor is 0; it must be at least 1"),
     ],
 )
-def test_what_fairseq_train_would_refuse_is_refused_before_it_starts(prepared, tmp_path, options, words):
-    logging.getLogger("fairseq_cgc").warning("logging goes on")
+def test_what_fairseq_train_would_refuse_is_refused_before_it_starts(prepared, tmp_path, monkeypatch, options, words):
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # as commands have it
     found = refused("train", "cgc", "--data", prepared, "--runs", tmp_path / "runs", "--batch-tokens", 400, *options)
-    assert re.search(words, found) and not (tmp_path / "runs").exists() and logging.root.manager.disable == 0
+    assert re.search(words, found) and not (tmp_path / "runs").exists()
+    assert logging.root.manager.disable == logging.INFO
 
 
 def test_a_run_that_never_trained_gives_way_to_the_corrected_command(prepared, tmp_path, monkeypatch):
