@@ -284,7 +284,7 @@ class LightConvCGCModel(LightConvModel):
         return [module for module in self.modules() if isinstance(module, kinds)]
 
     def upgrade_state_dict_named(self, state_dict, name):
-        """Let a LightConv checkpoint be trained on: gates that it has none of at all stay this model's, a new one's say.
+        """Let a LightConv checkpoint be trained on: if it has no gates at all, this model's own are kept.
 
         Those that a checkpoint has in part, or of another kind, are left to ``load_state_dict``, which refuses it.
         """

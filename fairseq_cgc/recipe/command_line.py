@@ -260,8 +260,8 @@ def score(parser):
 
 def experiment(parser):
     """Train rows over seeds, translate the test split and tabulate the rows. Beam 6; the table has BLEU, loss, parameters
-    and speed. Finished steps are not repeated. Further options are passed to fairseq-train, after the rows' own. The table has
-    each row in words, as examples/ablations/README.md has.
+    and speed. Finished steps are not repeated. Further options are passed to fairseq-train, after the rows' own. The table says
+    in words what each row is.
     """
     _path(parser, "--data", "DIR", "prepared folder; required without --table")
     _path(parser, "--runs", "DIR", "folder for runs and tables", Path("runs/ablations"))

@@ -342,7 +342,7 @@ def compare_pair(hub, one, other):
 
 
 def _compare_pairs(hub, pairs):
-    """What ``compare_pair`` finds of each pair, and why of others nothing: with the model's subwords they have no common token.
+    """What ``compare_pair`` finds of each pair, and why others could not be compared: they have no common token.
 
     Raises CorpusError if that goes for all of them.
     """

@@ -135,7 +135,7 @@ def read_archive(path, languages=LANGUAGES):
         with _Capped(path) as file:
             for name, member in _members(file, path):
                 folder, *rest = [part for part in name.split("/") if part not in ("", ".")] or [""]
-                if re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", folder) and len(found) < 3:
+                if re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", folder) and len(found) < 100:
                     found |= {folder: None}
                 if folder not in folders or len(rest) != 1 or rest[0] not in folders[folder].values():
                     continue
@@ -151,9 +151,9 @@ def read_archive(path, languages=LANGUAGES):
         files = {(stem, side): name for (stem, side), name in files.items() if stem in there or stem == TRAINING}
     missing = [name for name in files.values() if name not in content]
     if missing:
-        if found and folder not in found:
+        if found and not found.keys() & folders.keys():
             raise CorpusError(
-                f"{path} has no folder {folder}/, but {', '.join(found)}; give the languages of the archive with "
+                f"{path} has no folder {folder}/, but {', '.join(list(found)[:3])}; give the languages of the archive with "
                 "--source-lang and --target-lang, or another archive"
             )
         raise CorpusError(

@@ -39,7 +39,6 @@ SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines a worker takes at a time
 WITHOUT_SPACES = UNSPACED.keys() - {"ko"}  # languages written without spaces between words
 MAX_TOKEN_LENGTH = 1000  # characters; clean-corpus-n's
-LANGUAGE_NAMES = "source_lang", "target_lang"
 MANY_UNKNOWN, MANY_REPEATED = 0.1, 0.1  # shares of a split's subwords and pairs that are told with a warning
 
 
@@ -145,7 +144,7 @@ def prepare(raw, out, settings=Settings(), workers=None, like=None):
                 if before.get(part) != identity.get(part):
                     raise UserError(
                         f"{out} holds a preparation with other {part}: {_difference(before.get(part), identity.get(part))}.\n"
-                        "Choose another folder for this one."
+                        "Choose another folder for the new preparation."
                     )
             if "counts" in before and (out / "bin").exists():
                 return before
@@ -519,15 +518,19 @@ def _dropped(counts, settings):
     return lines
 
 
-def repeated(folder, result):
-    """Lines on the pairs of each other split of a preparation that the training part has too, if there are any."""
+def repeated(folder, result, like=None):
+    """Lines on the pairs of each other split of a preparation that the training part has too, if there are any.
 
-    def pairs(split):
-        return zip(*(files.read_lines(Path(folder, "tok", f"{split}.{result['settings'][s]}")) for s in LANGUAGE_NAMES))
+    Without a training part of its own, that of ``like``, whose vocabulary it has. Nothing of what has been removed.
+    """
+    languages = [result["settings"][side] for side in ("source_lang", "target_lang")]
 
-    others, lines = {split: list(pairs(split)) for split in result["counts"] if split != "train"}, []
-    looked_for = set().union(*others.values())
-    trained = looked_for.intersection(pairs("train")) if "train" in result["counts"] else ()
+    def pairs(folder, split):
+        paths = [Path(folder, "tok", f"{split}.{language}") for language in languages]
+        return zip(*map(files.read_lines, paths)) if all(path.is_file() for path in paths) else ()
+
+    others, lines = {split: list(pairs(folder, split)) for split in result["counts"] if split != "train"}, []
+    trained = set().union(*others.values()).intersection(pairs(like or folder, "train"))
     for split, there in others.items():
         if count := sum(pair in trained for pair in there):
             warning = "WARNING: " * (count > MANY_REPEATED * len(there))
@@ -569,7 +572,7 @@ def main(args):
         raise OptionError("--valid-every holds out pairs where there are no --valid files; leave one of the two out")
     files.writable_folder(args.out, option="--out")
     result = prepare(raw, args.out, settings, args.workers, args.vocabulary_of)
-    print(*summary(result), *repeated(args.out, result), sep="\n")
+    print(*summary(result), *repeated(args.out, result, not args.train and args.vocabulary_of), sep="\n")
     try:
         sacrebleu_tokeniser(result["settings"]["target_lang"])
     except OptionError as error:  # better known now than after a training

@@ -24,7 +24,7 @@ LONGEST_MEAN = 15  # characters a word that a language written with spaces will 
 
 def tokenised_bleu(hypotheses, *references, lowercase=False):
     """BLEU-4 of sentences as they stand, split on white space: ``fairseq-score``'s figure, the paper's, but for n-grams that
-    this counts wrongly: it tells them apart by hashes, of which some meet (some thousandths in a test set).
+    fairseq-score counts wrongly: it tells them apart by hashes, of which some meet (some thousandths in a test set).
 
     Takes tokenised sentences, and lists of them that are one for one their references; ``lowercase`` compares without
     case. Returns (score, fairseq's line with precisions, brevity penalty and lengths). Raises CorpusError for lists of
@@ -283,18 +283,22 @@ def _score_one(systems, references, tokenised, lowercase, tokenize):
 
 
 def _raw_metrics(lowercase, tokenize):
-    bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, force=True)  # ours is the word on tokens: remarks
+    bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, force=True)  # its warning of tokens is in `remarks`
     return {"BLEU": bleu, "chrF": sacrebleu.CHRF(lowercase=lowercase)}
 
 
 def remarks(lines, language, tokenised):
-    """What to tell of sentences that are scored by other rules than they seem to be meant for: a list of words."""
+    """What to tell of sentences that are scored by other rules than they seem to be meant for: a list of words.
+
+    Args:
+        language: that nobody has given, and is taken to be theirs, or None
+    """
     found = []
     tokens = sum(line.endswith(" .") or "&apos;" in line or "&quot;" in line for line in lines)
     if not tokenised and tokens > len(lines) / 10:
         found.append("the files seem to hold Moses tokens, which are tokenised once more here; give --tokenised")
     words = len(" ".join(lines).split())
-    if MosesText(language).language not in UNSPACED and sum(map(len, lines)) > LONGEST_MEAN * words:
+    if language and MosesText(language).language not in UNSPACED and sum(map(len, lines)) > LONGEST_MEAN * words > 0:
         found.append(
             f"the files have hardly any spaces, and are scored as '{language}'; give their language with --lang"
         )
@@ -326,10 +330,11 @@ def main(args):
                 raise UserError(f"--json {args.json} is there and holds no scores; choose another name") from None
     files = args.ref or test_set_references(args.test_set, args.language_pair)
     language = args.lang or (args.language_pair or "en").split("-")[-1]
-    if not re.fullmatch("[a-z]{2,3}([-_].*)?", language):
+    if not re.fullmatch("[A-Za-z]{2,3}([-_.].*)?", language):
         raise OptionError(f"--lang is '{language}'; expected a code of two or three letters, such as de or zh")
     systems, references = read_sides(args.systems, files)
-    for remark in remarks(references[0], language, args.tokenised):
+    taken = None if args.lang or args.tokenised or args.tokenize else language
+    for remark in remarks(references[0], taken, args.tokenised):
         print(f"WARNING: {remark}", file=sys.stderr)
     options = {name: getattr(args, name) for name in ("tokenised", "lowercase", "samples", "seed", "tokenize")}
     scores = score_systems(systems, references, language, **options)

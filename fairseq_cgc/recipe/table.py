@@ -5,6 +5,7 @@ there, ``test/`` (translations and ``scores.json``).
 """
 
 import json
+import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -459,10 +460,10 @@ def settings_notes(runs):
         if len(values) > 1:
             lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
         elif name.startswith("-"):
-            shared.append(f"{name} {next(iter(values))}".removesuffix(" on"))
+            shared += [name, *[value for value in values if value != "on"]]
     why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
     notes = [why + "\n".join(lines)] if lines else []
-    return notes + ([f"All runs beyond their rows' options: `{' '.join(shared)}`."] if shared else [])
+    return notes + ([f"Options of all runs beyond their rows': `{shlex.join(shared)}`."] if shared else [])
 
 
 def _names_by(runs, values):

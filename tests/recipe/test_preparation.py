@@ -3,6 +3,7 @@ import functools
 import gzip
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -231,7 +232,13 @@ def test_pairs_that_are_training_pairs_too_and_unknown_subwords_are_told(raw, tm
     for language, text in (("de", "Das Haus\n"), ("en", "ДОМ\n")):
         (tmp_path / f"new.{language}").write_text(text, encoding="utf-8")
     result = prepare({"test": tmp_path / "new"}, tmp_path / "out", workers=1, like=tmp_path / "data")
-    assert repeated(tmp_path / "out", result) == []
+    assert repeated(tmp_path / "out", result, tmp_path / "data") == []
+    again = prepare({"test": raw["train"]}, tmp_path / "again", workers=1, like=tmp_path / "data")
+    assert repeated(tmp_path / "again", again, tmp_path / "data") == [
+        "WARNING: 2 of 6 test pairs are training pairs too"
+    ]
+    shutil.rmtree(tmp_path / "again" / "tok")
+    assert repeated(tmp_path / "again", again, tmp_path / "data") == []
     unknown = result["counts"]["test"]["en"]["unknown"], result["counts"]["test"]["de"]["unknown"]
     assert unknown == (3, 0)
     [warning] = [line for line in summary(result) if "WARNING" in line]

@@ -241,7 +241,8 @@ def test_figures_that_were_written_are_replaced(files, capsys):
         ("the dog &apos;s tail is wet .", ["--tokenised"], None),
         ("The dog's tail is wet.", [], None),
         ("那只狗的尾巴是湿的因为它刚刚在河里游了很久。", [], "scored as 'en'; give their language with --lang"),
-        ("那只狗的尾巴是湿的因为它刚刚在河里游了很久。", ["--lang", "zh"], None),
+        ("那只狗的尾巴是湿的因为它刚刚在河里游了很久。", ["--lang", "ZH"], None),
+        ("那只狗的尾巴是湿的因为它刚刚在河里游了很久。", ["--tokenize", "zh"], None),
     ],
 )
 def test_text_that_is_scored_by_other_rules_than_its_own_is_told(files, capsys, line, options, words):

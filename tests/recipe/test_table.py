@@ -347,7 +347,9 @@ def test_options_that_all_runs_have_beyond_their_rows_are_told(tmp_path):
     for row in ("lightconv", "cgc"):
         make_run(tmp_path, row, options=[*row_options(row), "--dropout", "0.1", "--fp16"])
     found = markdown(read_runs(tmp_path), PAPER["corpus"])
-    assert "All runs beyond their rows' options: `--dropout 0.1 --fp16`." in found and "Not trained alike" not in found
+    assert (
+        "Options of all runs beyond their rows': `--dropout 0.1 --fp16`." in found and "Not trained alike" not in found
+    )
 
 
 def test_an_option_of_the_protocol_that_a_run_lacks_is_named(tmp_path):
