@@ -94,7 +94,8 @@ def explain_user_errors() -> None:
     fairseq's commands let exceptions through to the interpreter, so that a wrong option would be
     explained under thirty lines of traceback. What a user can mend, the system says by an OSError with a number, and
     fairseq by a FileNotFoundError (a split that is not there), by an Exception of no kind of its own (a folder without
-    data, a sentence that is too long), or where it looks at options, by ``OPTIONS_REFUSED_IN``. Only in fairseq's own commands: an importing program keeps its ``sys.excepthook``.
+    data, a sentence that is too long), or where it looks at options, by ``OPTIONS_REFUSED_IN``. Only in
+    fairseq's own commands: an importing program keeps its ``sys.excepthook``.
     """
     if "fairseq_cli" not in sys.modules:
         return
