@@ -180,14 +180,17 @@ def remarks(args: Namespace) -> list[str]:
     return found
 
 
+def heeds(gate: str, option: Any) -> bool:
+    """Whether an option, one of ``OPTIONS``, has an effect with a ``--cgc-gate``."""
+    heeded: set[str | None] = {*HEEDED.get(gate, ()), "gate"}
+    if gate != "none":
+        heeded |= {"gate_on", None}
+    return gate == "context" or option.metadata["argument"] in heeded
+
+
 def unheeded(args: Namespace) -> list[str]:
     """Those of the gates' options that are set, as on the command line, and that ``--cgc-gate`` does not heed."""
-    if args.cgc_gate == "context":
-        return []
-    heeded: set[str | None] = {*HEEDED[args.cgc_gate], "gate"}
-    if args.cgc_gate != "none":
-        heeded |= {"gate_on", None}
-    found = [option for option in OPTIONS if option.metadata["argument"] not in heeded and option.name != "encoder_gct"]
+    found = [o for o in OPTIONS if not heeds(args.cgc_gate, o) and o.name != "encoder_gct"]
     return [f"--{o.name.replace('_', '-')}" for o in found if getattr(args, o.name) != o.default]
 
 

@@ -78,9 +78,13 @@ def together(corpora):
     return Found(by_seed, middle, middle - half_width, middle + half_width, float(seen))
 
 
-def answers(folder):
-    """What the records in a folder tell: dict of row to dict of line (settings) to ``Found`` or None."""
-    runs = {name: read_experiment(folder / name) for name in SETTINGS}
+def read(folder):
+    """The runs of each setting, of the records in a folder: dict of name to list of ``table.Run``."""
+    return {name: read_experiment(folder / name) for name in SETTINGS}
+
+
+def answers(runs):
+    """What the runs that ``read`` returns tell: dict of row to dict of line (settings) to ``Found`` or None."""
     found = {row: {words: compare([runs[name]], row) for name, words in zip(SETTINGS, WORDS)} for row in AGAINST}
     for row, lines in found.items():
         for words, corpora in TOGETHER.items():
@@ -88,23 +92,22 @@ def answers(folder):
     return found
 
 
-def by_length(folder):
+def by_length(runs):
     """The same for the sentences of each third by length, over the settings in which all rows learn."""
-    corpora = [[read_experiment(folder / name) for name in names] for names in TOGETHER[LEARNING]]
+    corpora = [[runs[name] for name in names] for names in TOGETHER[LEARNING]]
     return {
-        row: {words: together([compare(runs, row, third) for runs in corpora]) for third, words in enumerate(THIRDS)}
+        row: {words: together([compare(part, row, third) for part in corpora]) for third, words in enumerate(THIRDS)}
         for row in AGAINST
     }
 
 
-def losses(folder):
+def losses(runs):
     """Markdown: by how much CGC's validation loss differs from another row's after the last update, a seed each."""
     rows = []
     for name, words in zip(SETTINGS, WORDS):
-        last = {row: {} for row in (CGC, *AGAINST)}
-        for run in read_experiment(folder / name):
-            if run.row in last and run.unfinished is None:
-                last[run.row][run.seed] = run.losses[-1][1]
+        last = {
+            row: {seed: run.losses[-1][1] for seed, run in finished(runs[name], row).items()} for row in (CGC, *AGAINST)
+        }
         gaps = ([last[CGC][seed] - loss for seed, loss in last[row].items() if seed in last[CGC]] for row in AGAINST)
         rows.append([words, *(", ".join(f"{gap:+.3f}".replace("-", "−") for gap in of_row) or "–" for of_row in gaps)])
     return render_table(["loss of `cgc` less that of", *(f"`{row}`" for row in AGAINST)], rows)
@@ -145,8 +148,9 @@ def plot(found):
 
 
 def main():
-    found = answers(HERE)
-    print(render(found), losses(HERE), render(by_length(HERE)), sep="\n\n")
+    runs = read(HERE)
+    found = answers(runs)
+    print(render(found), losses(runs), render(by_length(runs)), sep="\n\n")
     if not has_matplotlib():
         raise UserError(f"no answer.png {WITHOUT_PLOTS}")
     with atomic_write(HERE / "answer.png") as partial:

@@ -32,8 +32,7 @@ from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
 from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within
-from ..gates import HEEDED
-from ..options import LARGEST_POOL_FACTOR, OPTIONS
+from ..options import LARGEST_POOL_FACTOR, OPTIONS, heeds
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, model_options, save_checkpoint, updates_of
 from .files import (
@@ -672,20 +671,16 @@ def _refuse_other_gates(file, options):
     there, values = model_options(load_checkpoint(file)), option_values(options)
     if "cgc_gate" not in there or not values.get("--arch", "").startswith("lightconv_cgc"):
         return
-    given = {option.name: values.get(f"--{option.name.replace('_', '-')}", option.default) for option in OPTIONS}
-    kind, heeded = given["cgc_gate"], {*HEEDED.get(given["cgc_gate"], ()), "gate_on"}
-    if there["cgc_gate"] != kind and {there["cgc_gate"], kind} != {"constant", "none"}:
-        return  # gates of another kind start anew, or fairseq refuses their names
-    for option in (option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)):
-        name, found, asked = (
-            f"--{option.name.replace('_', '-')}",
-            there.get(option.name, option.default),
-            given[option.name],
-        )
-        counts = (
-            kind == "context" or kind != "none" and option.metadata["argument"] in heeded or option.name == "cgc_gate"
-        )
-        if found != asked and counts:
+    for option in (
+        option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)
+    ):  # the first of them first
+        name = f"--{option.name.replace('_', '-')}"
+        found, asked = (given.get(key, option.default) for given, key in ((there, option.name), (values, name)))
+        if option.name == "cgc_gate":
+            kind = asked
+            if found != kind and {found, kind} != {"constant", "none"}:
+                return  # gates of another kind start anew, or fairseq refuses their names
+        if found != asked and heeds(kind, option):
             raise CheckpointError(
                 f"the gates of {file} were trained with {name} {found}, and with {asked} the same weights are other gates; "
                 f"give {name} {found}, or another --finetune-from"

@@ -115,25 +115,26 @@ def test_the_word_that_decides_is_anywhere_and_decides_alone():
 
 @pytest.fixture(scope="module")
 def answered():
-    """The script of the study's answer, and what it finds in the study's records."""
+    """The script of the study's answer, the runs of the study's records, and what it finds in them."""
     answer = runpy.run_path(str(ANSWER))
-    return answer, answer["answers"](answer["HERE"])
+    runs = answer["read"](answer["HERE"])
+    return answer, runs, answer["answers"](runs)
 
 
 def test_the_studys_page_has_the_table_that_its_records_make(answered):
-    answer, found = answered
+    answer, runs, found = answered
     page = (ANSWER.parent / "README.md").read_text(encoding="utf-8")
     for table in (
         answer["render"](found),
-        answer["losses"](answer["HERE"]),
-        answer["render"](answer["by_length"](answer["HERE"])),
+        answer["losses"](runs),
+        answer["render"](answer["by_length"](runs)),
     ):
         assert table in page
 
 
 @NEEDS_MATPLOTLIB
 def test_the_studys_plot_has_a_panel_for_each_row(answered):
-    answer, found = answered
+    answer, _, found = answered
     assert [panel.get_title() for panel in answer["plot"](found).axes] == [f"less {row}" for row in found]
 
 
@@ -160,7 +161,7 @@ def settings(tmp_path):
 
 def test_an_answer_takes_a_corpus_runs_as_repeats_and_gives_each_corpus_the_same_weight(settings):
     answer, (folder, by_seed) = runpy.run_path(str(ANSWER)), settings
-    found = answer["answers"](folder)
+    found = answer["answers"](answer["read"](folder))
     assert found["cgc-constant"] == dict.fromkeys(found["cgc-learned"]), "there is no run of it"
     post, pre, alone, slow = by_seed.values()
     lines = found["cgc-learned"]
