@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def main(args):
     waits = not args.input and not args.sentences and sys.stdin.isatty()  # someone does, for each
     if waits:
         print(f"loading {args.model} ...", file=sys.stderr)
-    hub = load_hub(args.model, args.data)
+    with redirect_stdout(sys.stderr):  # where fairseq looks for its CUDA layers it prints
+        hub = load_hub(args.model, args.data)
     if waits:
         print("enter one sentence per line; Ctrl-D ends", file=sys.stderr)
     batch = 1 if waits else args.batch
