@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fairseq import utils
 from fairseq.models.lightconv import LightConvDecoder, Linear
-from fairseq.modules import DynamicConv, FairseqDropout, LayerNorm, MultiheadAttention
+from fairseq.modules import DynamicConv1dTBC, FairseqDropout, LayerNorm, MultiheadAttention
 from fairseq.modules.lightweight_convolution import LightweightConv1dTBC
 from torch import Tensor, nn
 
@@ -83,8 +83,7 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
         return self._steps(x, incremental_state, gated_kernel(None, self.weight.squeeze(1), self.weight_softmax))
 
     def _steps(self, x, incremental_state, kernel):
-        output = torch.stack([self._step(step, incremental_state, kernel) for step in x])
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        return torch.stack([self._step(step, incremental_state, kernel) for step in x])
 
     def _step(self, x, incremental_state, kernel):
         """A step of B x C, with a kernel of H x K or B x H x K."""
@@ -164,10 +163,8 @@ class SourceGatedLightweightConv(IncrementalLightweightConv):
             T x B x C
         """
         if incremental_state is None:
-            output = lightconv(
-                x, self._kernels(source), self.padding_l, dropout_probability(self.weight_dropout_module)
-            )
-            return output if self.bias is None else output + self.bias.to(output.dtype)
+            dropout = dropout_probability(self.weight_dropout_module)
+            return lightconv(x, self._kernels(source), self.padding_l, dropout)
         kernels = utils.get_incremental_state(self, incremental_state, "kernels")
         if kernels is None:
             kernels = self._kernels(source)
@@ -192,16 +189,15 @@ class SourceGatedLightweightConv(IncrementalLightweightConv):
 class IncrementalDecoderLayer(nn.Module):
     """LightConv's decoder layer, with one of the convolutions above, or fairseq's dynamic one.
 
-    fairseq would build its CUDA layer where it can, which has neither the cheap step nor the gate.
+    fairseq would build its CUDA layer where it can, which has neither the cheap step nor the gate, and prints to the
+    standard output where it cannot.
 
     Args:
         args: the model's options
         kernel_size: K of this layer
-        no_encoder_attn: leave attention to the encoder out
-        dictionary: as for fairseq's attention
     """
 
-    def __init__(self, args, kernel_size: int, no_encoder_attn: bool = False, dictionary=None):
+    def __init__(self, args, kernel_size: int):
         super().__init__()
         embed_dim, conv_dim = args.decoder_embed_dim, args.decoder_conv_dim
         self.linear1 = Linear(embed_dim, 2 * conv_dim if args.decoder_glu else conv_dim)
@@ -214,17 +210,10 @@ class IncrementalDecoderLayer(nn.Module):
         )
         self.normalize_before = args.decoder_normalize_before
         self.conv_layer_norm = LayerNorm(embed_dim)
-        self.encoder_attn: Any = None
-        self.encoder_attn_layer_norm: Any = None
-        if not no_encoder_attn:
-            self.encoder_attn = MultiheadAttention(
-                embed_dim,
-                args.decoder_attention_heads,
-                dropout=args.attention_dropout,
-                encoder_decoder_attention=True,
-                dictionary=dictionary,
-            )
-            self.encoder_attn_layer_norm = LayerNorm(embed_dim)
+        self.encoder_attn = MultiheadAttention(
+            embed_dim, args.decoder_attention_heads, dropout=args.attention_dropout, encoder_decoder_attention=True
+        )
+        self.encoder_attn_layer_norm = LayerNorm(embed_dim)
         self.fc1 = Linear(embed_dim, args.decoder_ffn_embed_dim)
         self.fc2 = Linear(args.decoder_ffn_embed_dim, embed_dim)
         self.final_layer_norm = LayerNorm(embed_dim)
@@ -234,12 +223,12 @@ class IncrementalDecoderLayer(nn.Module):
         """
         Args:
             x: T x B x C; with a state, its new steps
-            source: the sentences; None without attention to an encoder
+            source: the sentences
             encoder_padding_mask: fairseq's place for what ``source`` holds
             incremental_state: fairseq's, or None
 
         Returns:
-            T x B x C; and the weights of attention to the encoder, B x T x source length, or None
+            T x B x C; and the weights of attention to the encoder, B x T x source length, or None where nobody needs them
         """
         residual = x
         if self.normalize_before:
@@ -253,23 +242,21 @@ class IncrementalDecoderLayer(nn.Module):
         if not self.normalize_before:
             x = self.conv_layer_norm(x)
 
-        attn = None
-        if self.encoder_attn is not None:
-            residual = x
-            if self.normalize_before:
-                x = self.encoder_attn_layer_norm(x)
-            x, attn = self.encoder_attn(
-                query=x,
-                key=source.output,
-                value=source.output,
-                key_padding_mask=source.mask,
-                incremental_state=incremental_state,
-                static_kv=True,
-                need_weights=not self.training and self.need_attn,
-            )
-            x = residual + self.dropout_module(x)
-            if not self.normalize_before:
-                x = self.encoder_attn_layer_norm(x)
+        residual = x
+        if self.normalize_before:
+            x = self.encoder_attn_layer_norm(x)
+        x, attn = self.encoder_attn(
+            query=x,
+            key=source.output,
+            value=source.output,
+            key_padding_mask=source.mask,
+            incremental_state=incremental_state,
+            static_kv=True,
+            need_weights=not self.training and self.need_attn,
+        )
+        x = residual + self.dropout_module(x)
+        if not self.normalize_before:
+            x = self.encoder_attn_layer_norm(x)
 
         residual = x
         if self.normalize_before:
@@ -293,39 +280,32 @@ def _convolution(args, kernel_size):
         "weight_dropout": args.weight_dropout,
     }
     if args.decoder_conv_type == "dynamic":
-        return DynamicConv(**sizes)
+        return DynamicConv1dTBC(**sizes)
     if args.cgc_decoder == "none":
         return IncrementalLightweightConv(**sizes)
     return SourceGatedLightweightConv(sizes, **gate_arguments(args))
 
 
 class IncrementalDecoder(LightConvDecoder):
-    """LightConv's decoder for ``reorder_encoder_out``'s output. Takes what ``LightConvDecoder`` takes."""
+    """LightConv's decoder for ``reorder_encoder_out``'s output. It always attends to an encoder."""
 
-    def __init__(self, args, dictionary, embed_tokens, no_encoder_attn=False, final_norm=True):
+    def __init__(self, args, dictionary, embed_tokens):
         # fairseq's decoder names its layer class inside __init__: let it build none.
-        super().__init__(without_layers(args), dictionary, embed_tokens, no_encoder_attn, final_norm)
-        self.layers = nn.ModuleList(
-            IncrementalDecoderLayer(args, kernel_size, no_encoder_attn, dictionary)
-            for kernel_size in args.decoder_kernel_size_list
-        )
+        super().__init__(without_layers(args), dictionary, embed_tokens)
+        self.layers = nn.ModuleList(IncrementalDecoderLayer(args, size) for size in args.decoder_kernel_size_list)
 
-    def forward(self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None):
+    def forward(self, prev_output_tokens, encoder_out, incremental_state=None, src_lengths=None):
         """As ``LightConvDecoder.forward``."""
-        source, copies = None, 1
-        if encoder_out:
-            source = Source(encoder_out, incremental_state is not None)
-            if utils.get_incremental_state(self, incremental_state, COPIES) is None:
-                utils.set_incremental_state(self, incremental_state, COPIES, source.copies)
-                # Until a step has told the hypotheses of a sentence apart, one row stands for all of them.
-                first = prev_output_tokens[:: source.copies]
-                if source.copies > 1 and torch.equal(prev_output_tokens, first.repeat_interleave(source.copies, 0)):
-                    copies, source.copies, prev_output_tokens = source.copies, 1, first
-                    utils.set_incremental_state(self, incremental_state, ONE, True)
-            elif utils.get_incremental_state(self, incremental_state, ONE):
-                self.reorder_incremental_state_scripting(
-                    incremental_state, _rows(len(prev_output_tokens), source.output)
-                )
+        source, copies = Source(encoder_out, incremental_state is not None), 1
+        if utils.get_incremental_state(self, incremental_state, COPIES) is None:
+            utils.set_incremental_state(self, incremental_state, COPIES, source.copies)
+            # Until a step has told the hypotheses of a sentence apart, one row stands for all of them.
+            first = prev_output_tokens[:: source.copies]
+            if source.copies > 1 and torch.equal(prev_output_tokens, first.repeat_interleave(source.copies, 0)):
+                copies, source.copies, prev_output_tokens = source.copies, 1, first
+                utils.set_incremental_state(self, incremental_state, ONE, True)
+        elif utils.get_incremental_state(self, incremental_state, ONE):
+            self.reorder_incremental_state_scripting(incremental_state, _rows(len(prev_output_tokens), source.output))
         # fairseq's forward hands the first entry to its layers as it is.
         x, more = super().forward(prev_output_tokens, {"encoder_out": [source]}, incremental_state, src_lengths)
         if copies > 1:
@@ -349,8 +329,6 @@ class IncrementalDecoder(LightConvDecoder):
         moved = None  # decided once
         for layer in self.layers:
             layer.conv.reorder_incremental_state(incremental_state, own)
-            if layer.encoder_attn is None:
-                continue
             state = layer.encoder_attn._get_input_buffer(incremental_state)
             for name, value in state.items():
                 if value is None:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from conftest import LIGHTWEIGHT, Task, build_model, tiny_model
+from fairseq.modules import DynamicConv1dTBC
 from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_cgc import decoder
@@ -250,6 +251,12 @@ def test_a_dynamic_decoder_is_fairseq_s():
     ours = tiny_model(task=task, decoder_conv_type="dynamic").eval()
     found = generate(task, ours, batch(), beam_size=3)
     assert all(len(sentence) == 3 for sentence in found)
+
+
+def test_a_dynamic_decoder_prints_nothing_where_fairseq_s_cuda_layer_is_not_built(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert isinstance(tiny_model(decoder_conv_type="dynamic").decoder.layers[0].conv, DynamicConv1dTBC)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_decoder_gated_by_the_source_is_what_the_reference_says():
