@@ -236,8 +236,7 @@ def read_log(run):
             if not 0 <= update <= MOST_UPDATES or not isfinite(value):
                 raise ValueError
             value = (value, event.get("epoch")) if kind == "train" else value
-            if kind == "train_inner" and event.get("wps"):
-                run.speeds.append(float(event["wps"]))
+            value = float(event.get("wps") or 0) if kind == "train_inner" else value
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             broken.append(number)
             continue
@@ -247,6 +246,7 @@ def read_log(run):
     if broken := [number for number in broken if number < len(lines)]:
         print(f"{path}: line {', '.join(map(str, broken))} is broken and left out", file=sys.stderr)
     run.done = events[-1][0] if events else 0
+    run.speeds = [speed for _, kind, speed in events if kind == "train_inner" and speed]
     run.losses = list({update: loss for update, kind, loss in events if kind == "valid"}.items())
     # Of each epoch its number, first and last update, and tokens an update; a stop in the middle tells of a part too.
     epochs, start = [], 0

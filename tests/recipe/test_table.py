@@ -174,9 +174,12 @@ def test_a_log_gives_updates_tokens_and_validation_losses(tmp_path):
 
 
 def test_after_a_resume_the_last_word_counts(tmp_path):
-    first = [valid(1000, 4.5), epoch(1000, 3000.0), valid(2000, 9.0), epoch(2000, 9.0), inner(2300)]
-    found = read_run(make_run(tmp_path, log=[*first, inner(1100), valid(2000, 4.0), epoch(2000, 2000.0)]))
+    first = [{**inner(900), "wps": 700}, valid(1000, 4.5), epoch(1000, 3000.0)]
+    discarded = [{**inner(1100), "wps": 5}, valid(2000, 9.0), epoch(2000, 9.0), inner(2300)]
+    last = [{**inner(1050), "wps": 800}, valid(2000, 4.0), epoch(2000, 2000.0)]
+    found = read_run(make_run(tmp_path, log=[*first, *discarded, *last]))
     assert found.losses == [(1000, 4.5), (2000, 4.0)] and found.done == 2000 and found.tokens == 5_000_000
+    assert found.speeds == [700, 800]
 
 
 def test_an_epoch_that_a_stop_has_parted_counts_once_with_what_was_said_of_it_last(tmp_path):
