@@ -14,12 +14,12 @@ from ..errors import UserError
 # glibc gives a large tensor pages of its own and hands them back when it is freed: getting and clearing them anew is
 # a sixth of a small model's training step on a CPU (docs/speed.md). Other allocators do not read this.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-_libc = ctypes.CDLL(None)
+_prctl = ctypes.CDLL(None).prctl  # looked up here: not in a fork of a process that has threads
 
 
 def end_with_parent(parent):
     """Have the system end this process when ``parent``, the id of its parent process, is gone."""
-    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
 
