@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import OptionError, UserError, check_at_least
@@ -72,14 +73,13 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
 
     Raises:
         CheckpointError: the model does not fit the dictionaries
-        UserError: the preparation lacks the split, or fairseq-generate failed
+        UserError: fairseq-generate failed
     """
     prepared, output = Path(prepared), Path(output)
     made = read_preparation(prepared)
     settings = made["settings"]
     source, target = settings["source_lang"], settings["target_lang"]
     raw, tokeniser, held_out = {}, sacrebleu_tokeniser(target), False
-    _check_split(prepared, split)
     for language in (source, target):
         file, tokens = (prepared / kind / f"{split}.{language}" for kind in ("raw", "tok"))
         held_out = not file.exists()
@@ -151,12 +151,6 @@ def split_hashes(sha256, split):
     return {name: digits for name, digits in sha256.items() if name.startswith(f"{split}.")}
 
 
-def _check_split(prepared, split):
-    """Raises UserError if a preparation has no such split."""
-    if split not in (splits := read_preparation(prepared)["counts"]):
-        raise UserError(f"{prepared} has no split '{split}'; it has {', '.join(splits)}")
-
-
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
@@ -177,7 +171,8 @@ def main(args):
     made = read_preparation(prepared)
     check_files(prepared, made)
     sacrebleu_tokeniser(made["settings"]["target_lang"])
-    _check_split(prepared, args.split)
+    if args.split not in made["counts"]:
+        raise UserError(f"{prepared} has no split '{args.split}'; it has {', '.join(made['counts'])}")
     if (run / RUN).exists():
         check_vocabulary(run, prepared / "bin")
         own = split_hashes(files.read_json(run / RUN, RECORD)["data"]["sha256"], args.split)
@@ -186,17 +181,19 @@ def main(args):
                 f"{out} is for the {args.split} split of the run's own data, not of {prepared}; give --out"
             )
     files.replaceable_folder(out, "translations")
-    elsewhere = place.checkpoint and args.out  # then the run keeps the model that it has
-    if place.checkpoints and not elsewhere:
+    averages = place.checkpoints and not (place.checkpoint and args.out)  # else the run keeps the model that it has
+    if averages:
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")
-    with files.locked(run / files.LOCK, f"the run {run}"), files.partial_in(out.parent, folder=True) as passing:
+    writes = averages or not args.out
+    lock = files.locked(run / files.LOCK, f"the run {run}") if writes else nullcontext()
+    with lock, files.partial_in(out.parent, folder=True) as passing:
         model = place.model
         if place.checkpoints:
-            model = (passing if elsewhere else run) / MODEL_FOLDER
+            model = (run if averages else passing) / MODEL_FOLDER
             choice = args.by, args.average, args.checkpoint_upper_bound
             paths = [place.checkpoint] if place.checkpoint else checkpoints_to_average(place.checkpoints, *choice)
-            place_of_model = "" if elsewhere else f" -> {model}"
+            place_of_model = f" -> {model}" if averages else ""
             print(f"[average] {', '.join(path.name for path in paths)}{place_of_model}", flush=True)
             average_into_model(paths, prepared, model)
         print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)

@@ -25,8 +25,8 @@ def run_folder(prepared, tmp_path):
     return run
 
 
-def generate(folder, out=None, split="test"):
-    options = {"data": None, "average": 1, "by": "epoch", "beam": 2, "max_tokens": 100, "fairseq": []}
+def generate(folder, out=None, split="test", average=1):
+    options = {"data": None, "average": average, "by": "epoch", "beam": 2, "max_tokens": 100, "fairseq": []}
     evaluation.main(Namespace(folder=folder, out=out, split=split, checkpoint_upper_bound=None, **options))
 
 
@@ -58,6 +58,17 @@ def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
     with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
         generate(run_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_generate_only_reads_may_be_another_s(run_folder, tmp_path):
+    """A model that may not be written to, a run that is being trained: it comes as far as the checkpoint, which is none."""
+    checkpoint = run_folder / "checkpoints" / "checkpoint1.pt"
+    before = files_of(run_folder)
+    with pytest.raises(UserError, match="the checkpoint .*checkpoint1.pt was refused"):
+        generate(checkpoint, tmp_path / "out", average=None)
+    assert files_of(run_folder) == before
+    with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="the checkpoint .*checkpoint1.pt was refused"):
+        generate(checkpoint, tmp_path / "out", average=None)
 
 
 def test_nothing_is_trained_or_averaged_whose_translations_cannot_be_scored(
