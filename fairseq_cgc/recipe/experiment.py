@@ -197,9 +197,8 @@ def _translate(args, folder, test, options, execute):
     scores = folder / test / SCORES
     made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
     text = split_hashes(read_json(folder / RUN, RECORD)["data"]["sha256"], "test")
-    # What earlier versions did not tell is taken to be so.
-    found = made.get("checkpoints"), made.get("beam"), made.get("options", options), made.get("text", text)
-    if found != (names, PAPER["beam"], options, text):
+    wanted = {"checkpoints": names, "beam": PAPER["beam"], "options": options, "text": text}
+    if any(made.get(name) != value for name, value in wanted.items()):
         generate = ["generate", folder, f"--data={args.data}", "--average", args.average, "--by", args.by]
         generate += ["--out", folder / test, *options]
         execute([*COMMAND, *map(str, generate)], folder.with_suffix(".log"))

@@ -87,7 +87,6 @@ def test_a_single_sentence_has_no_other_to_take_a_context_from():
     ("change", "again"),
     [
         ({}, False),
-        ({"options": []}, False),
         ({"options": ["--lenpen", "0.6"]}, True),
         ({"beam": 4}, True),
         ({"checkpoints": ["other"]}, True),
@@ -96,7 +95,7 @@ def test_a_single_sentence_has_no_other_to_take_a_context_from():
 )
 def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypatch, change, again):
     folder, asked = make_run(tmp_path, name="cgc-seed1"), []
-    made = {"beam": 6, "checkpoints": ["a.pt"], "parameters": 1}
+    made = {"beam": 6, "checkpoints": ["a.pt"], "options": [], "text": {}, "parameters": 1}
     change_json(folder / "test" / "scores.json", lambda scores: scores.update(generation={**made, **change}))
     monkeypatch.setattr(experiment, "find_checkpoints", lambda *_: [Path("a.pt")])
     args = parse(["experiment", "--data", "data", "--runs", str(tmp_path), *map(str, QUICK)])
