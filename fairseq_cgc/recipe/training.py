@@ -142,12 +142,6 @@ def _name_and_value(word):
     return ALIASES.get(name, name), value
 
 
-def meant_by(name, names):
-    """The first of some options' names that fairseq takes ``name`` for, which may be the start of one; or None."""
-    longer = (whole for whole in (*names, *ALIASES) if whole == name or name[2:] and whole.startswith(name))
-    return next((ALIASES.get(whole, whole) for whole in longer if ALIASES.get(whole, whole) in names), None)
-
-
 def without_limits(options):
     """Options of fairseq-train but those that decide how long it trains, or what is written."""
     waits = option_values(options).get("--lr-scheduler") == WAITING
@@ -159,7 +153,6 @@ def refuse_overridden(asked, command):
     """Raises OptionError for the first of the options that are asked for of which a command makes something else."""
     decided = option_values(command)
     for name, value in option_values(asked).items():
-        name = name != "--max-tokens" and meant_by(name, DECIDED) or name  # a name of its own, not a start
         if decided.get(name, value) != value:
             instead = INSTEAD.get(name, "leave it out")
             raise OptionError(f"{name} is decided by this command: {decided[name]}, and not {value}; {instead}")
@@ -218,9 +211,13 @@ def check_numbers(options):
                 raise OptionError(f"{name} is {text}; it must be from {least:g} to {most:g}")
 
 
-def check_words(words):
-    """Raises OptionError for words that fairseq-train does not take, or options of which it makes no model."""
-    said, parser, before = io.StringIO(), fairseq_options.get_training_parser(), logging.root.manager.disable
+def check_words(words, command="train"):
+    """Raises OptionError for words that fairseq-train does not take, or options of which it makes no model.
+
+    ``command`` is ``generate`` for fairseq-generate's words.
+    """
+    parsers = {"train": fairseq_options.get_training_parser, "generate": fairseq_options.get_generation_parser}
+    said, parser, before = io.StringIO(), parsers[command](), logging.root.manager.disable
     logging.disable(logging.WARNING)  # which it will give itself
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -230,7 +227,7 @@ def check_words(words):
     except (SystemExit, ValueError, SyntaxError) as error:
         reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
         raise OptionError(
-            f"fairseq-train would refuse this: {textwrap.shorten(reason, 200, placeholder=' ...')}"
+            f"fairseq-{command} would refuse this: {textwrap.shorten(reason, 200, placeholder=' ...')}"
         ) from None
     finally:
         logging.disable(before)
@@ -404,9 +401,9 @@ def _identity(record):
     """What makes a run another one: dict of names to values."""
     batch = {"--batch-tokens": record["batch_tokens"]} if "batch_tokens" in record else {}
     options = option_values(without_limits(record["options"]))
-    if options.get("--lr-scheduler") == WAITING:  # earlier versions recorded none of these
-        options = {n: v for n, v in option_values(record.get("command", [])).items() if n in BEST_BY} | options
-    options = {name: value for name, value in options.items() if name not in DECIDED}  # which earlier versions recorded
+    options = {
+        name: value for name, value in options.items() if name not in DECIDED
+    }  # given or left out, they are the same
     data = {f"data {name}": digits[:12] for name, digits in record["data"]["sha256"].items()}
     return {"row": record["row"], "--seed": record["seed"], **batch, **options, **data}
 
@@ -671,16 +668,13 @@ def _refuse_other_gates(file, options):
     there, values = model_options(load_checkpoint(file)), option_values(options)
     if "cgc_gate" not in there or not values.get("--arch", "").startswith("lightconv_cgc"):
         return
-    for option in (
-        option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)
-    ):  # the first of them first
+    gate = values.get("--cgc-gate", "context")
+    if there["cgc_gate"] != gate and {there["cgc_gate"], gate} != {"constant", "none"}:
+        return  # gates of another kind start anew, or fairseq refuses their names
+    for option in (option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)):
         name = f"--{option.name.replace('_', '-')}"
         found, asked = (given.get(key, option.default) for given, key in ((there, option.name), (values, name)))
-        if option.name == "cgc_gate":
-            kind = asked
-            if found != kind and {found, kind} != {"constant", "none"}:
-                return  # gates of another kind start anew, or fairseq refuses their names
-        if found != asked and heeds(kind, option):
+        if found != asked and heeds(gate, option):
             raise CheckpointError(
                 f"the gates of {file} were trained with {name} {found}, and with {asked} the same weights are other gates; "
                 f"give {name} {found}, or another --finetune-from"
@@ -690,8 +684,8 @@ def _refuse_other_gates(file, options):
 def plan(args):
     """See that a training can be as the options of ``fairseq-cgc train`` say, before any work.
 
-    Returns the run folder, and of ``train``'s arguments ``options``, ``layout`` and ``launch``. Raises UserError for an
-    option or a value that no training can have.
+    Returns the run folder; of ``train``'s arguments ``options``, ``layout`` and ``launch``; and fairseq-train's command. Raises
+    UserError for an option or a value that no training can have.
     """
     check_at_least(1, max_update=args.max_update, keep=args.keep)
     check_within(0, MOST_SEED, seed=args.seed)
@@ -710,22 +704,21 @@ def plan(args):
             _refuse_other_gates(base, options)
         options += ["--finetune-from-model", str(base)]
     check_numbers(options)
+    check_words([str(prepared), "--user-dir", USER_DIR, *options, *layout])
     command = train_command(run, args.seed, options, prepared, args.max_update, launch, layout, args.keep)
-    check_words(command[len(launch) :])
-    return run, options, layout, launch
+    return run, options, layout, launch, command
 
 
 def main(args):
     """``fairseq-cgc train``."""
-    run, options, layout, launch = plan(args)
+    run, options, layout, launch, command = plan(args)
     writable_folder(args.runs, option="--runs")
     print(f"[train {args.row}, seed {args.seed}, for {args.max_update} updates] -> {run}", flush=True)
     if args.node_rank > 0:  # the first machine keeps the record
         if _is_done(read_json(run / RUN, RECORD) if (run / RUN).exists() else {}, options, args.max_update):
             print("    already done")
             return
-        data = prepared_folder(args.data)
-        join_training(train_command(run, args.seed, options, data, args.max_update, launch, layout, args.keep))
+        join_training(command)
         return
     train(run, args.row, args.seed, options, args.data, args.max_update, launch, layout, args.batch_tokens, args.keep)
     print(f"[trained] -> {run}; translate and score it: {shlex.join(['fairseq-cgc', 'generate', str(run)])}")

@@ -18,7 +18,7 @@ from .models import load_hub
 from .processes import child
 from .report import last_words
 from .rows import PAPER
-from .training import meant_by, option_values
+from .training import check_words, option_values
 
 BEAM = PAPER["beam"]
 LONGEST = 200  # tokens: fairseq's --max-len-b
@@ -90,13 +90,14 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
 
 
 def check_passed_on(options):
-    """Raises OptionError for an option of fairseq-generate's that ``fairseq-cgc generate`` decides, or whose output it could
-    not read."""
+    """Raises OptionError for an option that ``fairseq-cgc generate`` decides, or whose output it could not read, and for what
+    fairseq-generate would refuse."""
     for name in option_values(options):
-        if whole := meant_by(name, INSTEAD):
+        if name in INSTEAD:
             raise OptionError(
-                f"{whole} is decided by this command, which reads fairseq-generate's output; {INSTEAD[whole]}"
+                f"{name} is decided by this command, which reads fairseq-generate's output; {INSTEAD[name]}"
             )
+    check_words(["data", "--path", "model.pt", "--user-dir", USER_DIR, *options], "generate")
 
 
 def main(args):

@@ -24,12 +24,24 @@ SAID = [
     "option, given",
     [
         *((name, name) for name in ("--gen-subset", "--quiet", "--results-path", "--score-reference", "--num-shards")),
-        *(("--remove-bpe", "--post-process"), ("--source-lang", "-s"), ("--gen-subset", "--gen")),
-        *(("--remove-bpe", "--post-proc"), ("--source-lang", "-sen")),
+        *(("--remove-bpe", "--post-process"), ("--source-lang", "-s"), ("--source-lang", "-sen")),
     ],
 )
 def test_options_by_which_translations_would_not_be_read_are_refused(option, given):
     assert f"{option} is decided by this command" in refused("generate", "run", given, "x")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--lenpenn", "1"], "unrecognized arguments: --lenpenn 1"),
+        (["--lenpen", "x"], "--lenpen: invalid float value: 'x'"),
+    ],
+)
+def test_what_fairseq_generate_would_refuse_is_refused_before_any_work(options, words):
+    assert f"fairseq-generate would refuse this: {words}" in refused("generate", "run", *options).replace(
+        "argument ", ""
+    )
 
 
 def test_a_folder_without_a_translation_is_not_written(tmp_path, monkeypatch):
