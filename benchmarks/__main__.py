@@ -22,8 +22,8 @@ from fairseq_cgc.ops.context_gate import choose_gate, context_gate
 from fairseq_cgc.ops.context_gated_lightconv import context_gated_lightconv
 from fairseq_cgc.ops.lightconv import choose, lightconv
 from fairseq_cgc.ops.padding import head_means
-from fairseq_cgc.recipe.files import atomic_write, read_json
-from fairseq_cgc.recipe.report import render_table
+from fairseq_cgc.recipe.files import atomic_write, check_output, read_json
+from fairseq_cgc.recipe.report import WITHOUT_PLOTS, has_matplotlib, new_figure, render_table
 
 from . import contenders as c
 from .measure import compare, peak_memory, quartiles
@@ -109,12 +109,13 @@ def main(arguments=None):
         if args.command == "report":
             return print("\n".join(report(args.folder)), end="")
         numbers = ("repeats", "threads", "tokens", "sentences", "kernel", "max_tokens", "batches", "beam")
-        check_at_least(1, **{name: getattr(args, name) for name in numbers if getattr(args, name, None) is not None})
+        check_at_least(1, **{name: getattr(args, name, None) for name in numbers})
         for name in ("lengths", "kernels"):
             for value in getattr(args, name, []):
                 check_at_least(1, **{name: value})
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: torch finds no GPU; leave the option out to measure on the CPU")
+        check_outputs(args.out, getattr(args, "plot", None))
         if args.threads:
             torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
@@ -130,6 +131,16 @@ def main(arguments=None):
                 path.write_text(json.dumps(record, indent=1) + "\n")
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def check_outputs(out, plot):
+    """Raises UserError, before anything is measured, for a file that could not be written, or is not for us to replace."""
+    if out:
+        check_output(Path(out), "--out", part="rows")
+    if plot:
+        check_output(Path(plot), "--plot")
+    if plot and not has_matplotlib():
+        raise UserError(f"no {plot} {WITHOUT_PLOTS}")
 
 
 def report(folder):
@@ -341,14 +352,7 @@ def growth(args):
 
 
 def plot_growth(rows, args):
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError('--plot needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = new_figure(10, 4, columns=2)
     for axis, column, label in zip(axes, ("ms", "MB"), ("time, ms", "peak memory, MB")):
         for name in dict.fromkeys(row["layer"] for row in rows):
             own = [row for row in rows if row["layer"] == name]
@@ -360,8 +364,7 @@ def plot_growth(rows, args):
     axes[0].legend()
     figure.suptitle(f"Forward and backward of one convolution: kernel {args.kernel}, {args.sentences} sentences")
     with atomic_write(Path(args.plot)) as path:
-        figure.savefig(path, format="png", dpi=120)
-    pyplot.close(figure)
+        figure.savefig(path, format="png", dpi=120)  # the axes' numbers are mathematics, which save_figure leaves out
 
 
 def training(args):

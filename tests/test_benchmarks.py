@@ -55,10 +55,16 @@ def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_p
         (["operators", "--kernels", "3", "0"], "error: --kernels is 0"),
         (["growth", "--lengths", "-1"], "error: --lengths is -1"),
         (["training", "--device", "cuda"], "error: --device cuda: torch finds no GPU"),
+        (["operators", "--out", "."], "error: --out . is a folder"),
+        (["operators", "--out", "notes"], "error: --out notes is there and holds no rows; choose another name"),
+        (["growth", "--plot", "x.png"], "error: no x.png without matplotlib; pip install"),
     ],
 )
-def test_wrong_options_are_named(options, words, monkeypatch):
+def test_wrong_options_are_named_before_anything_is_measured(options, words, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("benchmarks.__main__.has_matplotlib", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("mine")
     with pytest.raises(SystemExit, match=words):
         main(options)
 

@@ -89,10 +89,11 @@ def _flocked(descriptor, operation):
         os.close(descriptor)
 
 
-def check_output(path, option, inputs=()):
-    """Raises UserError, before any work, if the file that an option names cannot be written.
+def check_output(path, option, inputs=(), part=None):
+    """Raises UserError, before any work, if the file that an option names cannot be written, or is somebody's.
 
-    That is if it is a folder or one of ``inputs``, the files that the work reads, or if its folder cannot be written to.
+    That is if it is a folder or one of ``inputs``, the files that the work reads, if its folder cannot be written to, or if it
+    is there and not JSON with ``part`` in it, a name, as what we would write has.
     """
     _refuse_folder(path, f"{option} {path}")
     if not path.exists():
@@ -100,6 +101,11 @@ def check_output(path, option, inputs=()):
     for file in map(Path, inputs):
         if path.is_file() and file.is_file() and path.samefile(file):
             raise UserError(f"{option} {path} is an input, and would be replaced; choose another name")
+    if part and path.is_file():
+        try:
+            read_json(path, {part: object})
+        except UserError:
+            raise UserError(f"{option} {path} is there and holds no {part}; choose another name") from None
 
 
 def _refuse_folder(path, name=None):

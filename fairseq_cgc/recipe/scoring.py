@@ -7,9 +7,9 @@ from importlib.metadata import version
 import numpy as np
 import sacrebleu
 
-from ..errors import MOST_SAMPLES, CorpusError, OptionError, UserError, check_at_least, check_within
+from ..errors import MOST_SAMPLES, CorpusError, OptionError, check_at_least, check_within
 from ..text import MosesText
-from .files import check_output, decode_lines, read_json, read_lines, write_json
+from .files import check_output, decode_lines, read_lines, write_json
 from .report import render_table
 from .significance import bootstrap_p, corpus_scores, resample, statistics
 
@@ -322,12 +322,7 @@ def main(args):
     check_within(1, MOST_SAMPLES, samples=args.samples)
     check_at_least(1, seed=args.seed)
     if args.json:
-        check_output(args.json, "--json", [*args.systems, *(args.ref or ())])
-        if args.json.is_file():
-            try:
-                read_json(args.json, {"scores": {str: object}})
-            except UserError:
-                raise UserError(f"--json {args.json} is there and holds no scores; choose another name") from None
+        check_output(args.json, "--json", [*args.systems, *(args.ref or ())], "scores")
     files = args.ref or test_set_references(args.test_set, args.language_pair)
     language = args.lang or (args.language_pair or "en").split("-")[-1]
     if not re.fullmatch("[A-Za-z]{2,3}([-_.].*)?", language):

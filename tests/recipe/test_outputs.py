@@ -67,7 +67,10 @@ def test_what_generate_only_reads_may_be_another_s(run_folder, tmp_path):
     with pytest.raises(UserError, match="the checkpoint .*checkpoint1.pt was refused"):
         generate(checkpoint, tmp_path / "out", average=None)
     assert files_of(run_folder) == before
-    with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="the checkpoint .*checkpoint1.pt was refused"):
+    with (
+        locked(run_folder / ".lock", "x"),
+        pytest.raises(UserError, match="the checkpoint .*checkpoint1.pt was refused"),
+    ):
         generate(checkpoint, tmp_path / "out", average=None)
 
 
