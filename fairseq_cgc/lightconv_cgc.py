@@ -14,7 +14,7 @@ from fairseq.modules import FairseqDropout, LayerNorm
 from torch import Tensor, nn
 
 from .channel_gate import GatedChannelTransformation
-from .compat import trainer_options
+from .compat import NEVER_SET, trainer_options
 from .context_gate import LearnedGate, SentenceGate
 from .convolutions import ContextGatedDynamicConv, ContextGatedLightweightConv, RecordedGate
 from .decoder import IncrementalDecoder, reorder_encoder_out
@@ -292,8 +292,7 @@ class LightConvCGCModel(LightConvModel):
         prefix = f"{name}." if name else ""  # of a model that is part of another
         own = {prefix + key: value for key, value in self.state_dict().items()}
         for key in [key for key in state_dict if key.startswith(prefix)]:
-            # A bias that fairseq's dynamic decoder neither sets nor uses.
-            if key.endswith(".conv.conv_bias") and key not in own:
+            if key.endswith(NEVER_SET) and key not in own:
                 del state_dict[key]
             # fairseq's CUDA layer keeps a kernel as H x K.
             elif key in own and key.endswith(".conv.weight") and state_dict[key].dim() == 2:

@@ -171,7 +171,9 @@ def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
 
 def remarks(args: Namespace) -> list[str]:
     """What a training, its options filled in, should be told of its gates: options of no effect, layers without a gate."""
-    found = [f"{', '.join(names)}: of no effect with --cgc-gate {args.cgc_gate}"] if (names := unheeded(args)) else []
+    options = [o for o in OPTIONS if o.name != "encoder_gct" and not heeds(args.cgc_gate, o)]
+    idle = [f"--{o.name.replace('_', '-')}" for o in options if getattr(args, o.name) != o.default]
+    found = [f"{', '.join(idle)}: of no effect with --cgc-gate {args.cgc_gate}"] if idle else []
     if args.cgc_gate_on == "logits" and not args.weight_softmax:
         found.append("--cgc-gate-on logits: of no effect without --weight-softmax")
     ones = [str(number) for number in gated_layers(args) if args.encoder_kernel_size_list[number - 1] == 1]
@@ -186,12 +188,6 @@ def heeds(gate: str, option: Any) -> bool:
     if gate != "none":
         heeded |= {"gate_on", None}
     return gate == "context" or option.metadata["argument"] in heeded
-
-
-def unheeded(args: Namespace) -> list[str]:
-    """Those of the gates' options that are set, as on the command line, and that ``--cgc-gate`` does not heed."""
-    found = [o for o in OPTIONS if not heeds(args.cgc_gate, o) and o.name != "encoder_gct"]
-    return [f"--{o.name.replace('_', '-')}" for o in found if getattr(args, o.name) != o.default]
 
 
 def without_layers(args: Namespace) -> Namespace:

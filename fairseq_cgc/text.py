@@ -29,6 +29,7 @@ SUBWORD_MODELS = {
     "subword_nmt": SubwordModel("bpe.codes", "bpecodes", "bpe_codes", "@@ "),
     "sentencepiece": SubwordModel("spm.model", "sentencepiece.bpe.model", "sentencepiece_model", "sentencepiece"),
 }
+HUB_NAMES = {model.name: model.hub_name for model in SUBWORD_MODELS.values()}
 
 # Python takes these control characters for white space; Perl, and so Moses, deletes them.
 NOT_SPACE_IN_PERL = dict.fromkeys(range(0x1C, 0x20))
@@ -174,7 +175,7 @@ def hub_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     for name, digest in recorded.items():
         if name.endswith((".bin", ".idx")):  # which a model folder has not
             continue
-        file = model if name == subwords.name else os.path.join(folder, os.path.basename(name))
+        file = os.path.join(folder, HUB_NAMES.get(name, os.path.basename(name)))
         found = _sha256_of(file)
         if found is None or digest not in (None, found):
             raise UserError(

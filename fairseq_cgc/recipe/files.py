@@ -286,7 +286,7 @@ def _files_in(folder):
 
 def mark_folder(folder, what, **facts):
     """Mark a folder, with all that is in it, as ours."""
-    mark = {"written_by": "fairseq-cgc", "what": what, **facts, "files": sorted(_files_in(Path(folder)))}
+    mark = {"written_by": OURS, "what": what, **facts, "files": sorted(_files_in(Path(folder)))}
     write_json(Path(folder) / MARK, mark)
 
 

@@ -2,6 +2,7 @@
 
 import textwrap
 from importlib.metadata import version
+from os.path import commonprefix
 from statistics import mean
 from typing import NamedTuple
 
@@ -307,8 +308,8 @@ def compare_pair(hub, one, other):
     """
     sentences = [hub.encode(sentence) for sentence in (one, other)]
     words = [[hub.task.source_dictionary[token] for token in sentence] for sentence in sentences]
-    prefix = _common(words[0], words[1])
-    suffix = _common(words[0][prefix:][::-1], words[1][prefix:][::-1])
+    prefix = len(commonprefix(words))
+    suffix = len(commonprefix([tokens[prefix:][::-1] for tokens in words]))
     changed = [sentence[prefix : len(sentence) - suffix] for sentence in words]
     if words[0] == words[1]:
         raise CorpusError(f"{one!r} and {other!r} are the same tokens to the model; change a word that it knows")
@@ -355,13 +356,6 @@ def _compare_pairs(hub, pairs):
     if pairs and not compared:
         raise CorpusError(left_out[0])
     return compared, left_out
-
-
-def _common(one, other):
-    length = 0
-    while length < min(len(one), len(other)) and one[length] == other[length]:
-        length += 1
-    return length
 
 
 def _moved(here, there):
@@ -523,9 +517,9 @@ def plot_gates(layers, heads, shown, sentences):
     return figure
 
 
-def _short(sentence, length=80):
+def _short(sentence):
     sentence = f" {sentence}" if sentence.startswith("_") else sentence  # matplotlib leaves that out of a legend
-    return sentence if len(sentence) <= length else sentence[: length - 1] + "…"
+    return sentence if len(sentence) <= 80 else sentence[:79] + "…"
 
 
 def plot_variances(summaries):
@@ -547,9 +541,9 @@ def plot_variances(summaries):
     return figure
 
 
-def _ending(name, length=24):
+def _ending(name):
     """The end of a long name, a path's say: whole, it would leave a plot no room."""
-    return name if len(name) <= length else f"…{name[1 - length :]}"
+    return name if len(name) <= 24 else f"…{name[-23:]}"
 
 
 def plot_classes(found, title):

@@ -31,7 +31,6 @@ URL = "http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 ARCHIVE = "de-en.tgz"
 RECORD = "archive.json"
 EXPECTED_PAIRS = {"train": 160239, "valid": 7283, "test": 6750}
-VALID_EVERY = 23
 LANGUAGES = ("de", "en")
 TRAINING = "train.tags"
 TEST_SETS = (

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..lightconv_cgc import LightConvCGCModel
-from ..text import PREPARATION, SUBWORD_MODELS
+from ..text import HUB_NAMES, PREPARATION
 from .checkpoints import find_checkpoints
 from .files import read_json, sha256_of, usable_path
 from .rows import PAPER
@@ -67,11 +67,10 @@ def data_of(place):
 
 def check_vocabulary(run, folder):
     """Raises CheckpointError if a ``bin`` has other dictionaries or another subword model than a run's data had."""
-    copies = {kind.name: kind.hub_name for kind in SUBWORD_MODELS.values()}
     for name, digest in read_json(run / RUN, RECORD)["data"]["sha256"].items():
         if name.endswith((".bin", ".idx")):  # the text, which need not be the run's
             continue
-        file = folder / copies.get(name, name)
+        file = folder / HUB_NAMES.get(name, name)
         found = sha256_of(file) if file.is_file() else "none"
         if found != digest:
             raise CheckpointError(

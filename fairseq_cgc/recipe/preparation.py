@@ -29,7 +29,7 @@ from fairseq.tokenizer import tokenize_line
 from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within
-from ..text import PREPARATION, SUBWORD_MODELS, MosesText, lowercase
+from ..text import HUB_NAMES, PREPARATION, SUBWORD_MODELS, MosesText, lowercase
 from . import files
 from .processes import parallel_map
 from .report import render_table
@@ -171,9 +171,8 @@ def read_preparation(folder):
 def check_files(folder, record=None):
     """Raises CorpusError for the first file of a preparation that is not the one it made."""
     record = record or read_preparation(folder)
-    copies = {kind.name: kind.hub_name for kind in SUBWORD_MODELS.values()}
     for name, recorded in record["sha256"].items():
-        path = Path(folder) / "bin" / copies.get(name, name)
+        path = Path(folder) / "bin" / HUB_NAMES.get(name, name)
         found = files.sha256_of(path)[:12] if path.is_file() else "not there"
         if found != recorded[:12]:
             raise CorpusError(

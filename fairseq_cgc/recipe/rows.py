@@ -28,7 +28,6 @@ class Row(NamedTuple):
 
 ROWS = {name: Row(**row) for name, row in _FILE["rows"].items()}
 SYSTEMS = {name: row for name, row in ROWS.items() if row.of is None}  # Table 6, and what is held against it
-VARIANTS = {name: row for name, row in ROWS.items() if row.of is not None}
 TRAINED = [name for name, row in ROWS.items() if row.evaluated_with is None]
 PAPER_AND_CONTROLS = [name for name, row in ROWS.items() if row.paper_bleu or row.control]
 SHUFFLED = {row.of: name for name, row in ROWS.items() if row.evaluated_with}  # a row's shuffled control

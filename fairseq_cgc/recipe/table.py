@@ -25,7 +25,7 @@ from .files import LOCK, Between, check_own_files, is_locked, read_json, read_li
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, row_options
-from .scoring import SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
+from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
 from .training import RECORD, RUN, option_values
 
@@ -502,7 +502,7 @@ def _signatures(scored):
         by_signature = _names_by(scored, [run.scores[figure]["signature"] for run in scored])
         for signature, names in by_signature.items():
             whose = "" if len(by_signature) == 1 else f", {names}"
-            yield f"- {'sacreBLEU' if figure == 'BLEU' else figure}{whose}: `{signature}`"
+            yield f"- {LABELS.get(figure, figure)}{whose}: `{signature}`"
 
 
 def colour_of(row):

@@ -55,7 +55,6 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", remove_bpe]
     command += [*SKIP_TOO_LONG, *EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
     hypotheses, lengths = {}, []
     with (
         open(log, "w", encoding="utf-8") as log_file,

@@ -14,6 +14,7 @@ from fairseq_cgc.errors import CorpusError
 from fairseq_cgc.recipe import iwslt14
 from fairseq_cgc.recipe.files import locked, read_json, read_lines, sha256_of
 from fairseq_cgc.recipe.iwslt14 import TEST_SETS, read_archive, segments, training_lines, write_raw
+from fairseq_cgc.recipe.preparation import Settings
 
 TRAIN = "de-en/train.tags.de-en.{}"
 SET = "de-en/" + TEST_SETS[2] + ".de-en.{}.xml"
@@ -54,12 +55,12 @@ def test_the_address_and_the_sets_are_those_of_fairseqs_recipe():
     text = open(script, encoding="utf-8").read()
     assert f'URL="{iwslt14.URL}"' in text and f"GZ={iwslt14.ARCHIVE}\n" in text
     assert tuple(re.findall(r"\$tmp/(IWSLT14\.\w+\.\w+)\.de-en\.\$l", text)) == TEST_SETS
-    assert f"NR%{iwslt14.VALID_EVERY} == 0" in text
+    assert f"NR%{Settings.valid_every} == 0" in text
 
 
 def test_the_expected_validation_set_is_every_23rd_pair():
     train, valid = iwslt14.EXPECTED_PAIRS["train"], iwslt14.EXPECTED_PAIRS["valid"]
-    assert (train + valid) // iwslt14.VALID_EVERY == valid
+    assert (train + valid) // Settings.valid_every == valid
 
 
 @pytest.mark.parametrize("tag", ["url", "talkid", "keywords"])

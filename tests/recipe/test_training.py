@@ -28,7 +28,7 @@ from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.distributed import distributed_options
 from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines, sha256_of
-from fairseq_cgc.recipe.rows import SYSTEMS, TRAINED, VARIANTS, row_options
+from fairseq_cgc.recipe.rows import ROWS, SYSTEMS, TRAINED, row_options
 from fairseq_cgc.recipe.training import (
     batch_options,
     join_training,
@@ -100,7 +100,7 @@ def test_a_row_s_command_builds_the_row_s_model(row, arch, parameters):
         assert args.decoder_conv_type == "lightweight"
 
 
-@pytest.mark.parametrize("row, options", [(row, VARIANTS[row].options.split()) for row in TRAINED if row in VARIANTS])
+@pytest.mark.parametrize("row, options", [(row, ROWS[row].options.split()) for row in TRAINED if ROWS[row].of])
 def test_a_variant_is_cgc_with_what_it_changes(row, options):
     made, plain = (
         vars(

@@ -14,11 +14,10 @@ NORMS = ("latent", "latent-per-head", "heads-latent")
 ACTIVATIONS = {"sigmoid": 0.5, "one-plus-tanh": 1.0}  # and the gate that each makes of 0
 GATE_ON = ("kernel", "logits")
 
-# Each is a module of three functions, free of autograd; parameters: encode, scale, shift, decode, weight (or None).
-#   supports(means, parameters, options)
+# Each is a module of functions, free of autograd; parameters: encode, scale, shift, decode, weight (or None).
+#   supports(means, parameters, options)  whether it computes this; torch computes everything
 #   forward(means, padding, parameters, options)  the result, and a tuple of what backward needs of it
 #   backward(grad, saved, means, padding, parameters, options)  the gradients of means and of each parameter
-# The first that supports a call takes it.
 IMPLEMENTATIONS = ("triton", "torch")
 
 

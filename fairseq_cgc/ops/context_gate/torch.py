@@ -16,11 +16,6 @@ aten = torch.ops.aten
 LOG2_E = math.log2(math.e)
 
 
-def supports(means, parameters, options):
-    """Everything."""
-    return True
-
-
 def forward(means, padding, parameters, options):
     """As ``context_gate``."""
     encode, scale, shift, decode, weight = _precise(parameters, means)

@@ -15,12 +15,11 @@ from torch.autograd import Function
 from ..common import accumulation_dtype, is_exporting, once_differentiable, operation, without_autocast
 from . import bands, depthwise
 
-# Each is a module of three functions, free of autograd:
-#   supports(x, kernel_size, padding_l, per_token)  whether it computes this, and is fast at it
+# Each is a module of functions, free of autograd:
+#   supports(x, kernel_size, padding_l, per_token)  whether it computes this, and is fast at it; bands computes everything
 #   forward(x, kernel, padding_l, spread=None)
 #   backward(grad, x, num_heads, kernel_size, padding_l, per_token=False)  the kernel's gradient
-# The gradient of x is forward of the output's gradient with the kernel reversed. The first that
-# supports a call takes it; the last supports everything.
+# The gradient of x is forward of the output's gradient with the kernel reversed.
 IMPLEMENTATIONS = ("triton", "depthwise", "bands")
 
 

@@ -12,11 +12,6 @@ from ..common import accumulation_dtype, cached, product, workspace
 BLOCK = 64
 
 
-def supports(x: Tensor, kernel_size: int, padding_l: int, per_token: bool) -> bool:
-    """Everything."""
-    return True
-
-
 def forward(x: Tensor, kernel: Tensor, padding_l: int, spread: Tensor | None = None) -> Tensor:
     """``lightconv`` without gradients.
 
