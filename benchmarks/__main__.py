@@ -274,8 +274,8 @@ def fused(conv, gate, convolution):
 
     def call(x):
         own = *conv.gate.tensors(), conv.weight.squeeze(1), conv.gate.options
-        how = {"padding_l": conv.padding_l, "dropout": 0.1, "gate": gate, "convolution": convolution}
-        return context_gated_lightconv(x, None, *own, **how)
+        choices = {"padding_l": conv.padding_l, "dropout": 0.1, "gate": gate, "convolution": convolution}
+        return context_gated_lightconv(x, None, *own, **choices)
 
     return call
 

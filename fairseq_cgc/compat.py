@@ -111,10 +111,10 @@ def explain_user_errors() -> None:
                 "a file was refused: it holds more than data, or is damaged; get it again, from a source you trust"
             )
         at = [(f.f_globals.get("__name__", ""), f.f_code.co_name) for f, _ in walk_tb(traceback)] or [("", "")]
-        said = type(error) in (Exception, OPTIONS_REFUSED_IN.get(at[-1]))
-        said = said or type(error) is AssertionError and at[-1][0].startswith("fairseq_cli.")
-        said = said and str(error) and error.__context__ is None
-        if said or isinstance(error, FileNotFoundError) or isinstance(error, OSError) and error.errno:
+        refusal = type(error) in (Exception, OPTIONS_REFUSED_IN.get(at[-1]))
+        check = type(error) is AssertionError and at[-1][0].startswith("fairseq_cli.")  # of a command's options
+        of_fairseq = (refusal or check) and str(error) and error.__context__ is None
+        if of_fairseq or isinstance(error, FileNotFoundError) or isinstance(error, OSError) and error.errno:
             error = UserError(error)
         if isinstance(error, UserError):
             sys.stdout.flush()
@@ -141,12 +141,12 @@ def trainer_options(args):
     """
     from omegaconf import OmegaConf
 
-    whole = args._get_parent() if OmegaConf.is_config(args) else None
-    if whole is None:
+    config = args._get_parent() if OmegaConf.is_config(args) else None
+    if config is None:
         return args
-    parts = (dict(whole.get(part) or {}) for part in ("common", "dataset", "distributed_training", "task"))
+    parts = (dict(config.get(part) or {}) for part in ("common", "dataset", "distributed_training", "task"))
     names = {
-        part: (whole.get(part) or {}).get("_name") for part in ("task", "criterion", "optimizer", "tokenizer", "bpe")
+        part: (config.get(part) or {}).get("_name") for part in ("task", "criterion", "optimizer", "tokenizer", "bpe")
     }
     return argparse.Namespace(**{name: value for part in parts for name, value in part.items()} | names)
 

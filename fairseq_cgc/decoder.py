@@ -6,7 +6,7 @@
 * The encoder's output is reordered only when that changes it.
 
 On a GPU all three are left to fairseq: there a step takes as long as its launches. And, on request, gated by the source
-sentence (``SourceGatedLightweightConv``), which no paper has. What a call needs is in its arguments and in fairseq's
+sentence (``SourceGatedLightweightConv``), which no paper has; its past is kept in place on a GPU too. What a call needs is in its arguments and in fairseq's
 incremental state: nothing is written to a module.
 """
 
@@ -321,25 +321,25 @@ class IncrementalDecoder(LightConvDecoder):
         """Reorder the hypotheses' states."""
         # fairseq's attention takes an order of as many rows for one that leaves each sentence where it is.
         copies = utils.get_incremental_state(self, incremental_state, COPIES) or 1
-        one = utils.get_incremental_state(self, incremental_state, ONE)
-        own = new_order // copies if one else new_order
+        as_one = utils.get_incremental_state(self, incremental_state, ONE)
+        hypothesis_order = new_order // copies if as_one else new_order
         utils.set_incremental_state(self, incremental_state, ONE, False)
-        together = copies == 1 or _moves_sentences(new_order, copies)
-        rows = new_order.view(-1, copies)[:, 0] // copies if together else new_order
-        moved = None  # decided once
+        shared = copies == 1 or _moves_sentences(new_order, copies)
+        order = new_order.view(-1, copies)[:, 0] // copies if shared else new_order
+        changes = None  # decided once
         for layer in self.layers:
-            layer.conv.reorder_incremental_state(incremental_state, own)
+            layer.conv.reorder_incremental_state(incremental_state, hypothesis_order)
             state = layer.encoder_attn._get_input_buffer(incremental_state)
             for name, value in state.items():
                 if value is None:
                     continue
-                if not together:  # from here on each hypothesis has its own
+                if not shared:  # from here on each hypothesis has its own
                     value = value.repeat_interleave(copies, 0)
-                if moved is None:
-                    moved = _costs_launches(value) or not torch.equal(rows, _rows(value.size(0), rows))
-                state[name] = value.index_select(0, rows) if moved else value
+                if changes is None:
+                    changes = _costs_launches(value) or not torch.equal(order, _rows(value.size(0), order))
+                state[name] = value.index_select(0, order) if changes else value
             layer.encoder_attn._set_input_buffer(incremental_state, state)
-        if not together:
+        if not shared:
             utils.set_incremental_state(self, incremental_state, COPIES, 1)
 
 

@@ -47,13 +47,15 @@ class TranslationHub(GeneratorHubInterface):
         """Translate one raw sentence, or a list of them; ``translate`` does it with beam 5."""
         if isinstance(sentences, str):
             return self.sample([sentences], beam, verbose, **kwargs)[0]
-        said = [(row, sentence) for row, sentence in enumerate(sentences) if not is_blank(sentence)]
-        arguments, found = kwargs.pop("inference_step_args", None) or {}, []
+        rows = [row for row, sentence in enumerate(sentences) if not is_blank(sentence)]
+        arguments, translations = kwargs.pop("inference_step_args", None) or {}, [""] * len(sentences)
         by_row = {name: value for name in BY_ROW if (value := arguments.get(name)) is not None}
         # fairseq sorts sentences by length, and does not sort what each has of its own: then one by one.
-        for group in [[one] for one in said] if by_row else [said] if said else []:
-            own = {name: value[[row for row, _ in group]] for name, value in by_row.items()}
-            lines = [sentence for _, sentence in group]
-            found += super().sample(lines, beam, verbose, inference_step_args={**arguments, **own}, **kwargs)
-        translations = iter(found)
-        return ["" if is_blank(sentence) else next(translations) for sentence in sentences]
+        groups = [[row] for row in rows] if by_row else [rows]
+        for group in filter(None, groups):
+            own = {name: value[group] for name, value in by_row.items()}
+            lines = [sentences[row] for row in group]
+            found = super().sample(lines, beam, verbose, inference_step_args={**arguments, **own}, **kwargs)
+            for row, translation in zip(group, found):
+                translations[row] = translation
+        return translations

@@ -78,11 +78,11 @@ class GroupedAdam(FairseqAdam):
                 "--reset-optimizer"
             )
         decays = [(group["weight_decay"], group.get("weight_decay_scale", 1.0)) for group in state_dict["param_groups"]]
-        whole = next((decay / share for decay, share in decays if share), self.cfg.weight_decay)
+        weight_decay = next((decay / share for decay, share in decays if share), self.cfg.weight_decay)
         super().load_state_dict(state_dict, optimizer_overrides)
         for group, shares in zip(self.param_groups, here):
             group.update(shares)
-        self._scale_weight_decay((optimizer_overrides or {}).get("weight_decay", whole))
+        self._scale_weight_decay((optimizer_overrides or {}).get("weight_decay", weight_decay))
 
 
 def _listed(sizes):

@@ -82,8 +82,8 @@ class SimCutCriterion(LabelSmoothedCrossEntropyCriterion):
             "sample_size": sample["target"].size(0) if self.sentence_avg else sample["ntokens"],
         }
         if self.report_accuracy:
-            whole = output[0].chunk(2)[0], output[1]
-            logged["n_correct"], logged["total"] = (n.data for n in self.compute_accuracy(model, whole, sample))
+            uncut = output[0].chunk(2)[0], output[1]
+            logged["n_correct"], logged["total"] = (n.data for n in self.compute_accuracy(model, uncut, sample))
         return loss, logged["sample_size"], logged
 
     @classmethod
@@ -105,9 +105,9 @@ def cut_second_half(model, p):
     """
 
     def cut(module, inputs, output):
-        whole, cut = output.chunk(2)
-        kept = torch.rand(cut.shape[:2], device=cut.device) >= p
-        return torch.cat([whole, cut * kept.unsqueeze(2)])
+        first, second = output.chunk(2)
+        mask = torch.rand(second.shape[:2], device=second.device) >= p
+        return torch.cat([first, second * mask.unsqueeze(2)])
 
     try:
         tables = {model.encoder.embed_tokens, model.decoder.embed_tokens}

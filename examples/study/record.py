@@ -106,10 +106,10 @@ def record(run, evaluations, folder):
         evaluations: dict of folder in the run's to ``table.Run``
     """
     with atomic_folder(folder, "record") as partial:
-        kept = read_json(run.folder / RUN)
-        kept.pop("command", None)
-        kept["data"]["path"] = Path(kept["data"]["path"]).name
-        write_json(partial / RUN, kept)
+        content = read_json(run.folder / RUN)
+        content.pop("command", None)
+        content["data"]["path"] = Path(content["data"]["path"]).name
+        write_json(partial / RUN, content)
         epochs = [line for line in read_lines(run.folder / "log.jsonl") if '"event": "train_inner"' not in line]
         write_lines(partial / "log.jsonl", epochs)
         for test, evaluation in evaluations.items():

@@ -118,8 +118,8 @@ def average_checkpoints(paths):
                 total[name] = total[name] + value if name in total else value
     for name, value in state["model"].items():
         if value.is_floating_point():
-            kept = torch.float64 if value.dtype == torch.float64 else torch.float32
-            state["model"][name] = (total[name] / len(paths)).to(kept)
+            dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+            state["model"][name] = (total[name] / len(paths)).to(dtype)
     state.pop("last_optimizer_state", None)
     return state
 

@@ -89,7 +89,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     check_dictionaries(state, prepared / "bin", source, target)
     references = files.read_lines(prepared / "tok" / f"{split}.{target}")
     max_tokens = max(max_tokens, longest_sentence(prepared, split, position_limit(state)))
-    asked, told = list(options), "".join(f" {shlex.quote(word)}" for word in options)
+    passed_on, in_signature = list(options), "".join(f" {shlex.quote(word)}" for word in options)
     options = ["--source-lang", source, "--target-lang", target, "--max-tokens", str(max_tokens), *options]
     mark = files.mark_of(model)
     averaged = {name: mark[name] for name in AVERAGED if name in mark}
@@ -125,7 +125,10 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         score, line = tokenised_bleu(tokenised, references)
         case = "lowercased" if settings["lowercase"] else "cased"
         scores = {
-            TOKENISED_BLEU: {"score": score, "signature": f"{line}, {tokens} tokens, {case}, beam {beam}{told}"},
+            TOKENISED_BLEU: {
+                "score": score,
+                "signature": f"{line}, {tokens} tokens, {case}, beam {beam}{in_signature}",
+            },
             **detokenised_scores(detokenised, [raw[target]], settings["lowercase"], tokeniser),
         }
         for name in ("BLEU", "chrF") if held_out else ():
@@ -137,7 +140,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
             "skipped": len(skipped),
             "sentences_per_second": float(speed[1]) if speed else None,
             "parameters": count_parameters(state),
-            "options": asked,
+            "options": passed_on,
             "text": split_hashes(made["sha256"], split),
             **averaged,
         }

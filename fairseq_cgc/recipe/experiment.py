@@ -319,10 +319,10 @@ def power_notes(runs, to_cgc):
     }
     if not found:
         return []
-    told = ", ".join(f"{least:.2f} for `{row}`" for row, least in found.items())
+    effects = ", ".join(f"{least:.2f} for `{row}`" for row, least in found.items())
     return [
         "Four studies of five like this one would find a true difference to CGC of so many BLEU (p < 0.05, as far as the "
-        f"noise can be told from these seeds): {told}. Smaller ones it can neither show nor rule out."
+        f"noise can be told from these seeds): {effects}. Smaller ones it can neither show nor rule out."
     ]
 
 
@@ -397,14 +397,14 @@ def _check_epochs(args, counts):
     interval = values.get("--save-interval", "1")
     tokens = counts["pairs"] + max(side["tokens"] for side in counts.values() if isinstance(side, dict))
     epochs = args.max_update * args.batch_tokens // tokens
-    kept = epochs // max(1, int(interval)) if interval.isdigit() else epochs
-    if kept < args.average:
+    left = epochs // max(1, int(interval)) if interval.isdigit() else epochs
+    if left < args.average:
         raise OptionError(
             f"--average is {args.average} epochs, and {args.max_update} updates of {args.batch_tokens} tokens are at most {epochs} "
             f"of {tokens:,} tokens"
-            + (f", of which --save-interval {interval} leaves {kept}" if kept < epochs else "")
+            + (f", of which --save-interval {interval} leaves {left}" if left < epochs else "")
             + "; raise --max-update"
-            + (f", or give --average {kept}" if kept else "")
+            + (f", or give --average {left}" if left else "")
         )
 
 
@@ -422,12 +422,12 @@ def _keep_enough(args):
         return
     keep = "--keep-interval-updates" if args.by == "update" else "--keep-best-checkpoints"
     names = "--save-interval-updates", keep
-    interval, kept = (int(values[name]) if values.get(name, "").isdigit() else 0 for name in names)
+    interval, number = (int(values[name]) if values.get(name, "").isdigit() else 0 for name in names)
     saved = args.max_update // interval if interval else 0
     if args.by == "update" and saved < args.average:
         raise OptionError(
             f"--by update averages {args.average} checkpoints, and {args.max_update} updates leave {saved}: "
             f"--save-interval-updates is {interval or 'not given'}; save more often, or change --by or --average"
         )
-    if args.average > kept:
+    if args.average > number:
         args.fairseq += [keep, str(args.average)]

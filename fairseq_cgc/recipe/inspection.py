@@ -606,11 +606,11 @@ def main(args):
         "input": [str(path) for path in args.input or ()],
         "versions": {name: version(name) for name in ("torch", "ve-fairseq")},
     }
-    told = f"Model: `{args.checkpoint}`. Input: "
-    told += ", ".join(f"`{path}`" for path in [*(args.input or ()), args.pairs] if path)
-    told += f", {len(sentences):,} sentences" * bool(sentences) + f", {len(pairs):,} pairs" * bool(pairs)
+    source = f"Model: `{args.checkpoint}`. Input: "
+    source += ", ".join(f"`{path}`" for path in [*(args.input or ()), args.pairs] if path)
+    source += f", {len(sentences):,} sentences" * bool(sentences) + f", {len(pairs):,} pairs" * bool(pairs)
     made = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    texts, plots = ["# What the gates look at", f"{told}. Command: `{args.command_line}`. Versions: {made}."], {}
+    texts, plots = ["# What the gates look at", f"{source}. Command: `{args.command_line}`. Versions: {made}."], {}
     if sentences:
         convolutions = [layer.conv for layer in hub.models[0].encoder.layers]  # for what can be refused at once
         chosen = _places("--layers", args.layers, len(convolutions))

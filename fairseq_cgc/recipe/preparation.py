@@ -273,15 +273,15 @@ def clean_pairs(pairs, max_tokens, max_ratio):
     These have 1 to ``max_tokens`` tokens a side, a length ratio of at most ``max_ratio`` and no token of more than
     1,000 characters; white space is folded.
     """
-    kept = []
+    cleaned = []
     for pair in pairs:
         source, target = (side.split() for side in pair)
         shorter, longer = sorted((len(source), len(target)))
         if not (1 <= shorter and longer <= max_tokens and longer / shorter <= max_ratio):
             continue
         if max(map(len, source + target)) <= MAX_TOKEN_LENGTH:
-            kept.append((" ".join(source), " ".join(target)))
-    return kept
+            cleaned.append((" ".join(source), " ".join(target)))
+    return cleaned
 
 
 def hold_out(pairs, every):
@@ -295,8 +295,8 @@ def hold_out(pairs, every):
             f"{len(pairs)} training pairs are left after cleaning, too few to hold out one of every {every} for validation; "
             "give validation files, or a smaller --valid-every"
         )
-    kept = [pair for number, pair in enumerate(pairs, 1) if number % every]
-    return list(zip(*kept)), list(zip(*pairs[every - 1 :: every]))
+    training = [pair for number, pair in enumerate(pairs, 1) if number % every]
+    return list(zip(*training)), list(zip(*pairs[every - 1 :: every]))
 
 
 def learn_subwords(paths, model, settings):
@@ -509,8 +509,8 @@ def _dropped(counts, settings):
     held_out = 0 if "raw_pairs" in counts["valid"] else counts["valid"]["pairs"]
     if not (dropped := raw - counts["train"]["pairs"] - held_out):
         return []
-    kept = f"1 to {settings['max_tokens']} Moses tokens a side, ratio at most {settings['max_ratio']:g}"
-    lines = [f"cleaning dropped {dropped:,} of {raw:,} training pairs (kept: {kept})"]
+    rule = f"1 to {settings['max_tokens']} Moses tokens a side, ratio at most {settings['max_ratio']:g}"
+    lines = [f"cleaning dropped {dropped:,} of {raw:,} training pairs (kept: {rule})"]
     languages = settings["source_lang"], settings["target_lang"]
     if dropped > raw / 4 and (why := _clauses(languages)):
         lines.append(f"WARNING: {why}")

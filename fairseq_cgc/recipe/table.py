@@ -204,16 +204,16 @@ def _read_record(folder):
     row = record["row"]
     if row not in ROWS:
         raise UserError(f"{path}: the row is {row!r}; expected one of {', '.join(ROWS)}")
-    told = {name: record[name] for name in ("seed", "updates", "data", "versions")}
-    return Run(folder, row, **told, command=record.get("command", []), settings=_settings(row, record))
+    content = {name: record[name] for name in ("seed", "updates", "data", "versions")}
+    return Run(folder, row, **content, command=record.get("command", []), settings=_settings(row, record))
 
 
 def _settings(row, record):
     """Where a run's record leaves its row's options, and its tokens an update."""
     settings = {"tokens an update": f"{record['batch_tokens']:,}"} if "batch_tokens" in record else {}
-    own, told = option_values(row_options(row)), option_values(record["options"])
-    settings |= {name: value for name, value in told.items() if own.get(name) != value}
-    return settings | {name: "left out" for name in own if name not in told}
+    own, given = option_values(row_options(row)), option_values(record["options"])
+    settings |= {name: value for name, value in given.items() if own.get(name) != value}
+    return settings | {name: "left out" for name in own if name not in given}
 
 
 def read_log(run):
@@ -280,11 +280,11 @@ def read_results(run, test):
     averaged = generation.get("checkpoints", [])
     made = {"updates": run.done, "checkpoints averaged": len(averaged), "beam": generation.get("beam")}
     made["last update averaged"] = generation.get("last")
-    told = {name: f"{value:,}" for name, value in made.items() if value}
+    settings = {name: f"{value:,}" for name, value in made.items() if value}
     if averaged:
         single = averaged[0].removeprefix("checkpoint_").removesuffix(".pt")  # best, last
-        told["chosen by"] = next((kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])), single)
-    run.settings = {**run.settings, **told}  # which another evaluation of the run shares
+        settings["chosen by"] = next((kind for kind in KINDS if KINDS[kind].fullmatch(averaged[0])), single)
+    run.settings = {**run.settings, **settings}  # which another evaluation of the run shares
     if run.row not in SHUFFLED.values():  # which its options make
         run.settings |= option_values(generation.get("options", []))
     run.decoding = generation.get("sentences_per_second")
@@ -455,8 +455,8 @@ def settings_notes(runs):
     """Lists of the settings in which runs differ though their rows do not, and of those that all have beyond their rows'."""
     lines, shared = [], []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
-        told = [run for run in runs if name in run.settings or name not in OF_RESULTS]
-        values = _names_by(told, [run.settings.get(name, "the row's own") for run in told])
+        runs_with_it = [run for run in runs if name in run.settings or name not in OF_RESULTS]
+        values = _names_by(runs_with_it, [run.settings.get(name, "the row's own") for run in runs_with_it])
         if len(values) > 1:
             lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
         elif name.startswith("-"):

@@ -539,7 +539,7 @@ def follow_training(command, run, updates, lock):
     Raises:
         UserError: it failed; with the end of its words
     """
-    tail, valid, said, told, dropped = [], "", 0, time.monotonic(), []
+    tail, valid, last, told_at, dropped = [], "", 0, time.monotonic(), []
     words, log = run / "train.log", run / "log.jsonl"
     with (
         open(words, "ab") as sink,
@@ -571,8 +571,8 @@ def follow_training(command, run, updates, lock):
                 done, text = int(values["num_updates"]), f"loss {values['loss']}{valid}"
                 bar.set_postfix_str(text)
                 bar.update(done - bar.n)
-                if bar.disable and (done >= said + max(1, updates // 10) or time.monotonic() > told + TELL_EVERY):
-                    said, told = done, time.monotonic()
+                if bar.disable and (done >= last + max(1, updates // 10) or time.monotonic() > told_at + TELL_EVERY):
+                    last, told_at = done, time.monotonic()
                     print(f"    {done}/{updates} updates, {text}", flush=True)
     if process.returncode:
         reason, free = f"failed with exit status {process.returncode}: {last_words(tail)}", shutil.disk_usage(run).free
@@ -608,14 +608,14 @@ def complete_figures(run):
     if not words.exists():
         return
     with open(words, encoding="utf-8", errors="replace") as file:
-        said = [_figures_line(event, values) for event, values in map(parse_figures, file) if event]
-    there = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if log.exists() else []
-    known = list(there)
-    while known and known != said[: len(known)]:
+        printed = [_figures_line(event, values) for event, values in map(parse_figures, file) if event]
+    recorded = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if log.exists() else []
+    known = list(recorded)
+    while known and known != printed[: len(known)]:
         known.pop()  # cut off, as the last one may be
-    if known or not there:
+    if known or not recorded:
         with open(log, "a", encoding="utf-8") as file:
-            file.writelines(said[len(known) :])
+            file.writelines(printed[len(known) :])
 
 
 def _figures_line(event, values):
