@@ -25,8 +25,8 @@ from fairseq_cgc.recipe.inspection import gates_of, source_batch, summarise
 from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.report import render_table
 from fairseq_cgc.recipe.rows import CGC, LEARNED, SHUFFLED
+from fairseq_cgc.recipe.run_folder import MODEL_FOLDER, RUN
 from fairseq_cgc.recipe.table import STATISTICS_FILE
-from fairseq_cgc.recipe.training import MODEL_FOLDER, RUN
 
 GATED = CGC, LEARNED, "cgc-summary"  # the rows whose gates are learned
 LAYERS = "layers.json"

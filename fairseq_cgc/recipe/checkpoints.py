@@ -11,6 +11,7 @@ from fairseq.data import Dictionary
 from ..errors import CheckpointError, OptionError, check_at_least
 from ..safe_loading import load_checkpoint
 from .files import MARK, atomic_folder, atomic_write, check_output, sha256_of
+from .run_folder import BEST, CHECKPOINTS, MODEL
 
 POSITIONS = 1024  # of fairseq's models, unless told otherwise
 
@@ -48,13 +49,13 @@ def find_checkpoints(folder, kind="epoch", count=None, upper_bound=None, option=
             found.append((float(match[1]), path))
     if kind == "best" and found:
         found = [(number * _sign_of_best(path for _, path in found), path) for number, path in found]
-    elif kind == "best" and (folder / "checkpoint_best.pt").is_file():
-        found = [(0, folder / "checkpoint_best.pt")]
+    elif kind == "best" and (folder / BEST).is_file():
+        found = [(0, folder / BEST)]
     if len(found) < (count or 0):
         names = [path.name for path in folder.glob("checkpoint*.pt")]
         there = {other: sum(map(bool, map(KINDS[other].fullmatch, names))) for other in KINDS if other != kind}
         if kind != "best" and not found and not any(there.values()):
-            there["best"] = names.count("checkpoint_best.pt")  # all that less than an epoch leaves
+            there["best"] = names.count(BEST)  # all that less than an epoch leaves
         others = ", ".join(f"{number} by {other}" for other, number in there.items() if number)
         raise CheckpointError(
             f"{folder} has {len(found)} {kind} checkpoints"
@@ -193,7 +194,7 @@ def write_model(state, bin_folder, folder, **facts):
     ``facts`` go into the folder's mark.
     """
     with atomic_folder(folder, "model", **facts) as partial:
-        _save(state, partial / "model.pt")
+        _save(state, partial / MODEL)
         for file in Path(bin_folder).iterdir():
             if file.is_file() and file.suffix not in (".bin", ".idx") and file.name != MARK:
                 shutil.copyfile(file, partial / file.name)
@@ -217,7 +218,7 @@ def main(args):
         if len(args.inputs) != 1 or not folders:
             raise OptionError(f"{option} needs --inputs to be one existing folder")
         [folder] = args.inputs
-        folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder  # of a run
+        folder = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder  # of a run
         paths = find_checkpoints(folder, kind, count, args.checkpoint_upper_bound, option)
     check_output(args.output, "--output", paths)
     print("average of", *map(str, paths))

@@ -20,6 +20,7 @@ from .checkpoints import (
 from .models import check_vocabulary, checkpoints_to_average, data_of, locate
 from .preparation import check_files, longest_sentence, read_preparation
 from .report import render_table
+from .run_folder import LAST, MODEL, MODEL_FOLDER, RECORD, RUN
 from .scoring import (
     LABELS,
     TOKENISED_BLEU,
@@ -29,7 +30,7 @@ from .scoring import (
     tokenised_bleu,
     tokens_of,
 )
-from .training import MODEL_FOLDER, RECORD, RUN, prepared_folder
+from .training import prepared_folder
 from .translate import BEAM, check_passed_on, generate
 
 SCORES = "scores.json"
@@ -85,7 +86,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
         held_out = not file.exists()
         lines = files.read_lines(tokens if held_out else file)
         raw[language] = list(map(MosesText(language).detokenise, lines)) if held_out else lines
-    state = load_checkpoint(Path(model) / "model.pt")
+    state = load_checkpoint(Path(model) / MODEL)
     check_dictionaries(state, prepared / "bin", source, target)
     references = files.read_lines(prepared / "tok" / f"{split}.{target}")
     max_tokens = max(max_tokens, longest_sentence(prepared, split, position_limit(state)))
@@ -95,7 +96,7 @@ def translate_and_score(model, prepared, output, split="test", beam=BEAM, max_to
     averaged = {name: mark[name] for name in AVERAGED if name in mark}
     with files.atomic_folder(output, "translations", updates=mark.get("updates")) as partial:
         hypotheses = generate(
-            Path(model) / "model.pt",
+            Path(model) / MODEL,
             prepared / "bin",
             split,
             partial / "generate.txt",
@@ -211,7 +212,7 @@ def average_into_model(paths, prepared, folder):
 
     Raises CheckpointError for unreadable checkpoints, or some that do not fit the data.
     """
-    state, last = average_checkpoints(paths), paths[-1].with_name("checkpoint_last.pt")
+    state, last = average_checkpoints(paths), paths[-1].with_name(LAST)
     newest = load_checkpoint(last) if last.exists() else state
     languages = read_preparation(prepared)["settings"]
     check_dictionaries(state, prepared / "bin", languages["source_lang"], languages["target_lang"])

@@ -22,18 +22,10 @@ from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table
 from .rows import CGC, CONTROL, LEARNED, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
+from .run_folder import CHECKPOINTS, LAST, RECORD, RUN
 from .scoring import TOKENISED_BLEU, sacrebleu_tokeniser
 from .significance import detectable_difference
-from .training import (
-    RECORD,
-    RUN,
-    data_record,
-    option_values,
-    parse_figures,
-    plan,
-    prepared_folder,
-    validation_options,
-)
+from .training import data_record, option_values, parse_figures, plan, prepared_folder, validation_options
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
@@ -193,7 +185,7 @@ def _run_shuffled(args, folder, execute):
 
 def _translate(args, folder, test, options, execute):
     """Translate and score, unless that has been done with these checkpoints and options."""
-    names = [path.name for path in find_checkpoints(folder / "checkpoints", args.by, args.average)]
+    names = [path.name for path in find_checkpoints(folder / CHECKPOINTS, args.by, args.average)]
     scores = folder / test / SCORES
     made = read_json(scores, RESULT)["generation"] if scores.exists() else {}
     text = split_hashes(read_json(folder / RUN, RECORD)["data"]["sha256"], "test")
@@ -223,7 +215,7 @@ def _validate_shuffled(prepared, folder, execute):
     path, log = folder / SHUFFLED_TEST / LOSS, folder / SHUFFLED_TEST / "validate.log"
     if path.exists():
         return
-    pairs, last = read_preparation(prepared)["counts"]["valid"]["pairs"], folder / "checkpoints" / "checkpoint_last.pt"
+    pairs, last = read_preparation(prepared)["counts"]["valid"]["pairs"], folder / CHECKPOINTS / LAST
     options = ["--task", "translation", "--user-dir", USER_DIR, "--path", str(last)]
     options += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
     options += [*EVERY_SENTENCE, *NO_WORKERS, *validation_options(prepared, options)]
@@ -374,7 +366,7 @@ def _check_data(args):
         raise CorpusError(f"{args.data} has no test split to translate; prepare the corpus with --test")
     for path in args.runs.glob(f"*/{RUN}"):
         record = read_json(path, RECORD)
-        trained = record["done"] or any((path.parent / "checkpoints").glob("checkpoint*.pt"))
+        trained = record["done"] or any((path.parent / CHECKPOINTS).glob("checkpoint*.pt"))
         if trained and record["data"]["sha256"] != data["sha256"]:
             raise UserError(
                 f"{path.parent} was trained on other data than {args.data}, and the runs of a folder are compared; choose another "

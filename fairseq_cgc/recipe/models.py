@@ -12,10 +12,7 @@ from ..text import HUB_NAMES, PREPARATION
 from .checkpoints import find_checkpoints
 from .files import read_json, sha256_of, usable_path
 from .rows import PAPER
-from .training import MODEL_FOLDER, RECORD, RUN
-
-MODEL = "model.pt"
-LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+from .run_folder import BEST, CHECKPOINTS, LAST, MODEL, MODEL_FOLDER, RECORD, RUN
 
 
 class Place(NamedTuple):
@@ -50,7 +47,7 @@ def locate(path):
         return Place(run, checkpoints=path.parent, checkpoint=path)
     if (path / MODEL).is_file():
         return Place(run, model=path)
-    model, checkpoints = path / MODEL_FOLDER, path / "checkpoints"
+    model, checkpoints = path / MODEL_FOLDER, path / CHECKPOINTS
     if not checkpoints.is_dir() and any(path.glob("checkpoint*.pt")):
         checkpoints = path
     place = Place(run, model if (model / MODEL).is_file() else None, checkpoints if checkpoints.is_dir() else None)

@@ -20,10 +20,10 @@ from .experiment import contents, failures, read_experiment
 from .files import atomic_write, check_output, check_own_files, mark_of, read_json, read_lines
 from .report import WITHOUT_PLOTS, has_matplotlib, new_figure, save_figure
 from .rows import ROWS, SYSTEMS
+from .run_folder import MODEL_FOLDER, RUN
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, compare, sacrebleu_tokeniser, token_metric
 from .significance import corpus_scores, statistics
 from .table import Run, check_same_data, colour_of, corpus_name, plot_curves, plot_scores, read_run, short_hashes
-from .training import MODEL_FOLDER, RUN
 
 SHOWN = 10  # sentences of a list
 ENCODED = 1000  # sentences whose gates are looked at

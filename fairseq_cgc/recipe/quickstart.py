@@ -13,7 +13,8 @@ from .evaluation import RESULT, SCORES, average_into_model, score_table, transla
 from .files import LOCK, discard_folder, locked, mark_of, read_json, read_lines, replaceable_folder, writable_folder
 from .page import write_page
 from .rows import row_options
-from .training import MODEL_FOLDER, train
+from .run_folder import CHECKPOINTS, LAST, MODEL, MODEL_FOLDER
+from .training import train
 from .translate import BEAM
 
 SETTINGS = preparation.Settings(bpe_size=2000, max_ratio=3.0)
@@ -21,7 +22,7 @@ AVERAGED = 5
 FREE_BYTES = 500 * 2**20  # what a run leaves and needs in between: about 250 MiB, of which the wheel 41
 
 # Small sizes, for two cores; the code is that of the paper's model.
-MODEL = """
+SIZE = """
     --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-layers 3 --encoder-kernel-size-list [3,7,15]
     --decoder-embed-dim 128 --decoder-ffn-embed-dim 256 --decoder-layers 2 --decoder-kernel-size-list [3,7]
     --share-decoder-input-output-embed --dropout 0.1 --input-dropout 0 --attention-dropout 0 --weight-dropout 0
@@ -54,8 +55,8 @@ def _quickstart(args, work):
     raw = {split: work / "raw" / split for split in preparation.SPLITS}
     for line in preparation.summary(preparation.prepare(raw, work / "data", SETTINGS)):
         print(f"    {line}")
-    stage(f"3/6 train {args.arch} for {args.updates} updates", run / "checkpoints")
-    options = [*row_options(SYSTEM_OF[args.arch]), *MODEL, *TRAINING]
+    stage(f"3/6 train {args.arch} for {args.updates} updates", run / CHECKPOINTS)
+    options = [*row_options(SYSTEM_OF[args.arch]), *SIZE, *TRAINING]
     train(run, SYSTEM_OF[args.arch], args.seed, options, work / "data", args.updates, keep=AVERAGED)
     with locked(run / LOCK, f"the run {run}"):
         average(run, work / "data")
@@ -102,10 +103,10 @@ def corpus(args, work):
 
 def average(run, data):
     """Stage 4: the last epochs' checkpoints to ``model/``, a folder complete in itself."""
-    checkpoints = find_checkpoints(run / "checkpoints") or [run / "checkpoints" / "checkpoint_last.pt"]
+    checkpoints = find_checkpoints(run / CHECKPOINTS) or [run / CHECKPOINTS / LAST]
     epochs = "the only checkpoint" if len(checkpoints) == 1 else f"the last {len(checkpoints)} epochs"
     stage(f"4/6 average {epochs}: {', '.join(path.name for path in checkpoints)}", run / MODEL_FOLDER)
-    if (run / MODEL_FOLDER / "model.pt").exists():
+    if (run / MODEL_FOLDER / MODEL).exists():
         print("    already done")
         return
     average_into_model(checkpoints, data, run / MODEL_FOLDER)
@@ -115,7 +116,7 @@ def report(args, run, scores):
     translations = run / "test"
     print("", score_table(scores), sep="\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ve-fairseq", "sacrebleu"))
-    state = load_checkpoint(run / MODEL_FOLDER / "model.pt")
+    state = load_checkpoint(run / MODEL_FOLDER / MODEL)
     parameters, last = count_parameters(state), state["optimizer_history"][-1]["num_updates"]
     averaged = "" if last == args.updates else f" (the model's last checkpoint is of update {last})"
     print(

@@ -25,9 +25,10 @@ from .files import LOCK, Between, check_own_files, is_locked, read_json, read_li
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, row_options
+from .run_folder import RECORD, RUN
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
-from .training import RECORD, RUN, option_values
+from .training import option_values
 
 PROTOCOL = {
     "updates": f"{PAPER['max_update']:,}",

@@ -1,13 +1,4 @@
-"""Training by the paper's protocol, as runs that resume and keep their own record.
-
-A run folder:
-
-    run.json        what it is: row, seed, options, hashes of its data, versions, updates done
-    checkpoints/    the last 10 epochs', the best, the last
-    train.log       fairseq-train's words; log.jsonl: its figures, one JSON object a line
-    model/          the average: a folder complete in itself (made by generate)
-    test/           translations and scores (made by generate)
-"""
+"""Training by the paper's protocol, as runs that resume and keep their own record (``run_folder``)."""
 
 import contextlib
 import importlib.util
@@ -37,7 +28,6 @@ from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, model_options, save_checkpoint, updates_of
 from .files import (
     LOCK,
-    Between,
     discard_folder,
     foreign_files,
     locked,
@@ -49,31 +39,13 @@ from .files import (
     writable_folder,
     write_json,
 )
+from .models import check_vocabulary, locate
 from .preparation import check_files, longest_sentence, read_preparation
 from .processes import child
 from .report import last_words
 from .rows import PAPER, row_options
+from .run_folder import CHECKPOINTS, LAST, MODEL, RECORD, RUN
 
-RUN = "run.json"
-RECORD = {
-    "row": str,
-    "seed": int,
-    "options": [str],
-    "data": {
-        "path": str,
-        "source_lang": str,
-        "target_lang": str,
-        "pairs": {str: Between(0, kind=int)},
-        "sha256": {str: str},
-    },
-    "batch_tokens?": Between(1, kind=int),  # none where --max-tokens says them
-    "base?": str,  # hash of the model that it started from
-    "updates": Between(1, kind=int),
-    "done": Between(0, kind=int),
-    "ended?": {"max_update": Between(1, kind=int), "limits": {str: str}},  # what it ended by, short of its updates
-    "versions": {str: str},
-    "command?": [str],  # which the study's records leave out, for its paths
-}
 # What a number of fairseq-train's can be at all: others end in its tracebacks, or train to no purpose.
 LIMITED = {
     (0, 1): "--dropout --attention-dropout --activation-dropout --relu-dropout --input-dropout --weight-dropout "
@@ -89,7 +61,6 @@ GATE_FUNCTION = "cgc_gate_on", "cgc_gate_activation", "cgc_pool", "cgc_norm"
 FEW_BYTES = 100 * 2**20  # a disk with less left may be why a training failed
 TELL_EVERY = 600  # seconds, where there is no bar
 TOO_LONG = " samples have invalid sizes and will be skipped"  # fairseq's words
-MODEL_FOLDER = "model"
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = "--max-epoch --patience --stop-time-hours --stop-min-lr".split()
@@ -312,7 +283,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
     """
     check_numbers([*options, *layout])
     run, prepared = usable_path(run, "the run"), prepared_folder(prepared)
-    checkpoints, record = run / "checkpoints", run / RUN
+    checkpoints, record = run / CHECKPOINTS, run / RUN
     identity = {"row": row, "seed": seed, "options": without_limits(options), "data": data_record(prepared)}
     if batch_tokens:
         identity["batch_tokens"] = batch_tokens
@@ -327,7 +298,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         base = Path(option_values(options).get("--finetune-from-model", ""))
         if "base" in before:
             identity["base"] = before["base"]
-        elif base.is_file() and not (checkpoints / "checkpoint_last.pt").exists():
+        elif base.is_file() and not (checkpoints / LAST).exists():
             identity["base"] = sha256_of(base)
         if before["done"] > updates:
             raise _trained_longer(run, before["done"], updates)
@@ -433,7 +404,7 @@ def train_command(run, seed, options, prepared, updates, launch=None, layout=(),
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
     options += [*validation_options(prepared, options), *EACH_DEVICE_LOADS, "--log-format", "json"]
     options += ["--max-update", str(updates), "--seed", str(seed)]
-    options += ["--save-dir", str(run / "checkpoints"), "--keep-last-epochs", str(keep)]
+    options += ["--save-dir", str(run / CHECKPOINTS), "--keep-last-epochs", str(keep)]
     refuse_overridden(asked, options)
     words = (word for group in option_groups(options).values() for word in group)
     return [*(launch or launcher(1)), str(prepared / "bin"), *words]
@@ -479,7 +450,7 @@ def mend_last_checkpoint(checkpoints):
 
     Returns the updates that the last checkpoint has behind it.
     """
-    last = checkpoints / "checkpoint_last.pt"
+    last = checkpoints / LAST
     if not last.exists():
         return 0
     try:
@@ -506,7 +477,7 @@ def keep_place_in_epoch(checkpoints, update_freq):
     them for as many of another layout's: data skipped, seen twice, or none left. ``update_freq`` is the new layout's,
     as text.
     """
-    last = checkpoints / "checkpoint_last.pt"
+    last = checkpoints / LAST
     if not last.exists() or not update_freq.isdigit():
         return
     state = load_checkpoint(last)
@@ -646,9 +617,7 @@ def model_to_finetune(path, prepared, run):
 
     Raises CheckpointError if there is none, or its run had another vocabulary than the preparation has.
     """
-    from .models import LAST, MODEL, check_vocabulary, locate  # which imports this module
-
-    started = (run / RUN).is_file() and (run / "checkpoints" / LAST).is_file()
+    started = (run / RUN).is_file() and (run / CHECKPOINTS / LAST).is_file()
     record = read_json(run / RUN, RECORD) if started else {"options": []}
     began = option_values(record["options"]).get("--finetune-from-model", "")
     if started and Path(began).is_relative_to(path.resolve()):  # which may hold a newer model by now
@@ -700,7 +669,7 @@ def plan(args):
     options = [*row_options(args.row), *args.fairseq]
     if args.finetune_from:
         base = model_to_finetune(args.finetune_from, prepared, run)
-        if not (run / "checkpoints" / "checkpoint_last.pt").is_file():
+        if not (run / CHECKPOINTS / LAST).is_file():
             _refuse_other_gates(base, options)
         options += ["--finetune-from-model", str(base)]
     check_numbers(options)
