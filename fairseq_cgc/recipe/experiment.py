@@ -17,6 +17,7 @@ from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_le
 from . import table
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES, split_hashes
+from .fairseq_options import option_values
 from .files import check_own_files, read_json, writable_folder, write_json
 from .preparation import read_preparation
 from .processes import child
@@ -25,7 +26,7 @@ from .rows import CGC, CONTROL, LEARNED, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFL
 from .run_folder import CHECKPOINTS, LAST, RECORD, RUN
 from .scoring import TOKENISED_BLEU, sacrebleu_tokeniser
 from .significance import detectable_difference
-from .training import data_record, option_values, parse_figures, plan, prepared_folder, validation_options
+from .training import data_record, parse_figures, plan, prepared_folder, validation_options
 
 COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from .checkpoints import KINDS
 from .evaluation import RESULT, SCORES, split_hashes
+from .fairseq_options import option_values
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
@@ -28,7 +29,6 @@ from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, row_op
 from .run_folder import RECORD, RUN
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
-from .training import option_values
 
 PROTOCOL = {
     "updates": f"{PAPER['max_update']:,}",

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, SKIP_TOO_LONG, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
+from .fairseq_options import check_words, option_values
 from .files import atomic_write, decode_lines, read_lines
 from .models import load_hub
 from .processes import child
 from .report import last_words
 from .rows import PAPER
-from .training import check_words, option_values
 
 BEAM = PAPER["beam"]
 LONGEST = 200  # tokens: fairseq's --max-len-b

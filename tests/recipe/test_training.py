@@ -27,16 +27,10 @@ from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.distributed import distributed_options
+from fairseq_cgc.recipe.fairseq_options import batch_options, check_numbers, precision_options, without_limits
 from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines, sha256_of
 from fairseq_cgc.recipe.rows import ROWS, SYSTEMS, TRAINED, row_options
-from fairseq_cgc.recipe.training import (
-    batch_options,
-    join_training,
-    keep_place_in_epoch,
-    launcher,
-    parse_figures,
-    precision_options,
-)
+from fairseq_cgc.recipe.training import join_training, keep_place_in_epoch, launcher, parse_figures
 
 NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0", "--weight-dropout", "0"]
 TINY_RUN = [*TINY_OPTIONS, "--warmup-updates", "10", "--lr", "0.005"]
@@ -56,11 +50,11 @@ def losses(run_folder):
 def test_what_decides_how_long_a_run_trains_or_what_it_keeps_is_none_of_its_options():
     options = ["--lr", "1", "--max-epoch", "3", "--patience=2", "--fp16", "--stop-time-hours", "1", "--dropout", "0.1"]
     options += ["--keep-best-checkpoints", "5", "--save-interval=2", "--no-epoch-checkpoints"]
-    assert training.without_limits(options) == ["--lr", "1", "--fp16", "--dropout", "0.1"]
+    assert without_limits(options) == ["--lr", "1", "--fp16", "--dropout", "0.1"]
     options = ["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric", "--lr-scheduler"]
-    assert training.without_limits([*options, "cosine"]) == ["--lr-scheduler", "cosine"]
+    assert without_limits([*options, "cosine"]) == ["--lr-scheduler", "cosine"]
     asked = [*options, "reduce_lr_on_plateau"]
-    assert training.without_limits(asked) == asked
+    assert without_limits(asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -740,4 +734,4 @@ def test_a_master_without_host_or_port_is_refused(master):
 
 def test_every_row_s_own_numbers_are_within_the_limits():
     for row in TRAINED:
-        training.check_numbers(row_options(row))
+        check_numbers(row_options(row))
