@@ -92,7 +92,7 @@ def cached(make: Callable) -> Callable:
     Returns:
         a function ``(like, *sizes)`` that gives ``make(*sizes, like.dtype, like.device)``; its result must not be changed
     """
-    kept: dict = {}
+    results: dict = {}
     lock, size = threading.Lock(), 0
 
     @functools.wraps(make)
@@ -101,14 +101,14 @@ def cached(make: Callable) -> Callable:
         key = (*sizes, like.dtype, like.device)
         if not is_real(like) or like.device.type != "cpu":
             return make(*key)
-        if (found := kept.get(key)) is not None:
+        if (found := results.get(key)) is not None:
             return found
         with torch.inference_mode(False):  # else no gradient could ever be taken through it
             made = make(*key)
         with lock:
-            size += _bytes(made) if kept.setdefault(key, made) is made else 0
+            size += _bytes(made) if results.setdefault(key, made) is made else 0
             while size > MOST_BYTES:
-                size -= _bytes(kept.pop(next(iter(kept))))  # the oldest
+                size -= _bytes(results.pop(next(iter(results))))  # the oldest
         return made
 
     return get
