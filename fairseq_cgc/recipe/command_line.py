@@ -210,7 +210,12 @@ def generate(parser):
     """
     _path(parser, "folder", "RUN", "a run folder, its checkpoint folder, a checkpoint or a model folder (not averaged)")
     _path(parser, "--data", "DIR", "prepared folder; default: the run's training data")
-    _path(parser, "--out", "DIR", "default: the split's name in the run folder")
+    _path(
+        parser,
+        "--out",
+        "DIR",
+        "default: the split's name in the run folder; with another folder the run keeps its model",
+    )
     parser.add_argument("--split", default="test", help="split to translate")
     _number(parser, "--average", None, f"number of checkpoints; default: {PAPER['average']}, or all of a shorter run")
     _by(parser, PAPER["by"], "average the last epochs, the last updates or the best")

@@ -185,7 +185,10 @@ def main(args):
                 f"{out} is for the {args.split} split of the run's own data, not of {prepared}; give --out"
             )
     files.replaceable_folder(out, "translations")
-    averages = place.checkpoints and not (place.checkpoint and args.out)  # else the run keeps the model that it has
+    # What is written elsewhere leaves the run the model that its own translations are of.
+    averages = place.checkpoints and not (
+        args.out and (place.checkpoint or not out.resolve().is_relative_to(run.resolve()))
+    )
     if averages:
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")

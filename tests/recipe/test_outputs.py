@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from argparse import Namespace
 
 import pytest
@@ -50,14 +51,31 @@ def test_generate_leaves_a_model_folder_that_is_not_its_own_alone(run_folder, tm
     (run_folder / "model" / "notes.txt").write_text("mine")
     before = files_of(tmp_path)
     with pytest.raises(UserError, match="holds notes.txt, which is not part of our model"):
-        generate(run_folder, tmp_path / "out")
+        generate(run_folder)
     assert files_of(tmp_path) == before
+
+
+def test_translations_elsewhere_leave_a_run_its_model(run_folder, tmp_path, monkeypatch):
+    (run_folder / "model").mkdir()
+    (run_folder / "model" / "model.pt").write_text("the model of the run's own translations")
+    mark_folder(run_folder / "model", "model")
+    averaged, before = [], files_of(run_folder)
+    monkeypatch.setattr(evaluation, "average_into_model", lambda paths, data, folder: averaged.append(folder))
+    monkeypatch.setattr(evaluation, "translate_and_score", lambda *_: sys.exit())
+    for folder, option in ((run_folder, 1), (run_folder / "checkpoints" / "checkpoint1.pt", None)):
+        with pytest.raises(SystemExit):
+            generate(folder, tmp_path / "out", average=option)
+    assert not any(folder.is_relative_to(run_folder) for folder in averaged) and files_of(run_folder) == before
+    (tmp_path / "link").symlink_to(run_folder)
+    with pytest.raises(SystemExit):
+        generate(run_folder, tmp_path / "link" / "another")
+    assert averaged[2:] == [run_folder / "model"]
 
 
 def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
     with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
-        generate(run_folder, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        generate(run_folder)
+    assert not (run_folder / "test").exists()
 
 
 def test_what_generate_only_reads_may_be_another_s(run_folder, tmp_path):
