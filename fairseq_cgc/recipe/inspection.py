@@ -650,8 +650,8 @@ def main(args):
     if pairs:
         report["pairs"] = compared
         texts += [PAIR_COLUMNS, pair_table(compared), *(f"Left out: {why}." for why in left_out)]
+    write_json(out / "gates.json", report)  # before what can fail: it is the figures themselves
     text = write_text_and_plots(out, "gates.md", "\n\n".join(texts) + "\n", plots)
-    write_json(out / "gates.json", report)
     print(text, end="")
 
 

@@ -47,7 +47,8 @@ def write_text_and_plots(out, name, text, plots):
         partial.write_text(f"{text}\n<!-- written by {OURS} -->\n", encoding="utf-8", errors="backslashreplace")
     if plots and not has_matplotlib():
         print(f"no {' and '.join(plots)} {WITHOUT_PLOTS}", file=sys.stderr)
-    for plot, draw in plots.items() if has_matplotlib() else ():
+        return text
+    for plot, draw in plots.items():
         with atomic_write(out / plot) as partial:
             save_figure(draw(), partial)
     return text
@@ -57,8 +58,15 @@ WITHOUT_PLOTS = "without matplotlib; pip install -c constraints.txt -e '.[plots]
 
 
 def has_matplotlib():
-    """Whether plots can be drawn; ``WITHOUT_PLOTS`` says what to do if not."""
-    return find_spec("matplotlib") is not None
+    """Whether plots can be drawn; ``WITHOUT_PLOTS`` says what to do if not. Where it is installed and broken, that is said."""
+    if find_spec("matplotlib") is None:
+        return False
+    try:
+        import matplotlib.figure  # noqa: F401
+    except Exception as error:  # whatever one of its libraries raises
+        print(f"matplotlib is installed and cannot be imported: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def new_figure(width, height, rows=1, columns=1, **options):

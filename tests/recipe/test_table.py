@@ -614,6 +614,19 @@ def test_without_matplotlib_the_table_is_made_and_a_line_tells_how_to_install_it
     assert (tmp_path / "table.md").exists() and not list(tmp_path.glob("*.png"))
 
 
+def test_a_broken_matplotlib_costs_the_plots_alone(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path)
+    (tmp_path / "broken" / "matplotlib").mkdir(parents=True)
+    (tmp_path / "broken" / "matplotlib" / "__init__.py").write_text("raise ImportError('libfoo.so is missing')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    make_table(tmp_path)
+    words = capsys.readouterr().err
+    assert "matplotlib is installed and cannot be imported: libfoo.so is missing" in words
+    assert (tmp_path / "table.md").exists() and not list(tmp_path.glob("*.png"))
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     make_run(tmp_path)
     (tmp_path / "file").write_text("")
