@@ -158,7 +158,7 @@ def split_hashes(sha256, split):
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
-    check_passed_on(args.fairseq)
+    check_passed_on(args.fairseq, args.beam)
     place = locate(args.folder)
     chosen = {"--average": args.average, "--checkpoint-upper-bound": args.checkpoint_upper_bound}
     given = [name for name, value in chosen.items() if value is not None]

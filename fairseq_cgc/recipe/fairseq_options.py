@@ -12,13 +12,14 @@ from ..errors import OptionError, UserError
 from ..options import LARGEST_POOL_FACTOR
 from .rows import PAPER
 
-# What a number of fairseq-train's can be at all: others end in its tracebacks, or train to no purpose.
+# What a number of fairseq's can be at all: others end in its tracebacks, or train or translate to no purpose.
 LIMITED = {
     (0, 1): "--dropout --attention-dropout --activation-dropout --relu-dropout --input-dropout --weight-dropout "
     "--label-smoothing --encoder-layerdrop --decoder-layerdrop --simcut-p",
     (0, 1e9): "--lr --weight-decay --clip-norm --warmup-updates --warmup-init-lr --rdrop-alpha --adam-betas --adam-eps "
-    "--cgc-lr-scale --simcut-alpha",
-    (1, 1e9): "--max-source-positions --max-target-positions --update-freq --max-tokens",
+    "--cgc-lr-scale --simcut-alpha --max-len-a --max-len-b --min-len",
+    (1, 1e9): "--max-source-positions --max-target-positions --update-freq --max-tokens --batch-size --nbest",
+    (-1e9, 1e9): "--lenpen --unkpen",
     (0, LARGEST_POOL_FACTOR): "--cgc-pool-factor",  # the model says its own least
 }
 RANGES = {name: limits for limits, names in LIMITED.items() for name in names.split()}
@@ -126,7 +127,7 @@ def precision_options(precision, cuda):
 
 
 def check_numbers(options):
-    """Raises OptionError for the first of fairseq-train's options whose value no training can have."""
+    """Raises OptionError for the first of fairseq's options whose value no training or translation can have."""
     values = option_values(options)
     if values.get("--lr-scheduler") == "inverse_sqrt" and values.get("--warmup-updates") == "0":
         raise OptionError("--warmup-updates is 0; with --lr-scheduler inverse_sqrt it must be at least 1")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, SKIP_TOO_LONG, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
-from .fairseq_options import check_words, option_values
+from .fairseq_options import check_numbers, check_words, option_values
 from .files import atomic_write, decode_lines, read_lines
 from .models import load_hub
 from .processes import child
@@ -55,7 +55,7 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
     command += ["--gen-subset", split, "--beam", str(beam), "--remove-bpe", remove_bpe]
     command += [*SKIP_TOO_LONG, *EVERY_SENTENCE, *NO_WORKERS]
     log = Path(f"{output}.log")
-    hypotheses, lengths = {}, []
+    hypotheses, lengths = {}, {}
     with (
         open(log, "w", encoding="utf-8") as log_file,
         atomic_write(output) as partial,
@@ -68,10 +68,10 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
         for line in process.stdout:
             file.write(line)
             if match := re.fullmatch(r"H-(\d+)\t[^\t]*\t(.*)\n", line):
-                hypotheses.setdefault(int(match[1]), match[2])
-                bar.update()
-            elif line.startswith("P-"):  # a score a token, that of the end included
-                lengths.append(len(line.split()) - 2)
+                hypotheses.setdefault(int(match[1]), match[2])  # of several the best, which is the first
+                bar.update(len(hypotheses) - bar.n)
+            elif match := re.match(r"P-(\d+)\t(.*)", line):  # a score a token, that of the end included
+                lengths.setdefault(int(match[1]), len(match[2].split()) - 1)
         if process.wait():
             words = last_words(log.read_text(encoding="utf-8", errors="replace").splitlines())
             raise UserError(f"fairseq-generate failed with exit status {process.returncode}: {words}")
@@ -82,21 +82,25 @@ def generate(model, data, split, output, sentences=None, beam=BEAM, remove_bpe="
             )
     values = option_values(options)
     longest = int(values.get("--max-len-b", LONGEST))
-    cut = sum(length >= longest for length in lengths)
+    cut = sum(length >= longest for length in lengths.values())
     if cut and not float(values.get("--max-len-a", 0)):
         print(f"    translations that ended at the limit of {longest} tokens: {cut}; --max-len-b raises it", flush=True)
     return hypotheses
 
 
-def check_passed_on(options):
+def check_passed_on(options, beam):
     """Raises OptionError for an option that ``fairseq-cgc generate`` decides, or whose output it could not read, and for what
-    fairseq-generate would refuse."""
-    for name in option_values(options):
+    fairseq-generate would refuse, or fail with."""
+    values = option_values(options)
+    for name in values:
         if name in INSTEAD:
             raise OptionError(
                 f"{name} is decided by this command, which reads fairseq-generate's output; {INSTEAD[name]}"
             )
+    check_numbers(options)
     check_words(["data", "--path", "model.pt", "--user-dir", USER_DIR, *options], "generate")
+    if int(values.get("--nbest", 1)) > beam:
+        raise OptionError(f"--nbest is {values['--nbest']} and --beam {beam}; it must be at most the beam's")
 
 
 def main(args):

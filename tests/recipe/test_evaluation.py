@@ -35,13 +35,36 @@ def test_options_by_which_translations_would_not_be_read_are_refused(option, giv
     "options, words",
     [
         (["--lenpenn", "1"], "unrecognized arguments: --lenpenn 1"),
-        (["--lenpen", "x"], "--lenpen: invalid float value: 'x'"),
+        (["--no-repeat-ngram-size", "x"], "--no-repeat-ngram-size: invalid int value: 'x'"),
     ],
 )
 def test_what_fairseq_generate_would_refuse_is_refused_before_any_work(options, words):
     assert f"fairseq-generate would refuse this: {words}" in refused("generate", "run", *options).replace(
         "argument ", ""
     )
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--lenpen", "nan"], "--lenpen is nan; it must be from"),
+        (["--batch-size", "0"], "--batch-size is 0; it must be from 1"),
+        (["--max-len-a", "nan"], "--max-len-a is nan; it must be from 0"),
+        (["--beam", "2", "--nbest", "3"], "--nbest is 3 and --beam 2; it must be at most the beam's"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(options, words):
+    assert words in refused("generate", "run", *options)
+
+
+def test_of_several_translations_of_a_sentence_the_best_is_counted(tmp_path, monkeypatch, capsys):
+    lines = [f"{kind}-0\t{text}\n" for text in ("-0.1\ta b", "-0.2\ta c") for kind in "HD"]
+    lines += [f"P-{number}\t-0.1 -0.2 -0.3\n" for number in (0, 0, 0)]
+    process = argparse.Namespace(stdout=lines, wait=lambda: 0)
+    monkeypatch.setattr(translate, "child", contextmanager(lambda *_, **__: (yield process)))
+    options = ["--nbest", "3", "--max-len-b", "2"]
+    assert translate.generate("model.pt", "bin", "test", tmp_path / "out", 1, options=options) == {0: "a b"}
+    assert "ended at the limit of 2 tokens: 1;" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_translation_is_not_written(tmp_path, monkeypatch):
