@@ -7,6 +7,7 @@ settings are repeats of one comparison, over seeds and sentences (``compare_stat
 mean of both, whose interval is half as wide as those of both in quadrature.
 """
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,6 +149,7 @@ def plot(found):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     runs = read(HERE)
     found = answers(runs)
     print(render(found), losses(runs), render(by_length(runs)), sep="\n\n")

@@ -20,7 +20,15 @@ import torch
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.evaluation import SCORES
 from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
-from fairseq_cgc.recipe.files import atomic_folder, read_json, read_lines, run_command, write_json, write_lines
+from fairseq_cgc.recipe.files import (
+    atomic_folder,
+    read_json,
+    read_lines,
+    run_command,
+    writable_folder,
+    write_json,
+    write_lines,
+)
 from fairseq_cgc.recipe.inspection import gates_of, source_batch, summarise
 from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.report import render_table
@@ -132,6 +140,7 @@ def main():
     parser.add_argument("runs", type=Path, help="an experiment's folder of runs")
     parser.add_argument("out", type=Path, help="folder for the copies")
     args = parser.parse_args()
+    writable_folder(args.out, option="OUT")
     runs = read_experiment(args.runs)
     shuffled = {run.folder: {SHUFFLED_TEST: run} for run in runs if run.row in SHUFFLED.values()}
     for run in runs:

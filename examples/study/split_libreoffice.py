@@ -32,10 +32,16 @@ def main():
     args = parser.parse_args()
     pairs = [tuple(line.split("\t")) for line in read_lines(args.source)]
     for number, pair in enumerate(pairs, 1):
-        if len(pair) != 2:
+        if len(pair) != 2 or not all(map(str.strip, pair)):
             raise CorpusError(f"{args.source}, line {number}: expected two paragraphs separated by a tab")
+    parts = split(pairs)
+    if not parts["train"]:
+        wanted = sum(HELD_OUT.values())
+        raise CorpusError(
+            f"{args.source} has {len(pairs):,} pairs, of which none is left after {wanted:,} held out; expected more"
+        )
     with atomic_folder(args.out, "corpus") as folder:
-        for name, part in split(pairs).items():
+        for name, part in parts.items():
             for side, language in enumerate(("de", "en")):
                 write_lines(folder / f"{name}.{language}", [pair[side] for pair in part])
             print(f"{name}: {len(part):,} pairs")

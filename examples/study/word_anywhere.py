@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from fairseq_cgc import ContextGatedLightweightConv
+from fairseq_cgc.errors import check_at_least
 from fairseq_cgc.ops.lightconv import lightconv
+from fairseq_cgc.recipe.files import run_command
 from fairseq_cgc.recipe.report import render_table
 
 WORDS, CHANNELS, HEADS, KERNEL, LENGTH, BATCH = 500, 64, 4, 7, 24, 64
@@ -75,6 +77,7 @@ def main():
     parser.add_argument("--updates", type=int, default=4000, help="default: 4000")
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     args = parser.parse_args()
+    check_at_least(1, updates=args.updates, seeds=args.seeds)
     found = {gate: [errors(gate, seed, args.updates) for seed in range(1, args.seeds + 1)] for gate in GATES}
     rows = []
     for gate in GATES:
@@ -86,4 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

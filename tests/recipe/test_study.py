@@ -23,6 +23,7 @@ from fairseq_cgc.recipe.table import finished
 SCRIPT = ROOT / "examples" / "study" / "split_libreoffice.py"
 RECORD = ROOT / "examples" / "study" / "record.py"
 ANSWER = ROOT / "examples" / "study" / "answer.py"
+WORD_ANYWHERE = ROOT / "examples" / "study" / "word_anywhere.py"
 
 
 def test_the_parts_of_a_split_share_no_sentence_and_lose_only_pairs_that_do():
@@ -36,17 +37,19 @@ def test_the_parts_of_a_split_share_no_sentence_and_lose_only_pairs_that_do():
     assert parts["train"] == [pair for pair in pairs if held.isdisjoint(pair)]
 
 
-def test_a_line_without_a_tab_is_named_and_nothing_is_written(tmp_path):
-    write_lines(tmp_path / "pairs.tsv", ["Haus\thouse", "Hund"])
+def test_what_cannot_be_split_is_named_and_nothing_is_written(tmp_path):
     words = sys.executable, SCRIPT, tmp_path / "pairs.tsv", tmp_path / "out"
-    done = run(*words, check=False, start=Fork)
-    assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert done.stderr == f"error: {tmp_path}/pairs.tsv, line 2: expected two paragraphs separated by a tab\n"
-    write_lines(tmp_path / "pairs.tsv", ["Haus\thouse"])
+    pairs = [f"Haus {number}\thouse {number}" for number in range(2001)]
+    no_tab = f"{tmp_path}/pairs.tsv, line 2: expected two paragraphs separated by a tab"
+    few = f"{tmp_path}/pairs.tsv has 2,000 pairs, of which none is left after 2,000 held out; expected more"
+    for lines, reason in (([pairs[0], "Hund"], no_tab), ([pairs[0], "Hund\t "], no_tab), (pairs[1:], few)):
+        write_lines(tmp_path / "pairs.tsv", lines)
+        done = run(*words, check=False, start=Fork)
+        assert done.returncode == 1 and not (tmp_path / "out").exists() and done.stderr == f"error: {reason}\n"
+    write_lines(tmp_path / "pairs.tsv", pairs)
     run(*words, start=Fork)
-    assert read_lines(tmp_path / "out" / "test.de") == ["Haus"] and read_lines(tmp_path / "out" / "test.en") == [
-        "house"
-    ]
+    assert read_lines(tmp_path / "out" / "train.de") == ["Haus 2000"]
+    assert read_lines(tmp_path / "out" / "test.en")[:1] == ["house 0"]
 
 
 def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_machine(tmp_path):
@@ -80,6 +83,25 @@ def test_a_folder_without_runs_is_named(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} has no run folder")
 
 
+def test_a_file_in_the_place_of_the_folder_for_records_is_named(tmp_path):
+    make_run(tmp_path / "runs")
+    (tmp_path / "out").write_text("mine")
+    done = run(sys.executable, RECORD, tmp_path / "runs", tmp_path / "out", check=False, start=Fork)
+    assert done.returncode == 1 and "out cannot be written to (it, or a folder of its path, is a file)" in done.stderr
+
+
+@pytest.mark.parametrize("script", [SCRIPT, RECORD, ANSWER, WORD_ANYWHERE], ids=lambda script: script.stem)
+def test_the_studys_scripts_take_no_option_that_they_do_not_know(script):
+    done = run(sys.executable, script, "--nosuch", check=False, start=Fork)
+    assert done.returncode == 2 and done.stderr.startswith("usage: ") and not done.stdout
+
+
+@pytest.mark.parametrize("option", ["--updates", "--seeds"])
+def test_a_layer_needs_a_training(option):
+    done = run(sys.executable, WORD_ANYWHERE, option, 0, check=False, start=Fork)
+    assert done.returncode == 1 and done.stderr == f"error: {option} is 0; it must be at least 1\n"
+
+
 def test_a_damaged_record_is_named(tmp_path):
     folder = make_run(tmp_path)
     (folder / "test" / "statistics.json").write_text('{"test_set": "x", "sentences": [[1, -2]]}')
@@ -91,9 +113,7 @@ def test_a_damaged_record_is_named(tmp_path):
 
 
 def test_gates_are_tried_on_a_word_anywhere_in_the_sentence():
-    done = run(
-        sys.executable, ROOT / "examples" / "study" / "word_anywhere.py", "--updates", 2, "--seeds", 2, start=Fork
-    )
+    done = run(sys.executable, WORD_ANYWHERE, "--updates", 2, "--seeds", 2, start=Fork)
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
     assert header == ["gate", "error", "with another sentence's context", "gate's parameters"]
     assert [row[0].strip("`") for row in rows] == ["learned", "context", "summary"]
@@ -101,7 +121,7 @@ def test_gates_are_tried_on_a_word_anywhere_in_the_sentence():
 
 
 def test_the_word_that_decides_is_anywhere_and_decides_alone():
-    module = runpy.run_path(str(ROOT / "examples" / "study" / "word_anywhere.py"))
+    module = runpy.run_path(str(WORD_ANYWHERE))
     torch.manual_seed(2)
     language = module["Language"]()
     x, y = language.batch(200)
