@@ -113,6 +113,10 @@ def main(arguments=None):
         for name in ("lengths", "kernels"):
             for value in getattr(args, name, []):
                 check_at_least(1, **{name: value})
+        for option, sizes in (("--kernels", getattr(args, "kernels", [])), ("--kernel", [getattr(args, "kernel", 1)])):
+            for size in sizes:
+                if size % 2 == 0:
+                    raise UserError(f"{option} is {size}; it must be odd, as an encoder's kernels are")
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: torch finds no GPU; leave the option out to measure on the CPU")
         check_outputs(args.out, getattr(args, "plot", None))

@@ -53,6 +53,8 @@ def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_p
     [
         (["operators", "--repeats", "0"], "error: --repeats is 0; it must be at least 1"),
         (["operators", "--kernels", "3", "0"], "error: --kernels is 0"),
+        (["operators", "--kernels", "3", "4"], "error: --kernels is 4; it must be odd"),
+        (["growth", "--kernel", "8"], "error: --kernel is 8; it must be odd"),
         (["growth", "--lengths", "-1"], "error: --lengths is -1"),
         (["training", "--device", "cuda"], "error: --device cuda: torch finds no GPU"),
         (["operators", "--out", "."], "error: --out . is a folder"),
