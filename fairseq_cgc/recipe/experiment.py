@@ -325,14 +325,13 @@ def main(args):
         if getattr(args, name) is None:
             setattr(args, name, (SMALL if args.small else PAPER)[name])
     check_at_least(1, max_update=args.max_update, batch_tokens=args.batch_tokens, average=args.average, jobs=args.jobs)
-    rows = {None: PAPER_AND_CONTROLS, "all": ALL}.get(args.rows) or args.rows.split(",")
+    rows = {None: PAPER_AND_CONTROLS, "all": ALL}.get(args.rows) or [row.strip() for row in args.rows.split(",")]
     for row in rows:
         if row not in ROWS:
             raise OptionError(f"--rows: there is no row '{row}'; choose from {', '.join(ROWS)}, or all")
-    try:
-        seeds = [int(seed) for seed in args.seeds.split(",")]
-    except ValueError:
-        raise OptionError(f"--seeds is '{args.seeds}'; expected whole numbers, commas between them, as 1,2") from None
+    if not re.fullmatch(r"\s*-?[0-9]+\s*(,\s*-?[0-9]+\s*)*", args.seeds):
+        raise OptionError(f"--seeds is '{args.seeds}'; expected whole numbers, commas between them, as 1,2")
+    seeds = [int(seed) for seed in args.seeds.split(",")]
     for seed in seeds:
         check_within(0, MOST_SEED, seeds=seed)
     check_own_files(args.runs, table.MADE)
