@@ -77,7 +77,9 @@ def quiet_fairseq() -> None:
     * Its import sets the root logger to DEBUG, and torch and matplotlib tell of every step. In fairseq's own commands,
       which have imported it before they import us, logging is theirs.
     * It asks for pinned memory whether or not there is an accelerator, and torch warns.
+    * One of its files has a mistake of which Python tells whenever it compiles it: at every start where bytecode cannot be written.
     """
+    warnings.filterwarnings("ignore", category=SyntaxWarning, module=r".*fairseq.tasks.multires_hubert_pretraining")
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator")
     root = logging.getLogger()

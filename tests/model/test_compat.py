@@ -1,6 +1,7 @@
 import importlib
 import logging
 import sys
+import warnings
 
 import pytest
 
@@ -22,6 +23,15 @@ def test_fairseq_s_import_leaves_logging_as_it_was_found(tmp_path, monkeypatch, 
     compat.quiet_fairseq()
     found = logging.root.level, len(logging.root.handlers)
     assert found == ((logging.DEBUG, 1) if imported_before else (logging.ERROR, 0))
+
+
+def test_python_s_warning_of_fairseq_s_code_is_not_shown_and_one_of_the_user_s_is():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        compat.quiet_fairseq()
+        for file in ("/env/fairseq/tasks/multires_hubert_pretraining.py", "/home/user/task.py"):
+            warnings.warn_explicit('"is not" with a literal', SyntaxWarning, file, 154)
+    assert [warning.filename for warning in shown] == ["/home/user/task.py"]
 
 
 @pytest.mark.parametrize(
