@@ -142,7 +142,9 @@ def check_outputs(out, plot):
     if out:
         check_output(Path(out), "--out", part="rows")
     if plot:
-        check_output(Path(plot), "--plot")
+        check_output(Path(plot), "--plot", [out] if out else [])
+        if Path(plot).is_file() and not Path(plot).read_bytes().startswith(b"\x89PNG"):
+            raise UserError(f"--plot {plot} is there and is no plot; choose another name")
     if plot and not has_matplotlib():
         raise UserError(f"no {plot} {WITHOUT_PLOTS}")
 

@@ -59,7 +59,7 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
     input is written once, to a ring of K places; reordering changes the row numbers that say where
     each hypothesis has its own past; and a step is one weighted sum of those rows.
 
-    Parameters, names, initialisation and training are fairseq's. The step writes into its state: a
+    Parameters, names, initialisation and training are fairseq's; there is no bias, as in LightConv. The step writes into its state: a
     state that was copied without its tensors cannot be continued in two ways.
     """
 

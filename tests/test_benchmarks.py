@@ -59,6 +59,7 @@ def test_every_command_prints_a_table_and_writes_what_it_measured(command, tmp_p
         (["training", "--device", "cuda"], "error: --device cuda: torch finds no GPU"),
         (["operators", "--out", "."], "error: --out . is a folder"),
         (["operators", "--out", "notes"], "error: --out notes is there and holds no rows; choose another name"),
+        (["growth", "--plot", "notes"], "error: --plot notes is there and is no plot; choose another name"),
         (["growth", "--plot", "x.png"], "error: no x.png without matplotlib; pip install"),
     ],
 )

@@ -140,8 +140,8 @@ def main():
     parser.add_argument("runs", type=Path, help="an experiment's folder of runs")
     parser.add_argument("out", type=Path, help="folder for the copies")
     args = parser.parse_args()
-    writable_folder(args.out, option="OUT")
     runs = read_experiment(args.runs)
+    writable_folder(args.out, option="OUT")
     shuffled = {run.folder: {SHUFFLED_TEST: run} for run in runs if run.row in SHUFFLED.values()}
     for run in runs:
         if run.unfinished:

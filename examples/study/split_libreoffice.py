@@ -33,7 +33,9 @@ def main():
     pairs = [tuple(line.split("\t")) for line in read_lines(args.source)]
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not all(map(str.strip, pair)):
-            raise CorpusError(f"{args.source}, line {number}: expected two paragraphs separated by a tab")
+            raise CorpusError(
+                f"{args.source}, line {number}: expected two paragraphs with a tab between them, none blank"
+            )
     parts = split(pairs)
     if not parts["train"]:
         wanted = sum(HELD_OUT.values())

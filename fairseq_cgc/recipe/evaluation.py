@@ -158,7 +158,7 @@ def split_hashes(sha256, split):
 def main(args):
     """``fairseq-cgc generate``: average checkpoints of a run into its model folder, translate with it, and score."""
     check_at_least(1, average=args.average, beam=args.beam, max_tokens=args.max_tokens)
-    check_passed_on(args.fairseq, args.beam)
+    check_passed_on(args.fairseq)
     place = locate(args.folder)
     chosen = {"--average": args.average, "--checkpoint-upper-bound": args.checkpoint_upper_bound}
     given = [name for name, value in chosen.items() if value is not None]
@@ -185,15 +185,14 @@ def main(args):
                 f"{out} is for the {args.split} split of the run's own data, not of {prepared}; give --out"
             )
     files.replaceable_folder(out, "translations")
+    inside = out.parent.resolve().is_relative_to(run.resolve())
     # What is written elsewhere leaves the run the model that its own translations are of.
-    averages = place.checkpoints and not (
-        args.out and (place.checkpoint or not out.resolve().is_relative_to(run.resolve()))
-    )
+    averages = place.checkpoints and inside and not (place.checkpoint and args.out)
     if averages:
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")
-    writes = averages or not args.out
-    lock = files.locked(run / files.LOCK, f"the run {run}") if writes else nullcontext()
+    reads_run = place.checkpoints and not place.checkpoint  # of which a training would take checkpoints away
+    lock = files.locked(run / files.LOCK, f"the run {run}") if inside or reads_run else nullcontext()
     with lock, files.partial_in(out.parent, folder=True) as passing:
         model = place.model
         if place.checkpoints:

@@ -329,7 +329,7 @@ def main(args):
     for row in rows:
         if row not in ROWS:
             raise OptionError(f"--rows: there is no row '{row}'; choose from {', '.join(ROWS)}, or all")
-    if not re.fullmatch(r"\s*-?[0-9]+\s*(,\s*-?[0-9]+\s*)*", args.seeds):
+    if not re.fullmatch(r"\s*[-+]?[0-9]{1,20}\s*(,\s*[-+]?[0-9]{1,20}\s*)*", args.seeds):
         raise OptionError(f"--seeds is '{args.seeds}'; expected whole numbers, commas between them, as 1,2")
     seeds = [int(seed) for seed in args.seeds.split(",")]
     for seed in seeds:

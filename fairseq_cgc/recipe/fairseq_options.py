@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import re
 import textwrap
 
@@ -17,9 +18,9 @@ LIMITED = {
     (0, 1): "--dropout --attention-dropout --activation-dropout --relu-dropout --input-dropout --weight-dropout "
     "--label-smoothing --encoder-layerdrop --decoder-layerdrop --simcut-p",
     (0, 1e9): "--lr --weight-decay --clip-norm --warmup-updates --warmup-init-lr --rdrop-alpha --adam-betas --adam-eps "
-    "--cgc-lr-scale --simcut-alpha --max-len-a --max-len-b --min-len",
-    (1, 1e9): "--max-source-positions --max-target-positions --update-freq --max-tokens --batch-size --nbest",
-    (-1e9, 1e9): "--lenpen --unkpen",
+    "--cgc-lr-scale --simcut-alpha",
+    (1, 1e9): "--max-source-positions --max-target-positions --update-freq --max-tokens",
+    (-math.inf, math.inf): "--lenpen --unkpen --max-len-a",  # not nan
     (0, LARGEST_POOL_FACTOR): "--cgc-pool-factor",  # the model says its own least
 }
 RANGES = {name: limits for limits, names in LIMITED.items() for name in names.split()}
@@ -133,7 +134,7 @@ def check_numbers(options):
         raise OptionError("--warmup-updates is 0; with --lr-scheduler inverse_sqrt it must be at least 1")
     for name, text in values.items():
         least, most = RANGES.get(name, (None, None))
-        for part in text.strip("[]() ").split(",") if name in RANGES else ():
+        for part in text.strip("[]() ").split(",") if name in RANGES and text != "on" else ():
             try:
                 value = float(part)
             except ValueError:
@@ -155,10 +156,14 @@ def check_words(words, command="train"):
             fairseq_options.parse_args_and_arch(parser, words)
     except UserError:
         raise
-    except (SystemExit, ValueError, SyntaxError) as error:
-        reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
-        raise OptionError(
-            f"fairseq-{command} would refuse this: {textwrap.shorten(reason, 200, placeholder=' ...')}"
-        ) from None
+    except SystemExit:
+        reason = said.getvalue().rpartition("error: ")[2]
+    except (ValueError, SyntaxError) as error:
+        reason = str(error)
+    except Exception as error:  # of what --user-dir names
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        return
     finally:
         logging.disable(before)
+    raise OptionError(f"fairseq-{command} would refuse this: {textwrap.shorten(reason, 200, placeholder=' ...')}")

@@ -48,13 +48,20 @@ def test_what_fairseq_generate_would_refuse_is_refused_before_any_work(options, 
     "options, words",
     [
         (["--lenpen", "nan"], "--lenpen is nan; it must be from"),
-        (["--batch-size", "0"], "--batch-size is 0; it must be from 1"),
-        (["--max-len-a", "nan"], "--max-len-a is nan; it must be from 0"),
-        (["--beam", "2", "--nbest", "3"], "--nbest is 3 and --beam 2; it must be at most the beam's"),
+        (["--max-len-a", "nan"], "--max-len-a is nan; it must be from"),
+        (["--user-dir", "/nowhere"], "fairseq-generate would refuse this: FileNotFoundError: /nowhere"),
+        (["--lenpen"], "argument --lenpen: expected one argument"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused(options, words):
     assert words in refused("generate", "run", *options)
+
+
+@pytest.mark.parametrize(
+    "options", ["--unkpen inf", "--max-len-a 1 --max-len-b -1", "--batch-size 0", "--nbest 3", "--lenpen -1"]
+)
+def test_a_search_that_fairseq_makes_sense_of_is_left_to_it(options):
+    translate.check_passed_on(options.split())
 
 
 def test_of_several_translations_of_a_sentence_the_best_is_counted(tmp_path, monkeypatch, capsys):

@@ -59,6 +59,7 @@ def test_translations_elsewhere_leave_a_run_its_model(run_folder, tmp_path, monk
     (run_folder / "model").mkdir()
     (run_folder / "model" / "model.pt").write_text("the model of the run's own translations")
     mark_folder(run_folder / "model", "model")
+    (run_folder / ".lock").touch()
     averaged, before = [], files_of(run_folder)
     monkeypatch.setattr(evaluation, "average_into_model", lambda paths, data, folder: averaged.append(folder))
     monkeypatch.setattr(evaluation, "translate_and_score", lambda *_: sys.exit())
@@ -73,13 +74,20 @@ def test_translations_elsewhere_leave_a_run_its_model(run_folder, tmp_path, monk
 
 
 def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
+    (run_folder / "model").mkdir()
+    (run_folder / "model" / "model.pt").write_text("")
+    mark_folder(run_folder / "model", "model")
+    checkpoint = run_folder / "checkpoints" / "checkpoint1.pt"
+    for folder, out in ((run_folder, None), (run_folder, tmp_path / "out"), (checkpoint, run_folder / "other")):
+        with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
+            generate(folder, out, average=None)
     with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
-        generate(run_folder)
-    assert not (run_folder / "test").exists()
+        generate(run_folder / "model", run_folder / "test", average=None)
+    assert not any((run_folder / name).exists() for name in ("test", "other")) and not (tmp_path / "out").exists()
 
 
 def test_what_generate_only_reads_may_be_another_s(run_folder, tmp_path):
-    """A model that may not be written to, a run that is being trained: it comes as far as the checkpoint, which is none."""
+    """It comes as far as the checkpoint, which is none, and leaves nothing in a run, be that in training."""
     checkpoint = run_folder / "checkpoints" / "checkpoint1.pt"
     before = files_of(run_folder)
     with pytest.raises(UserError, match="the checkpoint .*checkpoint1.pt was refused"):

@@ -40,7 +40,7 @@ def test_the_parts_of_a_split_share_no_sentence_and_lose_only_pairs_that_do():
 def test_what_cannot_be_split_is_named_and_nothing_is_written(tmp_path):
     words = sys.executable, SCRIPT, tmp_path / "pairs.tsv", tmp_path / "out"
     pairs = [f"Haus {number}\thouse {number}" for number in range(2001)]
-    no_tab = f"{tmp_path}/pairs.tsv, line 2: expected two paragraphs separated by a tab"
+    no_tab = f"{tmp_path}/pairs.tsv, line 2: expected two paragraphs with a tab between them, none blank"
     few = f"{tmp_path}/pairs.tsv has 2,000 pairs, of which none is left after 2,000 held out; expected more"
     for lines, reason in (([pairs[0], "Hund"], no_tab), ([pairs[0], "Hund\t "], no_tab), (pairs[1:], few)):
         write_lines(tmp_path / "pairs.tsv", lines)
