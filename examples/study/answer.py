@@ -28,7 +28,7 @@ WORDS = "Multi30k, post-norm", "Multi30k, pre-norm", "LibreOffice, rate 0.005", 
 LEARNING = "**three, without rate 0.005**"  # at which models without a gate do not learn
 TOGETHER = {"**all four settings**": ([POST, PRE], [FAST, SLOW]), LEARNING: ([POST, PRE], [SLOW])}  # settings by corpus
 THIRDS = "short sentences", "middling ones", "long ones"
-AGAINST = SHUFFLED[CGC], LEARNED, CONTROL, "cgc-none"
+AGAINST = SHUFFLED[CGC], LEARNED, CONTROL, "cgc-none", "lightconv"
 EDGE = 2.5  # of the plot, in BLEU
 
 
@@ -122,7 +122,7 @@ def render(found):
 
 def plot(found):
     """A panel a row, a line for settings: each seed's difference, their mean and its interval, cut off at the edges."""
-    figure, axes = new_figure(11, 3.4, 1, len(found), sharex=True, sharey=True)
+    figure, axes = new_figure(13, 3.4, 1, len(found), sharex=True, sharey=True)
     for panel, (row, lines) in zip(axes, found.items()):
         panel.axvline(0, color="k", linewidth=0.8)
         for place, (words, one) in enumerate(lines.items()):
