@@ -6,8 +6,8 @@
 * The encoder's output is reordered only when that changes it.
 
 On a GPU all three are left to fairseq: there a step takes as long as its launches. And, on request, gated by the source
-sentence (``SourceGatedLightweightConv``), which no paper has; its past is kept in place on a GPU too. What a call needs is in its arguments and in fairseq's
-incremental state: nothing is written to a module.
+sentence (``SourceGatedLightweightConv``), which no paper has; its past is kept in place on a GPU too. What a call needs is
+in its arguments and in fairseq's incremental state: nothing is written to a module.
 """
 
 from typing import Any
@@ -59,8 +59,8 @@ class IncrementalLightweightConv(LightweightConv1dTBC):
     input is written once, to a ring of K places; reordering changes the row numbers that say where
     each hypothesis has its own past; and a step is one weighted sum of those rows.
 
-    Parameters, names, initialisation and training are fairseq's; there is no bias, as in LightConv. The step writes into its state: a
-    state that was copied without its tensors cannot be continued in two ways.
+    Parameters, names, initialisation and training are fairseq's; there is no bias, as in LightConv. The step writes into
+    its state: a state that was copied without its tensors cannot be continued in two ways.
     """
 
     def forward(self, x: Tensor, incremental_state=None, unfold: bool = False) -> Tensor:
