@@ -5,6 +5,7 @@ from enum import EnumMeta
 from pathlib import Path
 
 import fairseq_cgc  # noqa: F401 (registers the architectures)
+from fairseq_cgc.errors import flag
 from fairseq_cgc.options import OPTIONS
 from fairseq_cgc.recipe.command_line import COMMANDS
 
@@ -29,7 +30,7 @@ def options():
         default = "–" if option.default in (None, False) else f"`{option.default}`"
         if option.default is None and "default:" in option.metadata["help"]:
             default = "see meaning"
-        yield f"`--{option.name.replace('_', '-')}`", default, values, _text(option.metadata["help"])
+        yield f"`{flag(option.name)}`", default, values, _text(option.metadata["help"])
 
 
 def commands():

@@ -25,6 +25,11 @@ class UnsafeCheckpointError(UserError):
     """A checkpoint that is, or asks for, more than data. It may be whole: nothing mends it, and it is not to be removed."""
 
 
+def flag(name: str) -> str:
+    """An option's name in Python as it is on the command line: ``max_update``, ``--max-update``."""
+    return "--" + name.replace("_", "-")
+
+
 def check_at_least(least: float, **options: float | None) -> None:
     """Raises OptionError, named as on the command line, for the first of these options that is given and below ``least``."""
     check_within(least, float("inf"), **options)
@@ -39,4 +44,4 @@ def check_within(least: float, most: float, **options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not least <= value <= most:
             limits = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
-            raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be {limits}")
+            raise OptionError(f"{flag(name)} is {value}; it must be {limits}")

@@ -15,7 +15,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import OmegaConf
 
 from .context_gate import AS_KERNEL, POOL_FACTOR, check_choice
-from .errors import OptionError, check_at_least
+from .errors import OptionError, check_at_least, flag
 from .gates import GATES, HEEDED
 from .ops.context_gate import ACTIVATIONS, GATE_ON, NORMS
 from .ops.padding import POOLS
@@ -142,7 +142,7 @@ def check_types(args: Any) -> None:
         kinds, value = KINDS.get(option.type, ()), getattr(args, option.name)
         if kinds and type(value) not in kinds:
             words = " or ".join(kind.__name__ for kind in kinds)
-            raise OptionError(f"--{option.name.replace('_', '-')} is {value!r}; it must be of type {words}")
+            raise OptionError(f"{flag(option.name)} is {value!r}; it must be of type {words}")
 
 
 def check_known(args: Any) -> None:
@@ -172,7 +172,7 @@ def gate_arguments(args: Namespace, gated: bool = True) -> dict[str, Any]:
 def remarks(args: Namespace) -> list[str]:
     """What a training, its options filled in, should be told of its gates: options of no effect, layers without a gate."""
     options = [o for o in OPTIONS if o.name != "encoder_gct" and not heeds(args.cgc_gate, o)]
-    idle = [f"--{o.name.replace('_', '-')}" for o in options if getattr(args, o.name) != o.default]
+    idle = [flag(o.name) for o in options if getattr(args, o.name) != o.default]
     found = [f"{', '.join(idle)}: of no effect with --cgc-gate {args.cgc_gate}"] if idle else []
     if args.cgc_gate_on == "logits" and not args.weight_softmax:
         found.append("--cgc-gate-on logits: of no effect without --weight-softmax")
@@ -229,7 +229,7 @@ def check_options(args: Namespace) -> None:
     for option in OPTIONS:
         if isinstance(option.type, EnumMeta):
             choices = [member.value for member in option.type]
-            check_choice("--" + option.name.replace("_", "-"), str(getattr(args, option.name)), choices)
+            check_choice(flag(option.name), str(getattr(args, option.name)), choices)
     for side in ("encoder", "decoder"):
         check_choice(f"--{side}-conv-type", getattr(args, f"{side}_conv_type"), ("lightweight", "dynamic"))
         _check_convolutions(args, side)

@@ -26,7 +26,7 @@ import torch
 
 from . import checkpoint_arrays
 from .compat import NEVER_SET
-from .errors import CheckpointError, OptionError, UnsafeCheckpointError, UserError
+from .errors import CheckpointError, OptionError, UnsafeCheckpointError, UserError, flag
 
 # What fairseq builds by the names in a checkpoint, and of these the ones whose code was read and found to open nothing
 # but dictionaries, data and subword models, to start no process and to fetch nothing. Optimizers and schedulers are not
@@ -115,7 +115,7 @@ def check_names(args: Any) -> None:
         value = getattr(args, kind, None)
         if isinstance(value, str) and value not in HARMLESS[kind]:
             raise OptionError(
-                f"--{kind.replace('_', '-')} is {value}, and this plugin would not load the checkpoints of such a training; "
+                f"{flag(kind)} is {value}, and this plugin would not load the checkpoints of such a training; "
                 f"choose from {', '.join(sorted(HARMLESS[kind]))}, or add it to fairseq_cgc.safe_loading.HARMLESS"
             )
 

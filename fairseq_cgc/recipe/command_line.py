@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..compat import USER_DIR
+from ..errors import flag
 from .files import run_command
 from .interrupts import ending_at_once
 from .rows import PAPER, PAPER_AND_CONTROLS, ROWS, SMALL, SYSTEMS, TRAINED
@@ -210,12 +211,8 @@ def generate(parser):
     """
     _path(parser, "folder", "RUN", "a run folder, its checkpoint folder, a checkpoint or a model folder (not averaged)")
     _path(parser, "--data", "DIR", "prepared folder; default: the run's training data")
-    _path(
-        parser,
-        "--out",
-        "DIR",
-        "default: the split's name in the run folder; with another folder the run keeps its model",
-    )
+    out = "default: the split's name in the run folder; with another folder the run keeps its model"
+    _path(parser, "--out", "DIR", out)
     parser.add_argument("--split", default="test", help="split to translate")
     _number(parser, "--average", None, f"number of checkpoints; default: {PAPER['average']}, or all of a shorter run")
     _by(parser, PAPER["by"], "average the last epochs, the last updates or the best")
@@ -290,7 +287,7 @@ def experiment(parser):
         ("average", "checkpoints to average"),
     ):
         text += f" (default: {PAPER[name]}, the paper's; {SMALL[name]} with --small)"
-        _number(parser, "--" + name.replace("_", "-"), None, text)
+        _number(parser, flag(name), None, text)
     _by(parser, None, f"which checkpoints to average (default: {PAPER['by']})")
     _number(parser, "--jobs", 1, "runs at a time")
     _option(parser, "--corpus", "NAME", "corpus name in the table's title; default: the data folder's")

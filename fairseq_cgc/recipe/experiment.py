@@ -13,7 +13,7 @@ from threading import Event
 from tqdm import tqdm
 
 from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
-from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within
+from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within, flag
 from . import table
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES, split_hashes
@@ -173,7 +173,7 @@ def _check_training(args, row, seed):
         ("node_rank", 0, "leave it out"),
     ):
         if getattr(asked, name) != wanted:
-            raise OptionError(f"--{name.replace('_', '-')} is decided by the experiment; {instead}")
+            raise OptionError(f"{flag(name)} is decided by the experiment; {instead}")
     plan(asked)
 
 

@@ -11,7 +11,16 @@ import torch
 from fairseq.data.data_utils import collate_tokens
 from tqdm import tqdm
 
-from ..errors import MOST_SAMPLES, MOST_SEED, CheckpointError, CorpusError, OptionError, check_at_least, check_within
+from ..errors import (
+    MOST_SAMPLES,
+    MOST_SEED,
+    CheckpointError,
+    CorpusError,
+    OptionError,
+    check_at_least,
+    check_within,
+    flag,
+)
 from ..lightconv_cgc import LightConvCGCEncoder
 from .files import OURS, check_own_files, read_lines, writable_folder, write_json
 from .models import load_hub
@@ -579,7 +588,7 @@ def main(args):
         raise OptionError("give sentences with --input, minimal pairs with --pairs, or both")
     for name in ("classes", "labels", "layers", "heads", "show", "class_layer"):
         if getattr(args, name) is not None and not args.input:
-            raise OptionError(f"--{name.replace('_', '-')} is about the sentences of --input; give them")
+            raise OptionError(f"{flag(name)} is about the sentences of --input; give them")
     if args.classes and args.labels:
         raise OptionError("--classes and --labels exclude each other; leave one of them out")
     sentences, files = [], []

@@ -28,7 +28,7 @@ from fairseq.data.indexed_dataset import make_dataset
 from fairseq.tokenizer import tokenize_line
 from tqdm import tqdm
 
-from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within
+from ..errors import CorpusError, OptionError, UserError, check_at_least, check_within, flag
 from ..text import HUB_NAMES, PREPARATION, SUBWORD_MODELS, MosesText, lowercase
 from . import files
 from .processes import parallel_map
@@ -560,11 +560,11 @@ def main(args):
     raw, settings = {split: prefix for split, prefix in raw.items() if prefix}, settings_of(args)
     for field in fields(Settings) if args.vocabulary_of else ():
         if getattr(args, field.name) is not None:
-            option = "keep-case" if field.name == "lowercase" else field.name.replace("_", "-")
-            raise OptionError(f"--{option} cannot be combined with --vocabulary-of, which already sets it")
+            option = flag("keep_case" if field.name == "lowercase" else field.name)
+            raise OptionError(f"{option} cannot be combined with --vocabulary-of, which already sets it")
     for name in () if args.vocabulary_of else ("train", "source_lang", "target_lang"):
         if not getattr(args, name):
-            raise OptionError(f"--{name.replace('_', '-')} is missing; see --help")
+            raise OptionError(f"{flag(name)} is missing; see --help")
     if args.valid and not args.train:
         raise OptionError("--valid needs --train; give both, or leave it out")
     if args.valid and args.valid_every is not None:

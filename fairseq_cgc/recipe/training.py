@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
-from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within
+from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within, flag
 from ..options import OPTIONS, heeds
 from ..text import PREPARATION
 from .checkpoints import POSITIONS, find_checkpoints, load_checkpoint, model_options, save_checkpoint, updates_of
@@ -227,9 +227,8 @@ def _identity(record):
     """What makes a run another one: dict of names to values."""
     batch = {"--batch-tokens": record["batch_tokens"]} if "batch_tokens" in record else {}
     options = option_values(without_limits(record["options"]))
-    options = {
-        name: value for name, value in options.items() if name not in DECIDED
-    }  # given or left out, they are the same
+    # Given or left out, what is decided here is the same.
+    options = {name: value for name, value in options.items() if name not in DECIDED}
     data = {f"data {name}": digits[:12] for name, digits in record["data"]["sha256"].items()}
     return {"row": record["row"], "--seed": record["seed"], **batch, **options, **data}
 
@@ -496,7 +495,7 @@ def _refuse_other_gates(file, options):
     if there["cgc_gate"] != gate and {there["cgc_gate"], gate} != {"constant", "none"}:
         return  # gates of another kind start anew, or fairseq refuses their names
     for option in (option for option in OPTIONS if option.name in ("cgc_gate", *GATE_FUNCTION)):
-        name = f"--{option.name.replace('_', '-')}"
+        name = flag(option.name)
         found, asked = (given.get(key, option.default) for given, key in ((there, option.name), (values, name)))
         if found != asked and heeds(gate, option):
             raise CheckpointError(
