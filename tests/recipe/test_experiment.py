@@ -91,12 +91,15 @@ def test_a_single_sentence_has_no_other_to_take_a_context_from():
         ({"beam": 4}, True),
         ({"checkpoints": ["other"]}, True),
         ({"text": {"test.de-en.de.bin": "0"}}, True),
+        ({"options": None}, True),  # it does not tell them
+        ({"text": None}, True),
     ],
 )
 def test_translations_of_another_beam_or_model_are_made_again(tmp_path, monkeypatch, change, again):
     folder, asked = make_run(tmp_path, name="cgc-seed1"), []
-    made = {"beam": 6, "checkpoints": ["a.pt"], "options": [], "text": {}, "parameters": 1}
-    change_json(folder / "test" / "scores.json", lambda scores: scores.update(generation={**made, **change}))
+    made = {"beam": 6, "checkpoints": ["a.pt"], "options": [], "text": {}, "parameters": 1, **change}
+    made = {name: value for name, value in made.items() if value is not None}
+    change_json(folder / "test" / "scores.json", lambda scores: scores.update(generation=made))
     monkeypatch.setattr(experiment, "find_checkpoints", lambda *_: [Path("a.pt")])
     args = parse(["experiment", "--data", "data", "--runs", str(tmp_path), *map(str, QUICK)])
     experiment._run(args, "cgc", 1, folder, lambda command, log: asked.append(command[3:]))

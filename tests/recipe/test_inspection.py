@@ -327,6 +327,15 @@ def test_bad_input_is_named(checkpoints, prepared, tmp_path, options, message):
     assert not (tmp_path / "out" / "gates.json").exists()
 
 
+def test_a_plot_that_fails_costs_no_figures(checkpoints, prepared, tmp_path, monkeypatch):
+    (tmp_path / "input").write_text("de1\nde2 de3\n")
+    monkeypatch.setattr(inspection, "write_text_and_plots", lambda *_: 1 / 0)
+    words = checkpoints["cgc"], "--data", prepared, "--input", tmp_path / "input", "--out", tmp_path / "out"
+    with pytest.raises(ZeroDivisionError):
+        inspection.main(parse(["inspect", *map(str, words)]))
+    assert json.loads((tmp_path / "out" / "gates.json").read_text())["sentences"] == 2
+
+
 def test_a_pair_without_a_common_token_is_left_out_and_told_of(checkpoints, prepared, tmp_path, capsys):
     pairs = tmp_path / "pairs.tsv"
     words = [checkpoints["cgc"], "--data", prepared, "--out", tmp_path / "out", "--pairs", pairs]
