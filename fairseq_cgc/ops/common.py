@@ -24,23 +24,6 @@ def without_autocast(x: Tensor):
     return nullcontext()  # costs a tenth
 
 
-SMALL = 1 << 15  # elements up to which torch's elementwise operations stay in one thread
-FEW = 128  # rows and columns up to which a matrix product of elementwise operations costs next to nothing
-
-
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product, in as few parallel regions as may be.
-
-    On a CPU whose other cores are busy each region waits for a tick of the scheduler. ``mm`` enters two of
-    them however small the matrices, ``addmm`` one, and elementwise operations none if they are small.
-    """
-    if left.device.type != "cpu" or is_exporting():
-        return left @ right
-    if max(left.size(0), max(right.shape)) <= FEW and left.numel() * right.size(1) < SMALL:
-        return (left.unsqueeze(2) * right).sum(1)
-    return torch.addmm(_zero(left), left, right)
-
-
 def is_real(tensor: Tensor) -> bool:
     """Whether a tensor holds numbers, and is no stand-in by which torch traces what is done to it."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
@@ -167,8 +150,3 @@ def once_differentiable(backward: Callable) -> Callable:
         return _FirstDerivative.apply(len(gradients), *gradients, *ctx.saved_tensors, *grads)
 
     return wrapped
-
-
-@cached
-def _zero(dtype, device):
-    return torch.zeros((), dtype=dtype, device=device)

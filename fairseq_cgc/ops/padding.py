@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .common import accumulation_dtype, cached, is_exporting, is_real, product
+from .common import accumulation_dtype, cached, is_exporting, is_real
 
 POOLS = ("average", "max")
 
@@ -178,7 +178,7 @@ def pool_slots(
         padding = Padding(torch.zeros(B, T, dtype=torch.bool, device=heads.device))
     if padding is None:  # every sentence has the same slots: one product does it
         inside, count = _slots(heads, T, num_slots)
-        return (product(inside, heads.reshape(T, B * H)) / count).view(num_slots, B, H), None
+        return (inside @ heads.reshape(T, B * H) / count).view(num_slots, B, H), None
 
     rows, outside, count = padding.slots(num_slots)
     rows, outside, count = rows.transpose(0, 1), outside.transpose(0, 1).unsqueeze(3), count.t().unsqueeze(2)
@@ -227,7 +227,7 @@ def pool_slots_backward(
         return grad
     if padding is None:
         inside, count = _slots(grad, T, num_slots)
-        return product(inside.t(), grad.reshape(slots, B * H) / count).view(T, B, H)
+        return (inside.t() @ (grad.reshape(slots, B * H) / count)).view(T, B, H)
     grad = grad.reshape(slots * B, H)
     parts = [grad.index_select(0, rows).mul_(share) for rows, share in zip(*padding.tokens(num_slots, grad.dtype))]
     return (parts[0] if len(parts) == 1 else parts[0].add_(parts[1])).view(T, B, H)

@@ -1,19 +1,14 @@
 """The gate in PyTorch's operations: any device, any dtype, every option.
 
-The backward is written out, and the norm and the softmax are made of small operations: torch's own each
-enter a parallel region on a CPU, however small they are, which on a busy machine costs a tick of its scheduler.
+The backward is written out, so that it is one part of the fused layer's.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 
-from ..common import product
 from ..padding import pool_slots, pool_slots_backward
 
 aten = torch.ops.aten
-LOG2_E = math.log2(math.e)
 
 
 def forward(means, padding, parameters, options):
@@ -22,21 +17,21 @@ def forward(means, padding, parameters, options):
     context, maxima = pool_slots(means, encode.size(1), padding, options.pool)
     slots, B, H = context.shape  # the further slots are zero
     context = context.reshape(slots, B * H)
-    latent = product(context.t(), encode[:, :slots].t()).view(B, H, encode.size(0))
+    latent = (context.t() @ encode[:, :slots].t()).view(B, H, encode.size(0))
     over = _normalised(options)
     normal = latent - latent.mean(over, keepdim=True)
     inverse = (normal.square().mean(over, keepdim=True) + options.eps).rsqrt_()
     normal = normal * inverse  # not in place: torch.export's program takes its gradients by autograd
     hidden = torch.addcmul(shift, normal, scale).relu_()
-    gate = product(hidden.view(B * H, encode.size(0)), decode.t()).view(B, H, decode.size(0))
+    gate = (hidden.view(B * H, encode.size(0)) @ decode.t()).view(B, H, decode.size(0))
     gate = gate.sigmoid_() if options.activation == "sigmoid" else gate.tanh_() + 1
     share = None
     if weight is None:
         output = gate
     elif options.gate_on == "logits" and options.weight_softmax:
-        output = share = _softmax(weight * gate)
+        output = share = torch.softmax(weight * gate, -1)
     else:
-        share = _softmax(weight) if options.weight_softmax else weight
+        share = torch.softmax(weight, -1) if options.weight_softmax else weight
         output = share * gate
     return output, (context, normal, inverse, hidden, gate, share, *(maxima or ()))
 
@@ -48,27 +43,27 @@ def backward(grad, saved, means, padding, parameters, options):
     (slots, _), (B, H, K) = context.shape, gate.shape
     grad_weight, grad_gate = None, grad
     if weight is not None and options.gate_on == "logits" and options.weight_softmax:
-        grad_product = _softmax_backward(grad, share)
+        grad_product = aten._softmax_backward_data(grad, share, -1, share.dtype)
         grad_weight, grad_gate = (grad_product * gate).sum(0), grad_product * weight
     elif weight is not None:
         grad_weight, grad_gate = (grad * gate).sum(0), grad * share
         if options.weight_softmax:
-            grad_weight = _softmax_backward(grad_weight, share)
+            grad_weight = aten._softmax_backward_data(grad_weight, share, -1, share.dtype)
     if options.activation == "sigmoid":
         grad_logits = aten.sigmoid_backward(grad_gate, gate).view(B * H, K)
     else:
         grad_logits = aten.tanh_backward(grad_gate, gate - 1).view(B * H, K)
-    grad_hidden = aten.threshold_backward(product(grad_logits, decode).view_as(hidden), hidden, 0)
+    grad_hidden = aten.threshold_backward((grad_logits @ decode).view_as(hidden), hidden, 0)
     grad_scale = (grad_hidden * normal).sum_to_size(scale.shape)
     grad_shift = grad_hidden.sum_to_size(shift.shape)
     over, grad_normal = _normalised(options), grad_hidden * scale
     grad_latent = grad_normal - grad_normal.mean(over, keepdim=True)
     grad_latent -= normal * (grad_normal * normal).mean(over, keepdim=True)
     grad_latent = grad_latent.mul_(inverse).flatten(0, 1)
-    grad_encode = F.pad(product(grad_latent.t(), context.t()), (0, encode.size(1) - slots))
-    grad_context = product(encode[:, :slots].t(), grad_latent.t()).view(slots, B, H)
+    grad_encode = F.pad(grad_latent.t() @ context.t(), (0, encode.size(1) - slots))
+    grad_context = (encode[:, :slots].t() @ grad_latent.t()).view(slots, B, H)
     grad_means = pool_slots_backward(grad_context, means.size(0), encode.size(1), padding, maxima or None)
-    grad_decode = product(grad_logits.t(), hidden.flatten(0, 1))
+    grad_decode = grad_logits.t() @ hidden.flatten(0, 1)
     return grad_means, grad_encode, grad_scale, grad_shift, grad_decode, grad_weight
 
 
@@ -79,13 +74,3 @@ def _precise(parameters, means):
 def _normalised(options):
     """The dimensions of B x H x d that the norm is over."""
     return (1, 2) if options.norm == "heads-latent" else (2,)
-
-
-def _softmax(values):
-    # On a CPU exp enters a parallel region from a hundred elements on, exp2 only where it is worth it.
-    powers = (values - values.amax(-1, keepdim=True)).mul_(LOG2_E).exp2_()
-    return powers / powers.sum(-1, keepdim=True)
-
-
-def _softmax_backward(grad, share):
-    return share * (grad - (grad * share).sum(-1, keepdim=True))

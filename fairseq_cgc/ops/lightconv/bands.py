@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common import accumulation_dtype, cached, product, workspace
+from ..common import accumulation_dtype, cached, workspace
 
 # Outputs a block. The products grow with it, their number shrinks: on a CPU each is a parallel region.
 BLOCK = 64
@@ -99,7 +99,7 @@ def backward(
         bands[key] = products(outputs, inputs, bands.get(key))
     for (length, first, last), band in bands.items():
         places = _places(band, K, length, first, last)
-        total = total + product(band.flatten(1), places.t())
+        total = total + band.flatten(1) @ places.t()
     return total.view(B, H, K)
 
 
@@ -125,7 +125,7 @@ def _band(kernel: Tensor, size: int, first: int, last: int) -> Tensor:
     N, K = kernel.shape
     if kernel.is_cuda:
         return _shifted(kernel, size)[:, :, first:last]
-    return product(kernel, _places(kernel, K, size, first, last)).view(N, size, last - first)
+    return (kernel @ _places(kernel, K, size, first, last)).view(N, size, last - first)
 
 
 @cached
