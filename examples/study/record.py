@@ -43,7 +43,7 @@ LAYERS_SHAPE = [{"kernel_size": int, "branch": float, **GATE_FIGURES}]
 
 
 def layers_of(run):
-    """What the encoder of a run's averaged model does with its test set: a dict of figures a layer.
+    """What the encoder of a run's averaged model does with its test set: a dict of figures a layer, none of a Transformer's.
 
     ``branch`` is how large what the convolution's branch adds is, beside what it is added to: the ratio of their root mean
     squares over the sentences' tokens and channels.
@@ -51,10 +51,10 @@ def layers_of(run):
     record = read_json(run / RUN)
     sentences = read_lines(Path(record["data"]["path"], "raw", f"test.{record['data']['source_lang']}"))
     hub = load_hub(run / MODEL_FOLDER)
-    convolutions = [layer.conv for layer in hub.models[0].encoder.layers]
+    convolutions = [layer.conv for layer in hub.models[0].encoder.layers if hasattr(layer, "conv")]
     found = [
         {"kernel_size": conv.kernel_size, "branch": branch}
-        for conv, branch in zip(convolutions, branches(hub, sentences))
+        for conv, branch in zip(convolutions, branches(hub, sentences) if convolutions else ())
     ]
     if record["row"] in GATED:
         gates, lengths = gates_of(hub, sentences)
@@ -130,7 +130,8 @@ def record(run, evaluations, folder):
             text = f'{{"test_set": "{evaluation.test_set}", "sentences": [\n{lines}\n]}}\n'
             (partial / test / STATISTICS_FILE).write_text(text, encoding="utf-8")
         try:
-            write_json(partial / LAYERS, layers_of(run.folder))
+            if layers := layers_of(run.folder):
+                write_json(partial / LAYERS, layers)
         except UserError as error:  # the model or the data is gone
             print(f"{run.folder.name}: without its layers: {error}")
 

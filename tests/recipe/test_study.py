@@ -6,10 +6,11 @@ import shutil
 import sys
 from math import hypot
 from statistics import mean
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import LIGHTWEIGHT, ROOT, Task, run, tiny_model
 from forks import Fork
 from test_table import NEEDS_MATPLOTLIB, change_json, inner, make_run, valid
 
@@ -76,6 +77,37 @@ def test_a_record_makes_the_table_that_its_runs_make_and_holds_no_path_of_the_ma
     assert read_json(out / "cgc-1" / "run.json")["data"]["path"] == "mine"
     log = [json.loads(line)["event"] for line in read_lines(out / "cgc-1" / "log.jsonl")]
     assert log == ["valid", "train", "valid", "train"]
+
+
+@pytest.mark.parametrize(
+    "arch, options, kernels",
+    [
+        ("lightconv_cgc", {}, [3, 7, 15]),
+        ("lightconv", LIGHTWEIGHT | {"encoder_conv_type": "dynamic"}, [3, 7, 15]),
+        ("transformer", {}, []),
+    ],
+)
+def test_the_branch_of_each_convolution_of_an_encoder_is_recorded(tmp_path, monkeypatch, arch, options, kernels):
+    folder, task = make_run(tmp_path, "lightconv"), Task()
+    change_json(folder / "run.json", lambda record: record["data"].update(path=str(tmp_path)))
+    (tmp_path / "raw").mkdir()
+    write_lines(tmp_path / "raw" / "test.de", sentences := ["5 6 7 8", "9 10"])
+    model = tiny_model(arch, task, **options).eval()
+    hub = SimpleNamespace(models=[model], task=task, encode=lambda line: torch.tensor([*map(int, line.split()), 2]))
+    layers_of = runpy.run_path(str(RECORD))["layers_of"]
+    monkeypatch.setitem(layers_of.__globals__, "load_hub", lambda path: hub)
+    found = layers_of(folder)
+    assert [layer["kernel_size"] for layer in found] == kernels
+    inputs, added = [], []
+    for layer in model.encoder.layers if kernels else ():
+        layer.register_forward_pre_hook(lambda _, values: inputs.append(values[0]))
+        layer.linear2.register_forward_hook(lambda _, values, y: added.append(y))
+    with torch.no_grad():
+        for tokens in map(hub.encode, sentences):
+            model.encoder(tokens[None], torch.tensor([len(tokens)]))
+    for number, layer in enumerate(found):
+        large, small = (torch.cat(each[number :: len(kernels)]).square().sum() for each in (inputs, added))
+        assert layer["branch"] == pytest.approx(float((small / large).sqrt()), rel=1e-4)
 
 
 def test_a_folder_without_runs_is_named(tmp_path):
