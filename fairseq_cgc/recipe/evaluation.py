@@ -193,17 +193,19 @@ def main(args):
     files.writable_folder(out.parent, option="--out")
     reads_run = place.checkpoints and not place.checkpoint  # of which a training would take checkpoints away
     lock = files.locked(run / files.LOCK, f"the run {run}") if inside or reads_run else nullcontext()
-    with lock, files.partial_in(out.parent, folder=True) as passing:
+    with lock, files.partial_in(run if averages else out.parent, folder=True) as passing:
         model = place.model
         if place.checkpoints:
-            model = (run if averages else passing) / MODEL_FOLDER
+            model = passing / MODEL_FOLDER
             choice = args.by, args.average, args.checkpoint_upper_bound
             paths = [place.checkpoint] if place.checkpoint else checkpoints_to_average(place.checkpoints, *choice)
-            place_of_model = f" -> {model}" if averages else ""
+            place_of_model = f" -> {run / MODEL_FOLDER}" if averages else ""
             print(f"[average] {', '.join(path.name for path in paths)}{place_of_model}", flush=True)
             average_into_model(paths, prepared, model)
         print(f"[translate] {prepared}, {args.split}, beam {args.beam} -> {out}", flush=True)
         result = translate_and_score(model, prepared, out, args.split, args.beam, args.max_tokens, args.fairseq)
+        if averages:  # last: a translation that fails leaves the run the model of those that it has
+            files.replace_folder(run / MODEL_FOLDER, model, "model")
     print(score_table(result["scores"]))
     speed = result["generation"]["sentences_per_second"]
     print(f"{result['generation']['sentences']} sentences, {speed} per second -> {out / SCORES}")

@@ -204,8 +204,12 @@ def atomic_folder(path, what, **facts):
         mark_folder(folder, what, **facts)
         for file in [*folder.rglob("*"), folder]:
             _flush(file)
-        replaceable_folder(path, what)  # hours may have passed
-        _exchange(folder, target)
+        replace_folder(path, folder, what)
+
+
+def replace_folder(path, folder, what):
+    """Put one of our folders where ``path`` leads to, as ``atomic_folder`` does; what was there is left at ``folder``."""
+    _exchange(folder, replaceable_folder(path, what))  # looked at once more: hours may have passed
 
 
 def _exchange(folder, target):

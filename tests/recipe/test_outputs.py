@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from argparse import Namespace
 
 import pytest
@@ -55,22 +54,49 @@ def test_generate_leaves_a_model_folder_that_is_not_its_own_alone(run_folder, tm
     assert files_of(tmp_path) == before
 
 
-def test_translations_elsewhere_leave_a_run_its_model(run_folder, tmp_path, monkeypatch):
-    (run_folder / "model").mkdir()
-    (run_folder / "model" / "model.pt").write_text("the model of the run's own translations")
-    mark_folder(run_folder / "model", "model")
+@pytest.fixture
+def translated(run_folder, monkeypatch):
+    """A run with the model of its translations; every further model says where it was made. And how translating goes: a list."""
+    goes = [{"scores": {}, "generation": {"sentences": 1, "sentences_per_second": None}}]
+
+    def average(paths, data, folder):
+        folder.mkdir()
+        (folder / "model.pt").write_text(str(folder))
+        mark_folder(folder, "model")
+
+    def translate(*_):
+        if isinstance(goes[0], BaseException):
+            raise goes[0]
+        return goes[0]
+
+    monkeypatch.setattr(evaluation, "average_into_model", average)
+    monkeypatch.setattr(evaluation, "translate_and_score", translate)
+    average([], None, run_folder / "model")
     (run_folder / ".lock").touch()
-    averaged, before = [], files_of(run_folder)
-    monkeypatch.setattr(evaluation, "average_into_model", lambda paths, data, folder: averaged.append(folder))
-    monkeypatch.setattr(evaluation, "translate_and_score", lambda *_: sys.exit())
+    return run_folder, goes
+
+
+def test_translations_elsewhere_leave_a_run_its_model(translated, tmp_path):
+    run_folder, _ = translated
+    before = files_of(run_folder)
     for folder, option in ((run_folder, 1), (run_folder / "checkpoints" / "checkpoint1.pt", None)):
-        with pytest.raises(SystemExit):
-            generate(folder, tmp_path / "out", average=option)
-    assert not any(folder.is_relative_to(run_folder) for folder in averaged) and files_of(run_folder) == before
+        generate(folder, tmp_path / "out", average=option)
+    assert files_of(run_folder) == before
     (tmp_path / "link").symlink_to(run_folder)
-    with pytest.raises(SystemExit):
-        generate(run_folder, tmp_path / "link" / "another")
-    assert averaged[2:] == [run_folder / "model"]
+    generate(run_folder, tmp_path / "link" / "another")
+    changed = {name for name, content in files_of(run_folder).items() if before.get(name) != content}
+    assert changed == {run_folder / "model" / "model.pt"}
+
+
+@pytest.mark.parametrize(
+    "end", [UserError("fairseq-generate failed"), KeyboardInterrupt()], ids=["fails", "is stopped"]
+)
+def test_a_translation_that_fails_leaves_a_run_the_model_of_those_that_it_has(translated, end):
+    run_folder, goes = translated
+    before, goes[0] = files_of(run_folder), end
+    with pytest.raises(type(end)):
+        generate(run_folder)
+    assert files_of(run_folder) == before
 
 
 def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
