@@ -26,8 +26,11 @@ def end_with_parent(parent):
 
 @contextmanager
 def child(command, environment=os.environ, **options):
-    """``subprocess.Popen`` of a process that ends with us, whether we fail, are stopped or are killed."""
-    parent, environment = os.getpid(), {**KEEP_FREED_MEMORY, **environment}
+    """``subprocess.Popen`` of a process that ends with us, whether we fail, are stopped or are killed.
+
+    fairseq's commands say their figures, which we read, if the environment asks for such words (``LOGLEVEL``): here it does.
+    """
+    parent, environment = os.getpid(), {**KEEP_FREED_MEMORY, **environment, "LOGLEVEL": "INFO"}
     process = subprocess.Popen(command, env=environment, preexec_fn=lambda: end_with_parent(parent), **options)
     try:
         yield process

@@ -53,6 +53,13 @@ def test_a_child_ends_with_a_parent_that_is_killed_and_the_lock_is_let_go(tmp_pa
     assert not is_locked(tmp_path / ".lock")
 
 
+def test_a_child_says_the_figures_that_are_read_whatever_the_environment_asks_of_fairseq(monkeypatch):
+    monkeypatch.setenv("LOGLEVEL", "ERROR")
+    words = "import fairseq_cli.train, logging; logging.getLogger('fairseq_cli.train').info('figures')"
+    with child([sys.executable, "-c", words], stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert "| INFO | fairseq_cli.train | figures" in process.stdout.read()
+
+
 def test_a_child_ends_when_its_parent_fails():
     with pytest.raises(ValueError), child(SLEEP) as process:
         raise ValueError
