@@ -35,6 +35,9 @@ SKIP_TOO_LONG = ["--skip-invalid-size-inputs-valid-test"]
 # that the weights-only loader refuses: each reads it for itself.
 EACH_DEVICE_LOADS = ["--load-checkpoint-on-all-dp-ranks"]
 
+# fairseq trains and validates on every GPU that it sees, each with batches of its own, unless it is told how many to take.
+WORLD_SIZE = "--distributed-world-size"
+
 # fairseq starts a data loader's worker process for each epoch, from a thread; with Python 3.11 and
 # torch 2.13 each takes seconds to end, in which nothing trains (20 epochs of one update: 8 s without
 # workers, 64 s with one). fairseq reads ahead in a thread of its own anyway.

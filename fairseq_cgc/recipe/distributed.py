@@ -15,11 +15,11 @@ import torch
 def distributed_options(environment, cuda):
     """fairseq's options for the process that torchrun's variables describe.
 
-    The environment has ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``; ``cuda`` tells whether there are GPUs.
+    The environment has ``RANK`` and ``LOCAL_RANK``; ``cuda`` tells whether there are GPUs. How many processes there are, our
+    command says (``training.launcher``).
     """
     options = ["--distributed-init-method", "env://", "--distributed-no-spawn"]
-    options += ["--distributed-world-size", environment["WORLD_SIZE"], "--distributed-rank", environment["RANK"]]
-    options += ["--device-id", environment["LOCAL_RANK"]]
+    options += ["--distributed-rank", environment["RANK"], "--device-id", environment["LOCAL_RANK"]]
     if not cuda:
         # torch's own DistributedDataParallel, fairseq's default, is given a device number, which a CPU has not.
         options += ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]

@@ -8,11 +8,14 @@ import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
+from itertools import cycle, islice
+from queue import Queue
 from threading import Event
 
+import torch
 from tqdm import tqdm
 
-from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR
+from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR, WORLD_SIZE
 from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within, flag
 from . import table
 from .checkpoints import find_checkpoints
@@ -40,17 +43,19 @@ BATCHING = {"--max-tokens", "--max-source-positions", "--max-target-positions"}
 def run_all(args, rows, seeds):
     """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
 
-    Takes the options of ``fairseq-cgc experiment``, names of rows, and numbers. Returns a dict of those that failed
-    (``row, seed``) to the reason; the others have been finished.
+    Runs at the same time share the CPU's cores, and each has one of the GPUs. Takes the options of ``fairseq-cgc experiment``,
+    names of rows, and numbers. Returns a dict of those that failed (``row, seed``) to the reason; the others have been finished.
     """
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    stopped = Event()
-    execute = partial(_execute, stopped=stopped, environment={"OMP_NUM_THREADS": str(threads), **os.environ})
+    stopped, free = Event(), Queue()
+    for environment in islice(cycle(_devices(args)), args.jobs):
+        free.put({"OMP_NUM_THREADS": str(threads), **os.environ, **environment})
     folders = {(row, seed): args.runs / f"{row}-seed{seed}" for seed in seeds for row in _trained(rows)}
     failed = {}
 
     def run(row, seed):
-        name, folder = _name(row, seed), folders[row, seed]
+        name, folder, environment = _name(row, seed), folders[row, seed], free.get()
+        execute = partial(_execute, stopped=stopped, environment=environment)
         try:
             _run(args, row, seed, folder, execute)
             score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
@@ -64,6 +69,8 @@ def run_all(args, rows, seeds):
             with suppress(OSError), open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
                 print(f"\n{FAILED}{name}: " + str(error).replace("\n", "; "), file=log)
             return f"{name}: failed: {error}"
+        finally:
+            free.put(environment)
         return f"{_name(row, seed)}: BLEU-4 {score:.2f}"
 
     done = {task: updates_logged(folder) for task, folder in folders.items()}
@@ -90,6 +97,15 @@ def run_all(args, rows, seeds):
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+def _devices(args):
+    """Of each GPU the environment in which a process sees it alone; one that says nothing where a run takes several, or none."""
+    count = torch.cuda.device_count()
+    if count < 2 or option_values(args.fairseq).get("--gpus", "1") != "1":
+        return [{}]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in visible.split(",")[:count]]
 
 
 def _trained(rows):
@@ -219,7 +235,7 @@ def _validate_shuffled(prepared, folder, execute):
     pairs, last = read_preparation(prepared)["counts"]["valid"]["pairs"], folder / CHECKPOINTS / LAST
     options = ["--task", "translation", "--user-dir", USER_DIR, "--path", str(last)]
     options += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
-    options += [*EVERY_SENTENCE, *NO_WORKERS, *validation_options(prepared, options)]
+    options += [WORLD_SIZE, "1", *EVERY_SENTENCE, *NO_WORKERS, *validation_options(prepared, options)]
     log.unlink(missing_ok=True)
     execute([sys.executable, "-m", "fairseq_cli.validate", str(prepared / "bin"), *options], log)
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]

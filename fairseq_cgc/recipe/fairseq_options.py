@@ -34,12 +34,13 @@ WAITING = "reduce_lr_on_plateau"
 BEST_BY = "--best-checkpoint-metric --maximize-best-checkpoint-metric".split()
 # Those that ``train_command`` decides.
 DECIDED = """--update-freq --keep-last-epochs --save-dir --num-workers --log-format --required-batch-size-multiple
-    --update-epoch-batch-itr --source-lang --target-lang --max-tokens-valid""".split()
+    --update-epoch-batch-itr --source-lang --target-lang --max-tokens-valid --distributed-world-size""".split()
 # What to give instead of options of fairseq-train's that are decided here.
 INSTEAD = {
     "--update-freq": "give --batch-tokens, and --max-tokens for smaller pieces",
     "--keep-last-epochs": "give --keep",
     "--save-dir": "give --runs",
+    "--distributed-world-size": "give --gpus and --nodes",
 }
 # Other names of fairseq's for options.
 ALIASES = {"-a": "--arch", "-s": "--source-lang", "-t": "--target-lang", "--post-process": "--remove-bpe"}

@@ -15,7 +15,15 @@ from platform import python_version
 import torch
 from tqdm import tqdm
 
-from ..compat import EACH_DEVICE_LOADS, EVERY_SENTENCE, NO_WORKERS, SAME_BATCHES_WHEN_RESUMED, SKIP_TOO_LONG, USER_DIR
+from ..compat import (
+    EACH_DEVICE_LOADS,
+    EVERY_SENTENCE,
+    NO_WORKERS,
+    SAME_BATCHES_WHEN_RESUMED,
+    SKIP_TOO_LONG,
+    USER_DIR,
+    WORLD_SIZE,
+)
 from ..errors import MOST_SEED, CheckpointError, CorpusError, OptionError, UserError, check_at_least, check_within, flag
 from ..options import OPTIONS, heeds
 from ..text import PREPARATION
@@ -79,8 +87,9 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
         raise OptionError(f"--nodes {nodes} needs --master HOST:PORT, the same on every machine")
     if not 0 <= node_rank < nodes:
         raise OptionError(f"--node-rank is {node_rank}; for --nodes {nodes} it must be from 0 to {nodes - 1}")
+    world = [WORLD_SIZE, str(gpus * nodes)]
     if gpus * nodes == 1:
-        return [sys.executable, "-m", "fairseq_cli.train"]
+        return [sys.executable, "-m", "fairseq_cli.train", *world]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
     if nodes == 1:
         torchrun += ["--standalone"]
@@ -90,7 +99,7 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
             raise OptionError(f"--master is {master}; expected HOST:PORT, such as node1:29500")
         torchrun += ["--nnodes", str(nodes), "--node-rank", str(node_rank)]
         torchrun += ["--master-addr", host, "--master-port", port]
-    return [*torchrun, "-m", "fairseq_cgc.recipe.distributed"]
+    return [*torchrun, "-m", "fairseq_cgc.recipe.distributed", *world]
 
 
 def prepared_folder(folder):
@@ -254,14 +263,16 @@ def train_command(run, seed, options, prepared, updates, launch=None, layout=(),
 
     Raises OptionError for an option that is decided here.
     """
+    launch = launch or launcher(1)
     asked, options = options, ["--log-interval", "20", *options]
     options = ["--user-dir", USER_DIR, *options, *layout, *EVERY_SENTENCE, *SAME_BATCHES_WHEN_RESUMED, *NO_WORKERS]
     options += [*validation_options(prepared, options), *EACH_DEVICE_LOADS, "--log-format", "json"]
     options += ["--max-update", str(updates), "--seed", str(seed)]
     options += ["--save-dir", str(run / CHECKPOINTS), "--keep-last-epochs", str(keep)]
     refuse_overridden(asked, options)
+    refuse_overridden(asked, launch)
     words = (word for group in option_groups(options).values() for word in group)
-    return [*(launch or launcher(1)), str(prepared / "bin"), *words]
+    return [*launch, str(prepared / "bin"), *words]
 
 
 def validation_options(prepared, options):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 
 import pytest
 import torch
@@ -211,7 +211,7 @@ def test_two_equal_seeds_are_one(prepared, tmp_path, monkeypatch):
 
 def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
     """From where the runs were; one that ends, be it by failing, has none to come."""
-    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100)
+    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100, fairseq=[])
     (tmp_path / "cgc-seed1").mkdir()
     (tmp_path / "cgc-seed1" / "log.jsonl").write_text('{"event": "train_inner", "num_updates": 40}\n')
     bars = []
@@ -238,6 +238,33 @@ def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
     assert failures(tmp_path, []) == {}
 
 
+@pytest.mark.parametrize(
+    "visible, options, wanted",
+    [
+        (None, [], ["0", "1"]),
+        ("5,GPU-a", [], ["5", "GPU-a"]),
+        (None, ["--gpus", "2"], [None, None]),  # both of one run
+    ],
+)
+def test_runs_at_the_same_time_have_a_gpu_each(tmp_path, monkeypatch, visible, options, wanted):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    together, found = Barrier(2, timeout=20), []
+
+    def note(args, row, seed, folder, execute):
+        found.append(execute.keywords["environment"].get("CUDA_VISIBLE_DEVICES"))
+        together.wait()
+        raise UserError("enough")
+
+    monkeypatch.setattr(experiment, "_run", note)
+    args = argparse.Namespace(runs=tmp_path, jobs=2, max_update=100, fairseq=options)
+    assert len(experiment.run_all(args, ["cgc", "gct"], [1, 2])) == 4
+    for at_once in (found[:2], found[2:]):
+        assert sorted(at_once, key=str) == sorted(wanted, key=str)
+
+
 def test_of_a_finished_run_the_shuffled_part_alone_can_fail(tmp_path, monkeypatch):
     def fail(*_):
         raise UserError("no room\nat all")
@@ -246,7 +273,7 @@ def test_of_a_finished_run_the_shuffled_part_alone_can_fail(tmp_path, monkeypatc
     folder.rename(tmp_path / "cgc-seed1")
     monkeypatch.setattr(experiment, "_run", lambda *_: None)
     monkeypatch.setattr(experiment, "_run_shuffled", fail)
-    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100)
+    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100, fairseq=[])
     (tmp_path / "cgc-seed1.log").write_text("half a line")
     assert list(experiment.run_all(args, ["cgc", "cgc-shuffled"], [1])) == ["cgc-shuffled, seed 1"]
     assert failures(tmp_path, read_runs(tmp_path)) == {"cgc-shuffled, seed 1": "no room; at all"}

@@ -17,11 +17,13 @@ import pytest
 import torch
 from conftest import ROOT, TINY_OPTIONS, Task, command, refused, run, write_record
 from fairseq import options as fairseq_options
+from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.models import ARCH_MODEL_REGISTRY
 from test_files import ended_well, forked
 from test_processes import gone, read_ids
 from tqdm import tqdm
 
+from fairseq_cgc.compat import WORLD_SIZE
 from fairseq_cgc.errors import CheckpointError, CorpusError, OptionError, UserError
 from fairseq_cgc.recipe import training
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
@@ -30,7 +32,7 @@ from fairseq_cgc.recipe.distributed import distributed_options
 from fairseq_cgc.recipe.fairseq_options import batch_options, check_numbers, precision_options, without_limits
 from fairseq_cgc.recipe.files import is_locked, locked, read_json, read_lines, sha256_of
 from fairseq_cgc.recipe.rows import ROWS, SYSTEMS, TRAINED, row_options
-from fairseq_cgc.recipe.training import join_training, keep_place_in_epoch, launcher, parse_figures
+from fairseq_cgc.recipe.training import join_training, keep_place_in_epoch, launcher, parse_figures, plan
 
 NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0", "--weight-dropout", "0"]
 TINY_RUN = [*TINY_OPTIONS, "--warmup-updates", "10", "--lr", "0.005"]
@@ -176,7 +178,7 @@ def test_what_cannot_be_divided_is_an_error(devices, max_tokens, words):
 
 
 def test_one_device_needs_no_torchrun_and_several_machines_need_a_master():
-    assert launcher(1)[-1] == "fairseq_cli.train"
+    assert launcher(1)[1:3] == ["-m", "fairseq_cli.train"]
     assert launcher(2)[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = launcher(4, nodes=2, node_rank=1, master="here:29500") if not torch.cuda.is_available() else []
     for words in (["--nnodes", "2"], ["--node-rank", "1"], ["--master-addr", "here"], ["--master-port", "29500"]):
@@ -187,6 +189,21 @@ def test_one_device_needs_no_torchrun_and_several_machines_need_a_master():
         launcher(1, nodes=2, node_rank=2, master="here:1")
 
 
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_no_more_gpus_are_taken_than_were_asked_for(prepared, tmp_path, monkeypatch, gpus):
+    """fairseq's default is all that it sees, each with a batch of its own."""
+    monkeypatch.setattr(DistributedTrainingConfig.__dataclass_fields__["distributed_world_size"], "default", 4)
+    words = ["train", "cgc", "--data", prepared, "--runs", tmp_path, "--gpus", gpus, "--max-tokens", 1000]
+    command = plan(parse(list(map(str, words))))[-1]
+    fairseqs = command[command.index(WORLD_SIZE) :]
+    args = fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), fairseqs)
+    assert args.distributed_world_size == gpus
+    with pytest.raises(
+        OptionError, match=f"--distributed-world-size is decided by this command: {gpus}, and not 4; give"
+    ):
+        plan(parse([*map(str, words), WORLD_SIZE, "4"]))
+
+
 def test_half_precision_needs_a_gpu():
     assert precision_options("fp32", cuda=False) == [] and precision_options("bf16", cuda=True) == ["--bf16"]
     with pytest.raises(OptionError, match="--precision bf16 needs a GPU"):
@@ -194,7 +211,7 @@ def test_half_precision_needs_a_gpu():
 
 
 def test_a_process_of_several_is_told_its_place_and_gloo_without_a_gpu():
-    environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    environment = {"RANK": "3", "LOCAL_RANK": "1"}
     options = distributed_options(environment, cuda=True)
     assert options[options.index("--distributed-rank") + 1] == "3"
     assert options[options.index("--device-id") + 1] == "1" and "--cpu" not in options
