@@ -20,10 +20,10 @@ def distributed_options(environment, cuda):
     """
     options = ["--distributed-init-method", "env://", "--distributed-no-spawn"]
     options += ["--distributed-rank", environment["RANK"], "--device-id", environment["LOCAL_RANK"]]
-    if not cuda:
-        # torch's own DistributedDataParallel, fairseq's default, is given a device number, which a CPU has not.
-        options += ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
-    return options
+    # torch's own DistributedDataParallel, fairseq's default, stops at a parameter that has no part in the loss, as fairseq's
+    # dynamic convolutions have one each, and is given a device number, which a CPU has not.
+    options += ["--ddp-backend", "legacy_ddp"]
+    return options if cuda else [*options, "--cpu", "--distributed-backend", "gloo"]
 
 
 if __name__ == "__main__":
@@ -34,5 +34,7 @@ if __name__ == "__main__":
     from ..compat import explain_user_errors
 
     explain_user_errors()
-    sys.argv += distributed_options(os.environ, torch.cuda.is_available())
+    sys.argv[1:1] = distributed_options(
+        os.environ, torch.cuda.is_available()
+    )  # before what was asked for, which counts
     cli_main()

@@ -215,6 +215,7 @@ def test_a_process_of_several_is_told_its_place_and_gloo_without_a_gpu():
     options = distributed_options(environment, cuda=True)
     assert options[options.index("--distributed-rank") + 1] == "3"
     assert options[options.index("--device-id") + 1] == "1" and "--cpu" not in options
+    assert options[options.index("--ddp-backend") + 1] == "legacy_ddp", "fairseq's dynamic convolutions need it"
     options = distributed_options(environment, cuda=False)
     assert options[options.index("--distributed-backend") + 1] == "gloo" and "--cpu" in options
 
