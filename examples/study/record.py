@@ -19,7 +19,7 @@ import torch
 
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.evaluation import SCORES
-from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, read_experiment
+from fairseq_cgc.recipe.experiment import LOSS, read_experiment
 from fairseq_cgc.recipe.files import (
     atomic_folder,
     read_json,
@@ -33,7 +33,7 @@ from fairseq_cgc.recipe.inspection import gates_of, source_batch, summarise
 from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.report import render_table
 from fairseq_cgc.recipe.rows import CGC, LEARNED, SHUFFLED
-from fairseq_cgc.recipe.run_folder import MODEL_FOLDER, RUN
+from fairseq_cgc.recipe.run_folder import MODEL_FOLDER, RECORD, RUN, SHUFFLED_TEST
 from fairseq_cgc.recipe.table import STATISTICS_FILE
 
 GATED = CGC, LEARNED, "cgc-summary"  # the rows whose gates are learned

@@ -26,7 +26,7 @@ from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table
 from .rows import CGC, CONTROL, LEARNED, PAPER, PAPER_AND_CONTROLS, ROWS, SHUFFLED, SMALL, small_options
-from .run_folder import CHECKPOINTS, LAST, RECORD, RUN
+from .run_folder import CHECKPOINTS, LAST, RECORD, RUN, SHUFFLED_TEST
 from .scoring import TOKENISED_BLEU, sacrebleu_tokeniser
 from .significance import detectable_difference
 from .training import data_record, parse_figures, plan, prepared_folder, validation_options
@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "fairseq_cgc"]
 ALL = [row for row in ROWS if row != "transformer" and ROWS[row].criterion == PAPER["criterion"]]
 SHUFFLE = ROWS[SHUFFLED[CGC]].evaluated_with
 FAILED = "experiment: failed: "  # what the last line of a failed run's log begins with
-SHUFFLED_TEST, LOSS = "test-shuffled", "loss.json"
+LOSS = "loss.json"
 # Options that change how many updates an epoch has.
 BATCHING = {"--max-tokens", "--max-source-positions", "--max-target-positions"}
 

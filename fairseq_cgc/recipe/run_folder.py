@@ -4,7 +4,7 @@ run.json        what it is: row, seed, options, hashes of its data, versions, up
 checkpoints/    the last 10 epochs', the best, the last
 train.log       fairseq-train's words; log.jsonl: its figures, one JSON object a line
 model/          the average: a folder complete in itself (made by generate)
-test/           translations and scores (made by generate)
+test/           translations and scores (made by generate); test-shuffled/: with other sentences' contexts (by experiment)
 """
 
 from .files import Between
@@ -32,3 +32,4 @@ RECORD = {
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 MODEL_FOLDER, MODEL = "model", "model.pt"
+SHUFFLED_TEST = "test-shuffled"

@@ -58,7 +58,7 @@ from .preparation import check_files, longest_sentence, read_preparation
 from .processes import child
 from .report import last_words
 from .rows import PAPER, row_options
-from .run_folder import CHECKPOINTS, LAST, MODEL, RECORD, RUN
+from .run_folder import CHECKPOINTS, LAST, MODEL, MODEL_FOLDER, RECORD, RUN, SHUFFLED_TEST
 
 # What a gate makes of weights of the same shapes.
 GATE_FUNCTION = "cgc_gate_on", "cgc_gate_activation", "cgc_pool", "cgc_norm"
@@ -191,7 +191,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
             raise UserError(f"fairseq-train succeeded but left no checkpoint in {checkpoints}; leave out --no-save")
         if done < updates:
             print(f"    fairseq-train ended after {done} of {updates} updates, by an option such as {LIMITS[0]}")
-        _discard_results(run, done)
+        _discard_results(run, done, identity["data"]["pairs"])
         write_json(record, {**now, "updates": done, "done": done, **({"ended": ended} if done < updates else {})})
 
 
@@ -242,13 +242,17 @@ def _identity(record):
     return {"row": record["row"], "--seed": record["seed"], **batch, **options, **data}
 
 
-def _discard_results(run, updates):
-    """Remove what was made of the run's checkpoints after other updates: our own folders alone."""
-    for folder in sorted(path for path in run.iterdir() if path.is_dir()):
-        for what in ("model", "translations"):
-            if not foreign_files(folder, what) and any(folder.iterdir()) and mark_of(folder).get("updates") != updates:
+def _discard_results(run, updates, splits):
+    """Remove, aloud, what ``generate`` has made of the run's checkpoints after other updates under the names that it has for that.
+
+    Links, copies under other names and what ``--out`` named are the user's.
+    """
+    for name, what in {MODEL_FOLDER: "model", **dict.fromkeys([*splits, SHUFFLED_TEST], "translations")}.items():
+        folder = run / name
+        if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir()) and not foreign_files(folder, what):
+            if (made := mark_of(folder).get("updates")) != updates:
+                print(f"    removing {folder}, made after {made} updates", flush=True)
                 discard_folder(folder, what)
-                break
 
 
 def _trained_longer(run, trained, updates):

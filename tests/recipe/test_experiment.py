@@ -23,10 +23,11 @@ from test_table import change_json, make_run, rows
 from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe import experiment, training
 from fairseq_cgc.recipe.command_line import parse
-from fairseq_cgc.recipe.experiment import LOSS, SHUFFLED_TEST, company, failures, make_table
+from fairseq_cgc.recipe.experiment import LOSS, company, failures, make_table
 from fairseq_cgc.recipe.files import is_locked
 from fairseq_cgc.recipe.preparation import prepare
 from fairseq_cgc.recipe.rows import ROWS, row_options, small_options
+from fairseq_cgc.recipe.run_folder import SHUFFLED_TEST
 from fairseq_cgc.recipe.significance import detectable_difference
 from fairseq_cgc.recipe.table import colour_of, difference_cell, differences, read_runs
 from fairseq_cgc.recipe.training import LOCK

@@ -172,17 +172,29 @@ def test_the_quickstart_downloads_nothing_for_a_folder_that_it_may_not_write(tmp
     assert "holds notes, which is not part of our corpus" in refused("quickstart", "--work", tmp_path)
 
 
-def test_training_on_removes_what_was_made_of_fewer_updates_and_nothing_of_the_user_s(run_folder):
-    for name, updates in (("model", 1), ("test", 1), ("valid", 2)):
+def test_training_on_removes_what_was_made_of_fewer_updates_and_nothing_of_the_user_s(run_folder, tmp_path, capsys):
+    for name, updates in (
+        ("model", 1),
+        ("test", 1),
+        ("test-shuffled", 1),
+        ("valid", 2),
+        ("test-kept", 1),
+        ("beam1", 1),
+    ):
         (run_folder / name).mkdir()
         (run_folder / name / "part").write_text("")
         mark_folder(run_folder / name, "model" if name == "model" else "translations", updates=updates)
     for name in ("testimonials", "test-mine"):
         (run_folder / name).mkdir()
         (run_folder / name / "letter").write_text("mine")
-    training._discard_results(run_folder, 2)
+    another = shutil.copytree(run_folder / "model", tmp_path / "another" / "model")
+    (run_folder / "teacher").symlink_to(another)
+    (run_folder / "train").symlink_to(run_folder / "beam1")
+    training._discard_results(run_folder, 2, ["train", "valid", "test"])
     left = {path.name for path in run_folder.iterdir() if path.is_dir()}
-    assert left == {"checkpoints", "valid", "testimonials", "test-mine"}
+    users = {"testimonials", "test-mine", "test-kept", "beam1", "teacher", "train"}
+    assert left == {"checkpoints", "valid", *users} and (another / "part").is_file()
+    assert capsys.readouterr().out.count("removing") == 3
 
 
 def test_a_run_whose_last_checkpoint_has_the_updates_that_are_asked_for_is_done(run_folder, prepared, monkeypatch):
