@@ -102,12 +102,19 @@ def by_length(runs):
     }
 
 
+def last_loss(run):
+    """A run's validation loss after its last update. Raises UserError if its log tells of none."""
+    if not run.losses:
+        raise UserError(f"{run.folder / 'log.jsonl'} tells of no validation; record the run again")
+    return run.losses[-1][1]
+
+
 def losses(runs):
     """Markdown: by how much CGC's validation loss differs from another row's after the last update, a seed each."""
     rows = []
     for name, words in zip(SETTINGS, WORDS):
         last = {
-            row: {seed: run.losses[-1][1] for seed, run in finished(runs[name], row).items()} for row in (CGC, *AGAINST)
+            row: {seed: last_loss(run) for seed, run in finished(runs[name], row).items()} for row in (CGC, *AGAINST)
         }
         gaps = ([last[CGC][seed] - loss for seed, loss in last[row].items() if seed in last[CGC]] for row in AGAINST)
         rows.append([words, *(", ".join(f"{gap:+.3f}".replace("-", "−") for gap in of_row) or "–" for of_row in gaps)])

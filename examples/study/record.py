@@ -86,7 +86,13 @@ def layers_table(folder):
     """Markdown: the recorded figures of each row and layer, in the mean over seeds and from the least to the most."""
     rows = defaultdict(list)
     for file in sorted(folder.glob(f"*/{LAYERS}")):
-        rows[read_json(file.with_name(RUN))["row"]].append(read_json(file, LAYERS_SHAPE))
+        layers = read_json(file, LAYERS_SHAPE)
+        row = rows[read_json(file.with_name(RUN), RECORD)["row"]]
+        if not layers or row and [set(layer) for layer in layers] != [set(layer) for layer in row[0]]:
+            raise UserError(
+                f"{file} does not have the layers and figures of other runs of its row; record the run again"
+            )
+        row.append(layers)
     header, lines = ["row", "seeds", "layer", "K", "branch", "kernel sum", "gate", "variance between sentences"], []
     for row, runs in rows.items():
         for number, layers in enumerate(zip(*runs), 1):

@@ -259,7 +259,9 @@ def read_experiment(folder):
     """The runs of a folder, as ``read_runs`` returns them, and behind them those evaluated with shuffled contexts."""
     runs = table.read_runs(folder)
     finished = [run for run in runs if run.row in SHUFFLED and run.unfinished is None]
-    return runs + [_shuffled(run) for run in finished if (run.folder / SHUFFLED_TEST / LOSS).exists()]
+    runs += [_shuffled(run) for run in finished if (run.folder / SHUFFLED_TEST / LOSS).exists()]
+    table.check_same_data(runs)
+    return runs
 
 
 def _shuffled(run):

@@ -73,6 +73,11 @@ class Run:
     test_set: str | None = None  # hash of its tokenised references
     recorded: np.ndarray | None = None  # its statistics, of a record without translations
 
+    @property
+    def sentences(self):
+        """How many the test set has."""
+        return len(self.references if self.recorded is None else self.recorded)
+
     @cached_property
     def statistics(self):
         """Of its tokenised BLEU-4: sentences x statistics."""
@@ -169,6 +174,9 @@ def check_same_data(runs):
             raise _not_comparable(runs[0], run, "trained on different data (data.sha256 in run.json)")
         if run.unfinished is None and run.test_set != tested[0].test_set:
             raise _not_comparable(tested[0], run, f"scored on different test sets (test/{_reference(run)})")
+        if run.unfinished is None and run.sentences != tested[0].sentences:
+            counts = f"{tested[0].sentences:,} and {run.sentences:,}"
+            raise _not_comparable(tested[0], run, f"of one test set, of {counts} sentences: one is damaged")
 
 
 def _not_comparable(one, other, why):

@@ -110,6 +110,16 @@ def test_the_branch_of_each_convolution_of_an_encoder_is_recorded(tmp_path, monk
         assert layer["branch"] == pytest.approx(float((small / large).sqrt()), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "layers", [[], [{"kernel_size": 3, "branch": 0.5}], [{"kernel_size": 3, "branch": 0.5, "kernel_sum": 0.5}] * 2]
+)
+def test_layers_unlike_those_of_other_runs_of_a_row_are_named(tmp_path, layers):
+    for seed, content in ((1, [{"kernel_size": 3, "branch": 0.5, "kernel_sum": 0.5}]), (2, layers)):
+        (make_run(tmp_path, "cgc", seed) / "layers.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="cgc-2/layers.json does not have the layers and figures of other runs"):
+        runpy.run_path(str(RECORD))["layers_table"](tmp_path)
+
+
 def test_a_folder_without_runs_is_named(tmp_path):
     done = run(sys.executable, RECORD, tmp_path, tmp_path / "out", check=False, start=Fork)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} has no run folder")
@@ -230,6 +240,14 @@ def test_an_answer_takes_a_corpus_runs_as_repeats_and_gives_each_corpus_the_same
         lines["LibreOffice, rate 0.002"],
     )
     assert three.high - three.difference == pytest.approx(hypot(*(one.high - one.difference for one in of_corpora)) / 2)
+
+
+def test_a_record_without_validations_is_named(settings):
+    answer, (folder, _) = runpy.run_path(str(ANSWER)), settings
+    log = next((folder / answer["POST"]).glob("cgc-learned*")) / "log.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if '"valid"' not in line))
+    with pytest.raises(UserError, match=f"{log} tells of no validation"):
+        answer["losses"](answer["read"](folder))
 
 
 def test_the_third_of_the_longest_sentences_is_compared_alone(settings):

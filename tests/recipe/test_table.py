@@ -382,6 +382,14 @@ def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, ended):
         read_runs(tmp_path)
 
 
+def test_a_record_that_lacks_a_sentence_is_refused(tmp_path):
+    for row, count in (("lightconv", 3), ("cgc", 2)):
+        record = {"test_set": "a", "sentences": [[1] * 10] * count}
+        (make_run(tmp_path, row) / "test" / "statistics.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* of 2 and 3 sentences: one is damaged"):
+        read_runs(tmp_path)
+
+
 def test_runs_scored_on_different_test_sets_are_refused(tmp_path):
     make_run(tmp_path, "lightconv")
     folder = make_run(tmp_path)
