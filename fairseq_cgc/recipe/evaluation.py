@@ -192,8 +192,10 @@ def main(args):
         files.replaceable_folder(run / MODEL_FOLDER, "model")
     files.writable_folder(out.parent, option="--out")
     reads_run = place.checkpoints and not place.checkpoint  # of which a training would take checkpoints away
-    lock = files.locked(run / files.LOCK, f"the run {run}") if inside or reads_run else nullcontext()
-    with lock, files.partial_in(run if averages else out.parent, folder=True) as passing:
+    lock = nullcontext()
+    if inside or reads_run:
+        lock = files.locked(run / files.LOCK, f"the run {run}", shared=not inside)
+    with lock, files.partial_in(run if averages else out.parent, folder=True) as passing, files.room(out):
         model = place.model
         if place.checkpoints:
             model = passing / MODEL_FOLDER

@@ -49,6 +49,7 @@ GROWING = {
 }
 LEFT = ".fairseq-cgc-*.partial", ".*.fairseq-cgc-old"  # what a kill leaves
 ADDED = ("loss.json", "validate.log")  # to translations, when they were there
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -59,34 +60,52 @@ def partial_in(parent, folder=False):
     It is locked while this process lives: what dead processes have left is told by that, and cleared.
     """
     parent = Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(".fairseq-cgc-*.partial"):
-        with suppress(OSError), _flocked(os.open(left, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with suppress(OSError), _flocked(left, os.open(left, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB):
             remove(left)
     while True:
         path = parent / f".fairseq-cgc-{secrets.token_hex(4)}.partial"
-        path.mkdir() if folder else path.touch(exist_ok=False)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if folder else path.touch(exist_ok=False)
+        except OSError as error:
+            raise UserError(
+                f"the folder {parent} cannot be written to ({error.strerror}); free space, fix the permissions or choose another "
+                "one, then run the same command again"
+            ) from None
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:  # taken for a dead process's before it was locked
             continue
-        with _flocked(descriptor, fcntl.LOCK_EX):
-            if not path.exists():  # likewise
-                continue
-            try:
+        try:
+            with _flocked(path, descriptor, fcntl.LOCK_EX):
+                if not path.exists():  # likewise
+                    continue
                 yield path
-            finally:
-                remove(path)
-            return
+        finally:
+            remove(path)
+        return
 
 
 @contextmanager
-def _flocked(descriptor, operation):
+def _flocked(path, descriptor, operation):
     try:
-        fcntl.flock(descriptor, operation)
+        _flock(path, descriptor, operation)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _flock(path, descriptor, operation):
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        raise UserError(
+            f"the file system of {path} has no locks (flock: {error.strerror}), by which we see who writes there; choose a "
+            "folder on another one, or have it mounted with them"
+        ) from None
 
 
 def check_output(path, option, inputs=(), part=None):
@@ -96,8 +115,8 @@ def check_output(path, option, inputs=(), part=None):
     is there and not JSON with ``part`` in it, a name, as what we would write has.
     """
     _refuse_folder(path, f"{option} {path}")
-    if not path.exists():
-        writable_folder(path.parent, option=option)
+    if not path.exists() or path.is_file() and not str(path).startswith(STREAMS):
+        writable_folder(Path(os.path.realpath(path)).parent, option=option)
     for file in map(Path, inputs):
         if path.is_file() and file.is_file() and path.samefile(file):
             raise UserError(f"{option} {path} is an input, and would be replaced; choose another name")
@@ -149,7 +168,7 @@ def atomic_write(path):
                 raise UserError(f"{path} could not be written ({error.strerror}); name another output") from None
         return
     target = Path(os.path.realpath(path))
-    with partial_in(target.parent) as file, _room(path):
+    with partial_in(target.parent) as file, room(path):
         yield file
         _flush(file)
         if kind:
@@ -170,11 +189,12 @@ def _copy_into(device, file):
 
 
 @contextmanager
-def _room(path):
+def room(path):
+    """Raises UserError where a disk is full: of the output ``path``, not of a name that only passes."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL or any(_matches(part, LEFT) for part in Path(path).parts):
             raise
         raise UserError(
             f"{path} could not be written ({error.strerror}); the previous content is unchanged: free space, then run "
@@ -199,7 +219,7 @@ def atomic_folder(path, what, **facts):
     or no room.
     """
     target = replaceable_folder(path, what)
-    with partial_in(target.parent, folder=True) as folder, _room(path):
+    with partial_in(target.parent, folder=True) as folder, room(path):
         yield folder
         mark_folder(folder, what, **facts)
         for file in [*folder.rglob("*"), folder]:
@@ -323,17 +343,26 @@ def remove(path):
 def locked(path, what, shared=False):
     """Lock the file ``path`` while something (``what``, in words) is being written; a process that dies lets it go.
 
-    With ``shared`` others may hold it in this way too. Yields the descriptor of the lock, which children do not
-    inherit; one that is given it holds the lock too. Raises UserError if another process has locked it.
+    With ``shared`` others may hold it in this way too, and it may lie where nothing can be written: then nobody else writes
+    there either, if it is not there. Yields the descriptor of the lock, which children do not inherit; one that is given it
+    holds the lock too. Raises UserError if another process has locked it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if not shared or error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        if not path.exists():
+            yield None
+            return
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         for last in (*[False] * 30, True):  # ``is_locked`` of another process holds it for a moment
             try:
-                fcntl.flock(descriptor, operation)
+                _flock(path, descriptor, operation)
                 break
             except BlockingIOError:
                 if last:
@@ -349,7 +378,7 @@ def locked(path, what, shared=False):
 def is_locked(path):
     """Whether a process has locked the file ``path``; a missing file means not."""
     try:
-        with _flocked(os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB):
+        with _flocked(path, os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
     except FileNotFoundError:
         return False
@@ -522,6 +551,10 @@ def run_command(main):
 
     Exit status: 0, 1 after an error, 130 after an interrupt, 141 when nobody reads on.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # torch's own libraries end without a word of it
+        sys.exit("error: the current folder does not exist any more; change to another one")
     for descriptor in range(3):  # a closed one would become that of the next file we open
         try:
             os.fstat(descriptor)
@@ -549,7 +582,7 @@ def run_command(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if error.filename is None and error.errno not in (*FULL, errno.EROFS, errno.ENOENT):
             raise
         place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         sys.exit(

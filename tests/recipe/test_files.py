@@ -2,6 +2,7 @@ import bz2
 import codecs
 import ctypes
 import errno
+import fcntl
 import gzip
 import io
 import itertools
@@ -14,6 +15,8 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +33,7 @@ from fairseq_cgc.recipe.files import (
     Between,
     atomic_folder,
     atomic_write,
+    check_output,
     check_record,
     decode_lines,
     discard_folder,
@@ -229,6 +233,16 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, write):
     assert path.read_text() == "old" and names(tmp_path) == ["output"]
 
 
+def test_a_disk_that_is_full_while_a_folder_is_filled_is_told_of_the_folder(tmp_path):
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
+        with pytest.raises(UserError, match=f"^{tmp_path}/model could not be written"):
+            with atomic_folder(tmp_path / "model", "model") as new:
+                write_lines(new / "part", ["x" * 10**6])
+
+    assert ended_well(forked(work)) and names(tmp_path) == []
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz", ".GZ", ".bz2", ".xz"])
 def test_lines_end_at_line_feeds_alone(tmp_path, suffix):
     data = "ein\u2028Satz\nzwei\x0c\r\n\nletzter".encode()
@@ -336,6 +350,42 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         writable_folder(tmp_path, free_bytes=9223372036854 * 2**20)
 
 
+def test_a_folder_that_cannot_be_written_is_named_by_whoever_writes_there(tmp_path):
+    (tmp_path / "file").write_text("")
+    for make in (atomic_write, lambda path: atomic_folder(path, "model")):
+        with (
+            pytest.raises(UserError, match=f"the folder {tmp_path}/file cannot be written to"),
+            make(tmp_path / "file/x"),
+        ):
+            pass
+
+
+def test_an_output_whose_folder_takes_no_new_files_is_refused_before_the_work(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "output").write_text("old")
+    (tmp_path / "link").symlink_to("output")
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    for name in ("output", "link", "new"):
+        with pytest.raises(
+            UserError, match=rf"{tmp_path} cannot be written to \(Read-only.* choose another with --out"
+        ):
+            check_output(tmp_path / name, "--out")
+    check_output(Path("/dev/null"), "--out")
+
+
+def test_a_current_folder_that_was_removed_is_told(tmp_path):
+    def work():
+        (tmp_path / "here").mkdir()
+        os.chdir(tmp_path / "here")
+        (tmp_path / "here").rmdir()
+        with pytest.raises(SystemExit, match="error: the current folder does not exist any more"):
+            run_command(lambda: pytest.fail("it worked"))
+
+    assert ended_well(forked(work))
+
+
 @pytest.mark.parametrize(
     "error, words",
     [
@@ -344,6 +394,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
             OSError(errno.ENOSPC, "No space left on device", "/x"),
             "error: /x: No space left on device",
         ),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory"), "error: No usable temporary directory"),
     ],
 )
 def test_a_command_ends_with_a_line_and_status_1(error, words):
@@ -539,6 +590,39 @@ def test_a_look_at_a_lock_keeps_nobody_from_it(tmp_path):
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_what_is_only_read_is_locked_as_far_as_it_can_be(tmp_path, monkeypatch):
+    """On a file system that is read-only, or in another's folder."""
+    lock, real_open = tmp_path / ".lock", os.open
+
+    def refuse(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real_open(path, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with locked(lock, "x", shared=True):
+            pass
+        with pytest.raises(OSError, match="Read-only"), locked(lock, "x"):
+            pass
+    with locked(lock, "x"):  # its owner, who can write
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(UserError, match="is being written"), locked(lock, "x", shared=True):
+            pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for use in (atomic_write, lambda path: locked(path, "x"), lambda path: nullcontext(is_locked(path))):
+        with pytest.raises(UserError, match=f"the file system of {tmp_path}/.* has no locks"), use(tmp_path / ".lock"):
+            pass
+    assert names(tmp_path) == [".lock"]
 
 
 def test_a_lock_is_held_by_one_process_and_let_go_at_its_end(tmp_path):
