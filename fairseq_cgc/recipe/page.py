@@ -171,7 +171,7 @@ def fact_table(both):
     """``facts`` side by side."""
     tables = [facts(side.run) for side in both]
     names = dict.fromkeys(name for table in tables for name in table)
-    rows = [[name, *(table.get(name, "the row's own") for table in tables)] for name in names]
+    rows = [[name, *(table.get(name, side.run.setting(name)) for table, side in zip(tables, both))] for name in names]
     header, caption = ["what", *(side.name for side in both)], "The run"
     if len(both) > 1:
         header, caption = [*header, "differs"], "The runs, and where they differ"

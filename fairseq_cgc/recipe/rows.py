@@ -45,5 +45,9 @@ def row_options(name):
 
 def small_options(name):
     """The further options that make a row's model and training small."""
-    kernels = "" if name == "transformer" else SMALL["kernels"]
-    return [*SMALL["options"].split(), *kernels.split()]
+    return [*SMALL["options"].split(), *(SMALL["kernels"].split() if has_kernels(name) else ())]
+
+
+def has_kernels(name):
+    """Whether a row's model has convolutions."""
+    return name != "transformer"

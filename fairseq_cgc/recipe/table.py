@@ -25,7 +25,7 @@ from .fairseq_options import option_values
 from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
-from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, row_options
+from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, has_kernels, row_options
 from .run_folder import RECORD, RUN
 from .scoring import LABELS, SAMPLES, SEED, TOKENISED_BLEU, bootstrap, token_metric, token_statistics
 from .significance import Difference, compare_statistics
@@ -59,7 +59,8 @@ class Run:
     data: dict
     versions: dict
     command: list  # fairseq-train's
-    settings: dict = field(default_factory=dict)  # what it was told beyond its row's options: name to value
+    of_row: dict = field(default_factory=dict)  # its row's options: name to value
+    settings: dict = field(default_factory=dict)  # what it was told beyond them
     done: int = 0  # updates
     tokens: float = 0.0  # target tokens trained on
     losses: list = field(default_factory=list)  # of (update, validation loss)
@@ -82,6 +83,10 @@ class Run:
     def statistics(self):
         """Of its tokenised BLEU-4: sentences x statistics."""
         return token_statistics(self.hypotheses, self.references) if self.recorded is None else self.recorded
+
+    def setting(self, name):
+        """What it was told of a setting, by its row or beyond."""
+        return self.settings.get(name, self.of_row.get(name, "not given"))
 
     def __str__(self):
         return f"{self.row}, seed {self.seed} ({self.folder})"
@@ -214,15 +219,11 @@ def _read_record(folder):
     if row not in ROWS:
         raise UserError(f"{path}: the row is {row!r}; expected one of {', '.join(ROWS)}")
     content = {name: record[name] for name in ("seed", "updates", "data", "versions")}
-    return Run(folder, row, **content, command=record.get("command", []), settings=_settings(row, record))
-
-
-def _settings(row, record):
-    """Where a run's record leaves its row's options, and its tokens an update."""
+    of_row, given = option_values(row_options(row)), option_values(record["options"])
     settings = {"tokens an update": f"{record['batch_tokens']:,}"} if "batch_tokens" in record else {}
-    own, given = option_values(row_options(row)), option_values(record["options"])
-    settings |= {name: value for name, value in given.items() if own.get(name) != value}
-    return settings | {name: "left out" for name in own if name not in given}
+    settings |= {name: value for name, value in given.items() if of_row.get(name) != value}
+    settings |= {name: "left out" for name in of_row if name not in given}
+    return Run(folder, row, **content, command=record.get("command", []), of_row=of_row, settings=settings)
 
 
 def read_log(run):
@@ -464,8 +465,8 @@ def settings_notes(runs):
     """Lists of the settings in which runs differ though their rows do not, and of those that all have beyond their rows'."""
     lines, shared = [], []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
-        runs_with_it = [run for run in runs if name in run.settings or name not in OF_RESULTS]
-        values = _names_by(runs_with_it, [run.settings.get(name, "the row's own") for run in runs_with_it])
+        runs_with_it = [run for run in runs if name in run.settings or name not in OF_RESULTS and _has(run, name)]
+        values = _names_by(runs_with_it, [run.setting(name) for run in runs_with_it])
         if len(values) > 1:
             lines.append(f"- `{name}`: " + "; ".join(f"{value} ({names})" for value, names in values.items()))
         elif name.startswith("-"):
@@ -473,6 +474,11 @@ def settings_notes(runs):
     why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
     notes = [why + "\n".join(lines)] if lines else []
     return notes + ([f"Options of all runs beyond their rows': `{shlex.join(shared)}`."] if shared else [])
+
+
+def _has(run, name):
+    """Whether a run's model could have been told a setting."""
+    return has_kernels(run.row) or "kernel-size" not in name
 
 
 def _names_by(runs, values):

@@ -16,7 +16,7 @@ from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe.checkpoints import count_parameters, load_checkpoint
 from fairseq_cgc.recipe.files import is_locked, read_json
 from fairseq_cgc.recipe.iwslt14 import EXPECTED_PAIRS
-from fairseq_cgc.recipe.rows import PAPER, SYSTEMS, row_options
+from fairseq_cgc.recipe.rows import PAPER, SYSTEMS, row_options, small_options
 from fairseq_cgc.recipe.scoring import compare, token_metric, token_statistics
 from fairseq_cgc.recipe.significance import compare_statistics
 from fairseq_cgc.recipe.table import (
@@ -341,8 +341,8 @@ def test_settings_in_which_runs_differ_are_named_with_the_runs(tmp_path):
     make_run(tmp_path, "cgc", 2, options=row_options("cgc"), batch_tokens=800)
     assert differing(tmp_path) == [
         "`tokens an update`: 4,000 (lightconv 1, cgc 1, cgc-constant 1); 800 (cgc 2)",
-        "`--dropout`: 0.1 (lightconv 1); the row's own (cgc 1, cgc 2, cgc-constant 1)",
-        "`--fp16`: the row's own (lightconv 1, cgc 2, cgc-constant 1); on (cgc 1)",
+        "`--dropout`: 0.1 (lightconv 1); 0.3 (cgc 1, cgc 2, cgc-constant 1)",
+        "`--fp16`: not given (lightconv 1, cgc 2, cgc-constant 1); on (cgc 1)",
     ]
 
 
@@ -355,11 +355,17 @@ def test_options_that_all_runs_have_beyond_their_rows_are_told(tmp_path):
     )
 
 
+def test_rows_that_are_made_small_are_trained_alike_though_a_transformer_has_no_kernels(tmp_path):
+    for row in ("transformer", "lightconv"):
+        make_run(tmp_path, row, options=[*row_options(row), *small_options(row)])
+    assert differing(tmp_path) == []
+
+
 def test_an_option_of_the_protocol_that_a_run_lacks_is_named(tmp_path):
     options = row_options("cgc")
     make_run(tmp_path, "lightconv", options=row_options("lightconv"))
     make_run(tmp_path, "cgc", options=[word for word in options if word not in ("--lr", "5e-4")])
-    assert differing(tmp_path) == ["`--lr`: the row's own (lightconv 1); left out (cgc 1)"]
+    assert differing(tmp_path) == ["`--lr`: 5e-4 (lightconv 1); left out (cgc 1)"]
 
 
 def test_rows_that_differ_by_their_definition_alone_are_trained_alike(tmp_path):
@@ -524,7 +530,7 @@ def test_evaluations_that_differ_are_told_with_their_runs(tmp_path):
     assert differing(tmp_path) == [
         "`checkpoints averaged`: 2 (cgc 1); 1 (cgc 2)",
         "`beam`: 6 (cgc 1); 5 (cgc 2)",
-        "`--lenpen`: 0.6 (cgc 1); the row's own (cgc 2, cgc 3)",
+        "`--lenpen`: 0.6 (cgc 1); not given (cgc 2, cgc 3)",
     ]
 
 
