@@ -546,6 +546,12 @@ def writable_folder(path, free_bytes=0, option="--work"):
     return path
 
 
+def _stop(*_):
+    """An interrupt that nothing sent after it cuts short: from a terminal a child hears one, and another from its parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def run_command(main):
     """Run a command's ``main()``; end with one or two lines where the user can mend what is wrong.
 
@@ -569,7 +575,9 @@ def run_command(main):
     with suppress(locale.Error):  # subword-nmt's codes are opened in the locale's encoding
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"}  # for the commands that we start
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end children, clear what is half-written
+    for number in (signal.SIGINT, signal.SIGTERM):  # end children, clear what is half-written
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
     try:
         main()
         sys.stdout.flush()

@@ -426,6 +426,17 @@ def test_a_terminated_command_clears_what_is_half_written(tmp_path, capfd):
     assert "run the same command again to resume" in capfd.readouterr().err
 
 
+def test_an_interrupt_s_clearing_is_not_cut_short_by_the_parent_s_signal(tmp_path):
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            (tmp_path / "cleared").touch()
+
+    assert not ended_well(forked(lambda: run_command(main))) and names(tmp_path) == ["cleared"]
+
+
 def test_a_reader_that_goes_away_ends_a_command_quietly(capfd):
     ends = os.pipe()
     os.close(ends[0])
