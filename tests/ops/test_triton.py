@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from fairseq_cgc import ContextGate, ContextGatedLightweightConv
 from fairseq_cgc.ops.context_gate import GateOptions, choose_gate, context_gate
 from fairseq_cgc.ops.context_gated_lightconv import context_gated_lightconv
-from fairseq_cgc.ops.lightconv import choose, has_triton, lightconv
+from fairseq_cgc.ops.lightconv import _triton_works, choose, has_triton, lightconv
 from fairseq_cgc.ops.naive import naive_lightconv
 from fairseq_cgc.ops.padding import Padding, head_means
 
@@ -276,20 +276,32 @@ def test_a_gpu_gets_triton_and_what_that_cannot_do_the_bands():
 
 def test_without_triton_a_gpu_gets_the_bands_and_one_warning(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    has_triton.cache_clear()
+    _triton_works.cache_clear()
     try:
         with FakeTensorMode():
             x = torch.empty(60, 4, 8, device="cuda")
             with pytest.warns(UserWarning, match="Triton is not installed.*pip install triton") as caught:
                 assert choose(x, 3, 1) == choose(x, 3, 1) == "bands"
     finally:
-        has_triton.cache_clear()
+        _triton_works.cache_clear()
     assert len(caught) == 1
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where Triton works")
+def test_a_triton_that_does_not_work_is_told_and_done_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    _triton_works.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"Triton does not work here .*more slowly\. It needs a C compiler"):
+            assert not has_triton()
+    finally:
+        _triton_works.cache_clear()
 
 
 def test_a_cpu_never_asks_for_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    has_triton.cache_clear()
+    _triton_works.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert choose(torch.empty(60, 4, 8, dtype=torch.float16), 31, 15) == "bands"

@@ -76,14 +76,28 @@ def choose(x: Tensor, kernel_size: int, padding_l: int, per_token: bool = False)
     return "depthwise" if depthwise.supports(x, *sizes) else "bands"
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # torch.compile could not follow it
 def has_triton() -> bool:
-    """Whether Triton is installed; one warning if not."""
+    """Whether Triton is installed and works; one warning if not."""
+    return _triton_works()
+
+
+@functools.cache
+def _triton_works():
+    reason, remedy = "is not installed", "PyTorch's wheels for CUDA include it; otherwise: pip install triton"
     if importlib.util.find_spec("triton") is not None:
-        return True
+        if not torch.cuda.is_available():  # a GPU's tensor is a stand-in
+            return True
+        try:
+            from triton.runtime import driver
+
+            driver.active.get_current_target()  # compiles what it needs of C when it is first asked
+            return True
+        except Exception as error:
+            reason = f"does not work here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+            remedy = "It needs a C compiler, Python's headers and a folder to write to (TRITON_CACHE_DIR)"
     warnings.warn(
-        "Triton is not installed: the gated convolutions run on the GPU through PyTorch's own operations, more slowly. "
-        "PyTorch's wheels for CUDA include it; otherwise: pip install triton",
+        f"Triton {reason}: the gated convolutions run on the GPU through PyTorch's own operations, more slowly. {remedy}",
         stacklevel=2,
     )
     return False
