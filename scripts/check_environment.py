@@ -2,7 +2,7 @@
 
     python scripts/check_environment.py before    before pip install: nothing must be in the way
     python scripts/check_environment.py after     after it: what ``import fairseq_cgc`` finds is this checkout
-    python scripts/check_environment.py pins      the constraints, less those for a torch that is there already
+    python scripts/check_environment.py pins      the constraints; of a torch that is there already its own version
 
 Uses the standard library alone, since nothing else need be installed yet. Exit status 1 with a line
 or two that say what is wrong.
@@ -69,6 +69,8 @@ def print_pins():
         name = line.partition("==")[0]
         if not (name in KEPT_IF_INSTALLED and installed("torch")):
             print(line)
+    for name in filter(installed, KEPT_IF_INSTALLED if installed("torch") else ()):
+        print(f"{name}=={installed(name)}")
 
 
 if __name__ == "__main__":
