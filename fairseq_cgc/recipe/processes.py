@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from math import ceil
 
+from ..compat import USER_DIR
 from ..errors import UserError
 
 # glibc gives a large tensor pages of its own and hands them back when it is freed: getting and clearing them anew is
@@ -28,9 +29,13 @@ def end_with_parent(parent):
 def child(command, environment=os.environ, **options):
     """``subprocess.Popen`` of a process that ends with us, whether we fail, are stopped or are killed.
 
-    fairseq's commands say their figures, which we read, if the environment asks for such words (``LOGLEVEL``): here it does.
+    ``LOGLEVEL``, by which fairseq's commands may keep the figures to themselves that we read, is not passed on. Nor is anything
+    imported from the current folder, which may be a checkout of another fairseq, unless we lie there.
     """
-    parent, environment = os.getpid(), {**KEEP_FREED_MEMORY, **environment, "LOGLEVEL": "INFO"}
+    parent, environment = os.getpid(), {**KEEP_FREED_MEMORY, **environment}
+    environment.pop("LOGLEVEL", None)
+    if not os.path.samefile(".", os.path.dirname(USER_DIR)):
+        environment["PYTHONSAFEPATH"] = "1"
     process = subprocess.Popen(command, env=environment, preexec_fn=lambda: end_with_parent(parent), **options)
     try:
         yield process

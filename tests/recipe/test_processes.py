@@ -60,6 +60,14 @@ def test_a_child_says_the_figures_that_are_read_whatever_the_environment_asks_of
         assert "| INFO | fairseq_cli.train | figures" in process.stdout.read()
 
 
+def test_a_child_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fairseq_cli.py").write_text("raise SystemExit('of a checkout')")
+    with child([sys.executable, "-m", "fairseq_cli.train", "--help"], stdout=subprocess.DEVNULL) as process:
+        pass
+    assert process.returncode == 0
+
+
 def test_a_child_ends_when_its_parent_fails():
     with pytest.raises(ValueError), child(SLEEP) as process:
         raise ValueError
