@@ -35,8 +35,10 @@ SKIP_TOO_LONG = ["--skip-invalid-size-inputs-valid-test"]
 # that the weights-only loader refuses: each reads it for itself.
 EACH_DEVICE_LOADS = ["--load-checkpoint-on-all-dp-ranks"]
 
-# fairseq trains and validates on every GPU that it sees, each with batches of its own, unless it is told how many to take.
+# fairseq-train takes every GPU that it sees, each with batches of its own, unless it is told how many to take. One that is alone
+# is the one that a variable of torchrun's (LOCAL_RANK) names, whoever left it there.
 WORLD_SIZE = "--distributed-world-size"
+ONE_DEVICE = [WORLD_SIZE, "1", "--device-id", "0"]
 
 # fairseq starts a data loader's worker process for each epoch, from a thread; with Python 3.11 and
 # torch 2.13 each takes seconds to end, in which nothing trains (20 epochs of one update: 8 s without

@@ -289,7 +289,7 @@ def experiment(parser):
         text += f" (default: {PAPER[name]}, the paper's; {SMALL[name]} with --small)"
         _number(parser, flag(name), None, text)
     _by(parser, None, f"which checkpoints to average (default: {PAPER['by']})")
-    _number(parser, "--jobs", 1, "runs at a time, each on a GPU of its own where there are several")
+    _number(parser, "--jobs", 1, "runs at a time, each on a GPU of its own as far as there are (without --gpus)")
     _option(parser, "--corpus", "NAME", "corpus name in the table's title; default: the data folder's")
     parser.add_argument("--table", action="store_true", help="only make the table of the existing runs")
 

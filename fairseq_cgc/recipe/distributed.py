@@ -11,6 +11,12 @@ import sys
 
 import torch
 
+from .processes import end_with_parent
+
+# torch's DistributedDataParallel, fairseq's default, stops at a parameter that has no part in the loss, as fairseq's dynamic
+# convolutions have one each.
+LEGACY = ["--ddp-backend", "legacy_ddp"]
+
 
 def distributed_options(environment, cuda):
     """fairseq's options for the process that torchrun's variables describe.
@@ -20,13 +26,13 @@ def distributed_options(environment, cuda):
     """
     options = ["--distributed-init-method", "env://", "--distributed-no-spawn"]
     options += ["--distributed-rank", environment["RANK"], "--device-id", environment["LOCAL_RANK"]]
-    # torch's own DistributedDataParallel, fairseq's default, stops at a parameter that has no part in the loss, as fairseq's
-    # dynamic convolutions have one each, and is given a device number, which a CPU has not.
-    options += ["--ddp-backend", "legacy_ddp"]
-    return options if cuda else [*options, "--cpu", "--distributed-backend", "gloo"]
+    if not cuda:  # which has no device number, as torch's own DistributedDataParallel is given
+        options += ["--cpu", "--distributed-backend", "gloo", *LEGACY]
+    return options
 
 
 if __name__ == "__main__":
+    end_with_parent(os.getppid())  # torchrun, which passes on neither the run's lock nor its own end if it is killed
     # Importing fairseq before its command leaves the root logger with another format than the command's.
     logging.getLogger().handlers.clear()
     from fairseq_cli.train import cli_main
@@ -34,7 +40,6 @@ if __name__ == "__main__":
     from ..compat import explain_user_errors
 
     explain_user_errors()
-    sys.argv[1:1] = distributed_options(
-        os.environ, torch.cuda.is_available()
-    )  # before what was asked for, which counts
+    # What was asked for counts more than what stands before it, and less than what stands behind.
+    sys.argv = [sys.argv[0], *LEGACY, *sys.argv[1:], *distributed_options(os.environ, torch.cuda.is_available())]
     cli_main()

@@ -15,7 +15,7 @@ from threading import Event
 import torch
 from tqdm import tqdm
 
-from ..compat import EVERY_SENTENCE, NO_WORKERS, USER_DIR, WORLD_SIZE
+from ..compat import EVERY_SENTENCE, NO_WORKERS, ONE_DEVICE, USER_DIR
 from ..errors import MOST_SEED, CorpusError, OptionError, UserError, check_at_least, check_within, flag
 from . import table
 from .checkpoints import find_checkpoints
@@ -43,10 +43,10 @@ BATCHING = {"--max-tokens", "--max-source-positions", "--max-target-positions"}
 def run_all(args, rows, seeds):
     """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
 
-    Runs at the same time share the CPU's cores, and each has one of the GPUs. Takes the options of ``fairseq-cgc experiment``,
+    Runs at the same time share the CPU's cores and, unless a run takes several, have a GPU each, as far as there are. Takes the options of ``fairseq-cgc experiment``,
     names of rows, and numbers. Returns a dict of those that failed (``row, seed``) to the reason; the others have been finished.
     """
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
     stopped, free = Event(), Queue()
     for environment in islice(cycle(_devices(args)), args.jobs):
         free.put({"OMP_NUM_THREADS": str(threads), **os.environ, **environment})
@@ -235,7 +235,7 @@ def _validate_shuffled(prepared, folder, execute):
     pairs, last = read_preparation(prepared)["counts"]["valid"]["pairs"], folder / CHECKPOINTS / LAST
     options = ["--task", "translation", "--user-dir", USER_DIR, "--path", str(last)]
     options += ["--model-overrides", SHUFFLE, *company(pairs), "--log-format", "json"]
-    options += [WORLD_SIZE, "1", *EVERY_SENTENCE, *NO_WORKERS, *validation_options(prepared, options)]
+    options += [*ONE_DEVICE, *EVERY_SENTENCE, *NO_WORKERS, *validation_options(prepared, options)]
     log.unlink(missing_ok=True)
     execute([sys.executable, "-m", "fairseq_cli.validate", str(prepared / "bin"), *options], log)
     figures = [parse_figures(line) for line in log.read_text(encoding="utf-8").splitlines()]

@@ -27,14 +27,14 @@ RANGES = {name: limits for limits, names in LIMITED.items() for name in names.sp
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = "--max-epoch --patience --stop-time-hours --stop-min-lr".split()
-# Those that decide what of a training is written; and the metric, which decides the rate too of the scheduler that waits.
+# Those that decide what of a training is written, or where a resumed one goes on in its epoch; and the metric, which decides the rate too of the scheduler that waits.
 WRITTEN = """--save-interval --save-interval-updates --keep-interval-updates --keep-best-checkpoints --no-epoch-checkpoints
-    --log-interval""".split()
+    --log-interval --reset-dataloader""".split()
 WAITING = "reduce_lr_on_plateau"
 BEST_BY = "--best-checkpoint-metric --maximize-best-checkpoint-metric".split()
 # Those that ``train_command`` decides.
 DECIDED = """--update-freq --keep-last-epochs --save-dir --num-workers --log-format --required-batch-size-multiple
-    --update-epoch-batch-itr --source-lang --target-lang --max-tokens-valid --distributed-world-size""".split()
+    --update-epoch-batch-itr --source-lang --target-lang --max-tokens-valid --distributed-world-size --device-id""".split()
 # What to give instead of options of fairseq-train's that are decided here.
 INSTEAD = {
     "--update-freq": "give --batch-tokens, and --max-tokens for smaller pieces",

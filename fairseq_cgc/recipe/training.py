@@ -19,6 +19,7 @@ from ..compat import (
     EACH_DEVICE_LOADS,
     EVERY_SENTENCE,
     NO_WORKERS,
+    ONE_DEVICE,
     SAME_BATCHES_WHEN_RESUMED,
     SKIP_TOO_LONG,
     USER_DIR,
@@ -87,19 +88,18 @@ def launcher(gpus, nodes=1, node_rank=0, master=None):
         raise OptionError(f"--nodes {nodes} needs --master HOST:PORT, the same on every machine")
     if not 0 <= node_rank < nodes:
         raise OptionError(f"--node-rank is {node_rank}; for --nodes {nodes} it must be from 0 to {nodes - 1}")
-    world = [WORLD_SIZE, str(gpus * nodes)]
     if gpus * nodes == 1:
-        return [sys.executable, "-m", "fairseq_cli.train", *world]
+        return [sys.executable, "-m", "fairseq_cli.train", *ONE_DEVICE]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
     if nodes == 1:
-        torchrun += ["--standalone"]
+        torchrun += ["--standalone", "--local-addr", "localhost"]  # whatever the machine calls itself
     else:
         host, _, port = master.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise OptionError(f"--master is {master}; expected HOST:PORT, such as node1:29500")
         torchrun += ["--nnodes", str(nodes), "--node-rank", str(node_rank)]
         torchrun += ["--master-addr", host, "--master-port", port]
-    return [*torchrun, "-m", "fairseq_cgc.recipe.distributed", *world]
+    return [*torchrun, "-m", "fairseq_cgc.recipe.distributed", WORLD_SIZE, str(gpus * nodes)]
 
 
 def prepared_folder(folder):
@@ -245,13 +245,20 @@ def _identity(record):
 def _discard_results(run, updates, splits):
     """Remove, aloud, what ``generate`` has made of the run's checkpoints after other updates under the names that it has for that.
 
-    Links, copies under other names and what ``--out`` named are the user's.
+    Copies under other names and what ``--out`` named are the user's, as is what a link leads to.
     """
     for name, what in {MODEL_FOLDER: "model", **dict.fromkeys([*splits, SHUFFLED_TEST], "translations")}.items():
         folder = run / name
-        if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir()) and not foreign_files(folder, what):
-            if (made := mark_of(folder).get("updates")) != updates:
-                print(f"    removing {folder}, made after {made} updates", flush=True)
+        if folder.is_dir() and any(folder.iterdir()) and not foreign_files(folder, what):
+            if mark_of(folder).get("updates") == updates:
+                continue
+            if folder.is_symlink():
+                print(
+                    f"    {folder} is a link, and leads to what was made after other updates: generate again",
+                    flush=True,
+                )
+            else:
+                print(f"    removing {folder}, which was made after other updates", flush=True)
                 discard_folder(folder, what)
 
 

@@ -51,7 +51,7 @@ def losses(run_folder):
 
 def test_what_decides_how_long_a_run_trains_or_what_it_keeps_is_none_of_its_options():
     options = ["--lr", "1", "--max-epoch", "3", "--patience=2", "--fp16", "--stop-time-hours", "1", "--dropout", "0.1"]
-    options += ["--keep-best-checkpoints", "5", "--save-interval=2", "--no-epoch-checkpoints"]
+    options += ["--keep-best-checkpoints", "5", "--save-interval=2", "--no-epoch-checkpoints", "--reset-dataloader"]
     assert without_limits(options) == ["--lr", "1", "--fp16", "--dropout", "0.1"]
     options = ["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric", "--lr-scheduler"]
     assert without_limits([*options, "cosine"]) == ["--lr-scheduler", "cosine"]
@@ -178,7 +178,7 @@ def test_what_cannot_be_divided_is_an_error(devices, max_tokens, words):
 
 
 def test_one_device_needs_no_torchrun_and_several_machines_need_a_master():
-    assert launcher(1)[1:3] == ["-m", "fairseq_cli.train"]
+    assert launcher(1)[1:3] == ["-m", "fairseq_cli.train"] and launcher(1)[-2:] == ["--device-id", "0"]
     assert launcher(2)[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = launcher(4, nodes=2, node_rank=1, master="here:29500") if not torch.cuda.is_available() else []
     for words in (["--nnodes", "2"], ["--node-rank", "1"], ["--master-addr", "here"], ["--master-port", "29500"]):
@@ -215,7 +215,6 @@ def test_a_process_of_several_is_told_its_place_and_gloo_without_a_gpu():
     options = distributed_options(environment, cuda=True)
     assert options[options.index("--distributed-rank") + 1] == "3"
     assert options[options.index("--device-id") + 1] == "1" and "--cpu" not in options
-    assert options[options.index("--ddp-backend") + 1] == "legacy_ddp", "fairseq's dynamic convolutions need it"
     options = distributed_options(environment, cuda=False)
     assert options[options.index("--distributed-backend") + 1] == "gloo" and "--cpu" in options
 
