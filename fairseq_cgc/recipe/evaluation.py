@@ -188,14 +188,13 @@ def main(args):
     inside = out.parent.resolve().is_relative_to(run.resolve())
     # What is written elsewhere leaves the run the model that its own translations are of.
     averages = place.checkpoints and inside and not (place.checkpoint and args.out)
-    if averages:
-        files.replaceable_folder(run / MODEL_FOLDER, "model")
+    beside = files.replaceable_folder(run / MODEL_FOLDER, "model") if averages else out
     files.writable_folder(out.parent, option="--out")
     reads_run = place.checkpoints and not place.checkpoint  # of which a training would take checkpoints away
     lock = nullcontext()
     if inside or reads_run:
         lock = files.locked(run / files.LOCK, f"the run {run}", shared=not inside)
-    with lock, files.partial_in(run if averages else out.parent, folder=True) as passing, files.room(out):
+    with lock, files.partial_in(beside.parent, folder=True) as passing, files.room(out):
         model = place.model
         if place.checkpoints:
             model = passing / MODEL_FOLDER

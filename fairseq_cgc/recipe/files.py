@@ -15,6 +15,8 @@ import json
 import locale
 import lzma
 import os
+import platform
+import re
 import secrets
 import shutil
 import signal
@@ -43,13 +45,15 @@ GROWING = {
     "run": (
         "run.json",
         "row data",
-        "run.json train.log log.jsonl report*.html .lock checkpoints/checkpoint*.pt* checkpoints/dummy "
+        "run.json train.log log.jsonl report*.html .lock checkpoints/checkpoint*.pt* checkpoints/dummy checkpoints/crash.pt "
         "tensorboard/events* tensorboard/*/events*",
     ),
 }
 LEFT = ".fairseq-cgc-*.partial", ".*.fairseq-cgc-old"  # what a kill leaves
 ADDED = ("loss.json", "validate.log")  # to translations, when they were there
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+HOST = re.sub(r"\W", "", platform.node())[:20]
+LONG_AGO = 7 * 24 * 3600  # seconds
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,24 +61,29 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def partial_in(parent, folder=False):
     """Yield a new file or folder in ``parent``; what of it is still there at the end is removed.
 
-    It is locked while this process lives: what dead processes have left is told by that, and cleared.
+    It is locked while this process lives: what dead processes have left is told by that, and cleared. A network file system
+    locks a folder for one machine alone: what another has left is cleared when it is old.
     """
-    parent = Path(parent)
+    parent, name = Path(parent), f".fairseq-cgc-{HOST}-"
     for left in parent.glob(".fairseq-cgc-*.partial"):
-        with suppress(OSError), _flocked(left, os.open(left, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB):
-            remove(left)
+        with suppress(OSError):
+            if left.name.startswith(name) or left.stat().st_mtime < time.time() - LONG_AGO:
+                with _flocked(left, _open(left), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    remove(left)
     while True:
-        path = parent / f".fairseq-cgc-{secrets.token_hex(4)}.partial"
+        path = parent / f"{name}{secrets.token_hex(4)}.partial"
         try:
             parent.mkdir(parents=True, exist_ok=True)
             path.mkdir() if folder else path.touch(exist_ok=False)
         except OSError as error:
+            if _passes(parent):
+                raise
             raise UserError(
                 f"the folder {parent} cannot be written to ({error.strerror}); free space, fix the permissions or choose another "
                 "one, then run the same command again"
             ) from None
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = _open(path)
         except FileNotFoundError:  # taken for a dead process's before it was locked
             continue
         try:
@@ -85,6 +94,11 @@ def partial_in(parent, folder=False):
         finally:
             remove(path)
         return
+
+
+def _open(path):
+    """A descriptor to lock a file or a folder by. NFS locks a file exclusively only for who may write; a folder is never opened so."""
+    return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
 
 
 @contextmanager
@@ -115,8 +129,10 @@ def check_output(path, option, inputs=(), part=None):
     is there and not JSON with ``part`` in it, a name, as what we would write has.
     """
     _refuse_folder(path, f"{option} {path}")
-    if not path.exists() or path.is_file() and not str(path).startswith(STREAMS):
-        writable_folder(Path(os.path.realpath(path)).parent, option=option)
+    if not path.exists():
+        writable_folder(path.parent, option=option)
+    elif path.is_file() and not str(path).startswith(STREAMS):
+        _check_writable(Path(os.path.realpath(path)).parent, option)
     for file in map(Path, inputs):
         if path.is_file() and file.is_file() and path.samefile(file):
             raise UserError(f"{option} {path} is an input, and would be replaced; choose another name")
@@ -194,12 +210,17 @@ def room(path):
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL or any(_matches(part, LEFT) for part in Path(path).parts):
+        if error.errno not in FULL or _passes(path):
             raise
         raise UserError(
             f"{path} could not be written ({error.strerror}); the previous content is unchanged: free space, then run "
             "the same command again"
         ) from None
+
+
+def _passes(path):
+    """Whether a path lies in a folder that is being filled under a name of its own."""
+    return any(_matches(part, LEFT) for part in Path(path).parts)
 
 
 def _flush(path):
@@ -236,6 +257,8 @@ def _exchange(folder, target):
     """Put ``folder`` where ``target`` is, which is then at ``folder``, if there was one."""
     if not target.exists():
         os.rename(folder, target)
+    elif not hasattr(_libc, "renameat2"):  # glibc before 2.28
+        _exchange_in_steps(folder, target)
     elif _libc.renameat2(-100, os.fsencode(folder), -100, os.fsencode(target), 2):  # AT_FDCWD, RENAME_EXCHANGE
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOSYS):
@@ -529,14 +552,7 @@ def writable_folder(path, free_bytes=0, option="--work"):
     than ``free_bytes`` left.
     """
     path = usable_path(path, option)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        files = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "it, or a folder of its path, is a file" if files else error.strerror
-        raise UserError(f"the folder {path} cannot be written to ({reason}); choose another with {option}") from None
+    _check_writable(path, option)
     free = shutil.disk_usage(path).free
     if free < free_bytes:
         raise UserError(
@@ -547,9 +563,20 @@ def writable_folder(path, free_bytes=0, option="--work"):
 
 
 def _stop(*_):
-    """An interrupt that nothing sent after it cuts short: from a terminal a child hears one, and another from its parent."""
+    """An interrupt that no SIGTERM cuts short: a terminal interrupts a child too, to which its parent then sends one."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _check_writable(folder, option):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        files = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "it, or a folder of its path, is a file" if files else error.strerror
+        raise UserError(f"the folder {folder} cannot be written to ({reason}); choose another with {option}") from None
 
 
 def run_command(main):

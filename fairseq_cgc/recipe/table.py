@@ -180,13 +180,15 @@ def check_same_data(runs):
         if run.unfinished is None and run.test_set != tested[0].test_set:
             raise _not_comparable(tested[0], run, f"scored on different test sets (test/{_reference(run)})")
         if run.unfinished is None and run.sentences != tested[0].sentences:
-            counts = f"{tested[0].sentences:,} and {run.sentences:,}"
-            raise _not_comparable(tested[0], run, f"of one test set, of {counts} sentences: one is damaged")
+            raise UserError(
+                f"{tested[0]} and {run} are of one test set, and of {tested[0].sentences:,} and {run.sentences:,} sentences: one is "
+                "damaged; record it, or generate, again"
+            )
 
 
 def _not_comparable(one, other, why):
     return UserError(
-        f"{one.folder} and {other.folder} do not belong in one table: they are {why}.\n"
+        f"{one} and {other} do not belong in one table: they are {why}.\n"
         "Put the runs of one data set, test set and model a row into a folder of their own."
     )
 
@@ -473,7 +475,7 @@ def settings_notes(runs):
             shared += [name, *[value for value in values if value != "on"]]
     why = "**Not trained alike**: a difference between rows may come from these settings.\n\n"
     notes = [why + "\n".join(lines)] if lines else []
-    return notes + ([f"Options of all runs beyond their rows': `{shlex.join(shared)}`."] if shared else [])
+    return notes + ([f"Options of the runs beyond their rows': `{shlex.join(shared)}`."] if shared else [])
 
 
 def _has(run, name):

@@ -78,7 +78,7 @@ def test_an_output_appears_whole_or_not_at_all(tmp_path, make):
 
 
 def test_what_a_killed_process_left_is_cleared_and_what_a_live_one_writes_is_not(tmp_path):
-    left = tmp_path / ".fairseq-cgc-01234567.partial"
+    left = tmp_path / f".fairseq-cgc-{files.HOST}-01234567.partial"
     left.mkdir()
     (left / "half").write_text("1")
     with partial_in(tmp_path) as live:
@@ -239,6 +239,13 @@ def test_a_disk_that_is_full_while_a_folder_is_filled_is_told_of_the_folder(tmp_
         with pytest.raises(UserError, match=f"^{tmp_path}/model could not be written"):
             with atomic_folder(tmp_path / "model", "model") as new:
                 write_lines(new / "part", ["x" * 10**6])
+        with pytest.raises(UserError, match=f"^{tmp_path}/model could not be written"):
+            with atomic_folder(tmp_path / "model", "model") as new:
+                Path.touch = no_room
+                write_lines(new / "part", ["x"])
+
+    def no_room(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     assert ended_well(forked(work)) and names(tmp_path) == []
 
@@ -634,6 +641,32 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f"the file system of {tmp_path}/.* has no locks"), use(tmp_path / ".lock"):
             pass
     assert names(tmp_path) == [".lock"]
+
+
+def test_on_nfs_files_are_locked_by_who_may_write(tmp_path, monkeypatch):
+    real_flock = fcntl.flock
+
+    def flock(descriptor, operation):
+        readers = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if operation & fcntl.LOCK_EX and readers and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real_flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_json(tmp_path / "file", {})
+    fill(tmp_path / "model")
+    with locked(tmp_path / LOCK, "x"):
+        pass
+    assert names(tmp_path) == [LOCK, "file", "model"] and not is_locked(tmp_path / LOCK)
+
+
+def test_what_another_machine_writes_is_not_cleared_though_it_looks_unlocked(tmp_path):
+    theirs, dead = (tmp_path / f".fairseq-cgc-there{number}-1a2b.partial" for number in range(2))
+    for folder in (theirs, dead):
+        folder.mkdir()
+    os.utime(dead, (1, 1))
+    write_json(tmp_path / "file", {})
+    assert names(tmp_path) == [theirs.name, "file"]
 
 
 def test_a_lock_is_held_by_one_process_and_let_go_at_its_end(tmp_path):

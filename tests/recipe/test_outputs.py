@@ -3,6 +3,7 @@
 import json
 import shutil
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -86,6 +87,18 @@ def test_translations_elsewhere_leave_a_run_its_model(translated, tmp_path):
     generate(run_folder, tmp_path / "link" / "another")
     changed = {name for name, content in files_of(run_folder).items() if before.get(name) != content}
     assert changed == {run_folder / "model" / "model.pt"}
+
+
+def test_a_model_that_lies_elsewhere_is_replaced_where_it_lies(translated, tmp_path):
+    """Which may be another disk, onto which no folder can be renamed."""
+    run_folder, _ = translated
+    elsewhere = tmp_path / "elsewhere" / "model"
+    elsewhere.parent.mkdir()
+    (run_folder / "model").rename(elsewhere)
+    (run_folder / "model").symlink_to(elsewhere)
+    generate(run_folder)
+    made_in = Path((elsewhere / "model.pt").read_text())
+    assert (run_folder / "model").is_symlink() and made_in.parent.parent == elsewhere.parent
 
 
 @pytest.mark.parametrize(
@@ -194,7 +207,8 @@ def test_training_on_removes_what_was_made_of_fewer_updates_and_nothing_of_the_u
     left = {path.name for path in run_folder.iterdir() if path.is_dir()}
     users = {"testimonials", "test-mine", "test-kept", "beam1", "teacher", "train"}
     assert left == {"checkpoints", "valid", *users} and (another / "part").is_file()
-    assert capsys.readouterr().out.count("removing") == 3
+    told = capsys.readouterr().out
+    assert told.count("removing") == 3 and f"{run_folder}/train is a link" in told
 
 
 def test_a_run_whose_last_checkpoint_has_the_updates_that_are_asked_for_is_done(run_folder, prepared, monkeypatch):

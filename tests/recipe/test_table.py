@@ -351,7 +351,7 @@ def test_options_that_all_runs_have_beyond_their_rows_are_told(tmp_path):
         make_run(tmp_path, row, options=[*row_options(row), "--dropout", "0.1", "--fp16"])
     found = markdown(read_runs(tmp_path), PAPER["corpus"])
     assert (
-        "Options of all runs beyond their rows': `--dropout 0.1 --fp16`." in found and "Not trained alike" not in found
+        "Options of the runs beyond their rows': `--dropout 0.1 --fp16`." in found and "Not trained alike" not in found
     )
 
 
@@ -384,7 +384,7 @@ def test_runs_on_different_data_are_refused_finished_or_not(tmp_path, ended):
     folder = make_run(tmp_path, data={**DATA, "sha256": {"dict.de.txt": "def"}})
     if not ended:
         (folder / "log.jsonl").unlink()
-    with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* trained on different data"):
+    with pytest.raises(UserError, match=r"cgc-1\) and .*lightconv-1\) do not .* trained on different data"):
         read_runs(tmp_path)
 
 
@@ -392,7 +392,9 @@ def test_a_record_that_lacks_a_sentence_is_refused(tmp_path):
     for row, count in (("lightconv", 3), ("cgc", 2)):
         record = {"test_set": "a", "sentences": [[1] * 10] * count}
         (make_run(tmp_path, row) / "test" / "statistics.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* of 2 and 3 sentences: one is damaged"):
+    with pytest.raises(
+        UserError, match=r"cgc-1\) and .*lightconv-1\) are of one test set, and of 2 and 3 sentences: one is damaged"
+    ):
         read_runs(tmp_path)
 
 
@@ -400,7 +402,7 @@ def test_runs_scored_on_different_test_sets_are_refused(tmp_path):
     make_run(tmp_path, "lightconv")
     folder = make_run(tmp_path)
     (folder / "test" / "test.tok.en").write_text("a\n" * 30)
-    with pytest.raises(UserError, match="cgc-1 and .*lightconv-1 do not .* different test sets"):
+    with pytest.raises(UserError, match=r"cgc-1\) and .*lightconv-1\) do not .* different test sets"):
         read_runs(tmp_path)
 
 
@@ -414,7 +416,7 @@ def test_two_runs_of_one_row_and_seed_are_refused(tmp_path):
 def test_two_sizes_of_one_row_are_refused(tmp_path):
     make_run(tmp_path, seed=1, parameters=100)
     make_run(tmp_path, seed=2, parameters=101)
-    with pytest.raises(UserError, match="cgc-1 and .*cgc-2 do not .* both cgc, of 100 and 101 parameters"):
+    with pytest.raises(UserError, match=r"cgc-1\) and .*cgc-2\) do not .* both cgc, of 100 and 101 parameters"):
         read_runs(tmp_path)
 
 
