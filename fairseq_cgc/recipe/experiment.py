@@ -43,8 +43,9 @@ BATCHING = {"--max-tokens", "--max-source-positions", "--max-target-positions"}
 def run_all(args, rows, seeds):
     """Train and translate every row with every seed, in processes of their own, each with a log beside its run.
 
-    Runs at the same time share the CPU's cores and, unless a run takes several, have a GPU each, as far as there are. Takes the options of ``fairseq-cgc experiment``,
-    names of rows, and numbers. Returns a dict of those that failed (``row, seed``) to the reason; the others have been finished.
+    Runs at the same time share the CPU's cores and, unless a run takes several, have a GPU each, as far as there are. Takes
+    the options of ``fairseq-cgc experiment``, names of rows, and numbers. Returns a dict of those that failed (``row, seed``)
+    to the reason; the others have been finished.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
     stopped, free = Event(), Queue()

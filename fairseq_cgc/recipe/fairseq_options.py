@@ -27,7 +27,8 @@ RANGES = {name: limits for limits, names in LIMITED.items() for name in names.sp
 
 # Options of fairseq-train that decide how long it trains, as --max-update does, and nothing else.
 LIMITS = "--max-epoch --patience --stop-time-hours --stop-min-lr".split()
-# Those that decide what of a training is written, or where a resumed one goes on in its epoch; and the metric, which decides the rate too of the scheduler that waits.
+# Those that decide what of a training is written, or where in its epoch a resumed one goes on; and the metric, which decides
+# the rate too of the scheduler that waits.
 WRITTEN = """--save-interval --save-interval-updates --keep-interval-updates --keep-best-checkpoints --no-epoch-checkpoints
     --log-interval --reset-dataloader""".split()
 WAITING = "reduce_lr_on_plateau"

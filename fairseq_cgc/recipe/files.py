@@ -562,12 +562,6 @@ def writable_folder(path, free_bytes=0, option="--work"):
     return path
 
 
-def _stop(*_):
-    """An interrupt that no SIGTERM cuts short: a terminal interrupts a child too, to which its parent then sends one."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _check_writable(folder, option):
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -577,6 +571,12 @@ def _check_writable(folder, option):
         files = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "it, or a folder of its path, is a file" if files else error.strerror
         raise UserError(f"the folder {folder} cannot be written to ({reason}); choose another with {option}") from None
+
+
+def _stop(*_):
+    """An interrupt that no SIGTERM cuts short: a terminal interrupts a child too, to which its parent then sends one."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run_command(main):
