@@ -239,6 +239,17 @@ def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
     assert failures(tmp_path, []) == {}
 
 
+def test_a_shuffled_part_that_lacks_a_sentence_is_named(tmp_path):
+    folder = make_run(tmp_path, "cgc", 1)
+    shutil.copytree(folder / "test", folder / SHUFFLED_TEST)
+    (folder / SHUFFLED_TEST / LOSS).write_text('{"valid_loss": 4.0}')
+    for name, count in (("test", 3), (SHUFFLED_TEST, 2)):
+        record = {"test_set": "a", "sentences": [[1] * 10] * count}
+        (folder / name / "statistics.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="cgc-shuffled, seed 1 .* of 3 and 2 sentences: one is damaged"):
+        experiment.read_experiment(tmp_path)
+
+
 @pytest.mark.parametrize(
     "visible, options, wanted",
     [
