@@ -441,7 +441,19 @@ def test_an_interrupt_s_clearing_is_not_cut_short_by_the_parent_s_signal(tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
             (tmp_path / "cleared").touch()
 
-    assert not ended_well(forked(lambda: run_command(main))) and names(tmp_path) == ["cleared"]
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+        run_command(main)
+
+    assert not ended_well(forked(work)) and names(tmp_path) == ["cleared"]
+
+
+def test_an_ignored_interrupt_stays_ignored(tmp_path):
+    def work():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        run_command(lambda: os.kill(os.getpid(), signal.SIGINT) or (tmp_path / "went on").touch())
+
+    assert ended_well(forked(work)) and names(tmp_path) == ["went on"]
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(capfd):
