@@ -52,9 +52,11 @@ def layers_of(run):
     sentences = read_lines(Path(record["data"]["path"], "raw", f"test.{record['data']['source_lang']}"))
     hub = load_hub(run / MODEL_FOLDER)
     convolutions = [layer.conv for layer in hub.models[0].encoder.layers if hasattr(layer, "conv")]
+    if not convolutions:
+        return []
     found = [
         {"kernel_size": conv.kernel_size, "branch": branch}
-        for conv, branch in zip(convolutions, branches(hub, sentences) if convolutions else ())
+        for conv, branch in zip(convolutions, branches(hub, sentences))
     ]
     if record["row"] in GATED:
         gates, lengths = gates_of(hub, sentences)

@@ -78,10 +78,8 @@ def partial_in(parent, folder=False):
         except OSError as error:
             if _passes(parent):
                 raise
-            raise UserError(
-                f"the folder {parent} cannot be written to ({error.strerror}); free space, fix the permissions or choose another "
-                "one, then run the same command again"
-            ) from None
+            advice = "free space, fix the permissions or choose another one, then run the same command again"
+            raise _not_writable(parent, error, advice) from None
         try:
             descriptor = _open(path)
         except FileNotFoundError:  # taken for a dead process's before it was locked
@@ -568,9 +566,13 @@ def _check_writable(folder, option):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        files = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "it, or a folder of its path, is a file" if files else error.strerror
-        raise UserError(f"the folder {folder} cannot be written to ({reason}); choose another with {option}") from None
+        raise _not_writable(folder, error, f"choose another with {option}") from None
+
+
+def _not_writable(folder, error, advice):
+    files = isinstance(error, (FileExistsError, NotADirectoryError))
+    reason = "it, or a folder of its path, is a file" if files else error.strerror
+    return UserError(f"the folder {folder} cannot be written to ({reason}); {advice}")
 
 
 def _stop(*_):

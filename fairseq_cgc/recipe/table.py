@@ -177,9 +177,10 @@ def check_same_data(runs):
     for run in runs:
         if run.data["sha256"] != runs[0].data["sha256"]:
             raise _not_comparable(runs[0], run, "trained on different data (data.sha256 in run.json)")
-        if run.unfinished is None and run.test_set != tested[0].test_set:
+    for run in tested:
+        if run.test_set != tested[0].test_set:
             raise _not_comparable(tested[0], run, f"scored on different test sets (test/{_reference(run)})")
-        if run.unfinished is None and run.sentences != tested[0].sentences:
+        if run.sentences != tested[0].sentences:
             raise UserError(
                 f"{tested[0]} and {run} are of one test set, and of {tested[0].sentences:,} and {run.sentences:,} sentences: one is "
                 "damaged; record it, or generate, again"

@@ -249,17 +249,14 @@ def _discard_results(run, updates, splits):
     """
     for name, what in {MODEL_FOLDER: "model", **dict.fromkeys([*splits, SHUFFLED_TEST], "translations")}.items():
         folder = run / name
-        if folder.is_dir() and any(folder.iterdir()) and not foreign_files(folder, what):
-            if mark_of(folder).get("updates") == updates:
-                continue
-            if folder.is_symlink():
-                print(
-                    f"    {folder} is a link, and leads to what was made after other updates: generate again",
-                    flush=True,
-                )
-            else:
-                print(f"    removing {folder}, which was made after other updates", flush=True)
-                discard_folder(folder, what)
+        ours = folder.is_dir() and any(folder.iterdir()) and not foreign_files(folder, what)
+        if not ours or mark_of(folder).get("updates") == updates:
+            continue
+        if folder.is_symlink():
+            print(f"    {folder} is a link, and leads to what was made after other updates: generate again", flush=True)
+        else:
+            print(f"    removing {folder}, which was made after other updates", flush=True)
+            discard_folder(folder, what)
 
 
 def _trained_longer(run, trained, updates):
