@@ -265,7 +265,11 @@ def test_runs_at_the_same_time_have_a_gpu_each(tmp_path, monkeypatch, visible, o
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     together, found = Barrier(2, timeout=20), []
 
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))  # of a larger machine's cores
+
     def note(args, row, seed, folder, execute):
+        assert execute.keywords["environment"]["OMP_NUM_THREADS"] == "3"
         found.append(execute.keywords["environment"].get("CUDA_VISIBLE_DEVICES"))
         together.wait()
         raise UserError("enough")

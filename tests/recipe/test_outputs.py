@@ -1,6 +1,8 @@
 """What a user names is the user's: outputs that are somebody's are refused before any work."""
 
+import errno
 import json
+import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -87,6 +89,21 @@ def test_translations_elsewhere_leave_a_run_its_model(translated, tmp_path):
     generate(run_folder, tmp_path / "link" / "another")
     changed = {name for name, content in files_of(run_folder).items() if before.get(name) != content}
     assert changed == {run_folder / "model" / "model.pt"}
+
+
+def test_a_run_that_can_only_be_read_is_translated_elsewhere(translated, tmp_path, monkeypatch):
+    run_folder, _ = translated
+    real_open = os.open
+
+    def refuse(path, flags, *mode):
+        if flags & os.O_RDWR and Path(path).is_relative_to(run_folder):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real_open(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    generate(run_folder, tmp_path / "out")
+    with pytest.raises(UserError, match=r"cgc-seed1 cannot be written to \(Read-only file system\)"):
+        generate(run_folder)
 
 
 def test_a_model_that_lies_elsewhere_is_replaced_where_it_lies(translated, tmp_path):
