@@ -362,7 +362,7 @@ def remove(path):
 
 @contextmanager
 def locked(path, what, shared=False):
-    """Lock the file ``path`` while something (``what``, in words) is being written; a process that dies lets it go.
+    """Lock the file ``path`` while something (``what``, in words) is being written or read; a process that dies lets it go.
 
     With ``shared`` others may hold it in this way too, and it may lie where nothing can be written: then nobody else writes
     there either, if it is not there. Yields the descriptor of the lock, which children do not inherit; one that is given it
@@ -388,7 +388,7 @@ def locked(path, what, shared=False):
             except BlockingIOError:
                 if last:
                     raise UserError(
-                        f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
+                        f"{what} is in use by another process (it holds {path}); wait for it, or stop it"
                     ) from None
                 time.sleep(0.01)
         yield descriptor

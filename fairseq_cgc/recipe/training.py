@@ -143,7 +143,7 @@ def train(run, row, seed, options, prepared, updates, launch=None, layout=(), ba
         keep: how many epoch checkpoints to keep
 
     Raises:
-        UserError: the folder holds another run, is being written, or fairseq-train failed
+        UserError: the folder holds another run, is in use, or fairseq-train failed
     """
     check_numbers([*options, *layout])
     run, prepared = usable_path(run, "the run"), prepared_folder(prepared)

@@ -229,7 +229,7 @@ def test_fewer_epochs_than_asked_for(run_folder):
 
 def test_a_run_that_is_being_written(run_folder):
     with locked(run_folder / ".lock", "x"):
-        fails(command("generate", run_folder, "--average", 2, check=False), "is being written by another process")
+        fails(command("generate", run_folder, "--average", 2, check=False), "is in use by another process")
 
 
 @pytest.mark.parametrize("name", ["dict.de.txt", "bpe.codes"])

@@ -641,7 +641,7 @@ def test_what_is_only_read_is_locked_as_far_as_it_can_be(tmp_path, monkeypatch):
             pass
     with locked(lock, "x"):  # its owner, who can write
         monkeypatch.setattr(os, "open", refuse)
-        with pytest.raises(UserError, match="is being written"), locked(lock, "x", shared=True):
+        with pytest.raises(UserError, match="is in use"), locked(lock, "x", shared=True):
             pass
 
 
@@ -688,12 +688,12 @@ def test_a_lock_is_held_by_one_process_and_let_go_at_its_end(tmp_path):
     assert not is_locked(lock)
     with locked(lock, "the thing"):
         assert is_locked(lock)
-        with pytest.raises(UserError, match=f"the thing is being written by another process .*{lock.name}"):
+        with pytest.raises(UserError, match=f"the thing is in use by another process .*{lock.name}"):
             with locked(lock, "the thing"):
                 pass
     assert not is_locked(lock)
     with locked(lock, "the thing", shared=True), locked(lock, "the thing", shared=True):
-        with pytest.raises(UserError, match="being written"), locked(lock, "the thing"):
+        with pytest.raises(UserError, match="is in use"), locked(lock, "the thing"):
             pass
 
     def work():

@@ -528,5 +528,5 @@ def test_two_preparations_do_not_download_into_the_same_folder(tmp_path):
     before = [*out.rglob("*")]
     with locked(out / ".lock", "x"):
         done = command("prepare-iwslt14", "--out", out, "--url", "http://127.0.0.1:9/de-en.tgz", check=False)
-    assert done.returncode == 1 and "is being written by another process" in done.stderr
+    assert done.returncode == 1 and "is in use by another process" in done.stderr
     assert [path.name for path in out.rglob("*") if path not in before] == [".lock"]

@@ -135,9 +135,9 @@ def test_generate_waits_for_nobody_who_writes_the_run(run_folder, tmp_path):
     mark_folder(run_folder / "model", "model")
     checkpoint = run_folder / "checkpoints" / "checkpoint1.pt"
     for folder, out in ((run_folder, None), (run_folder, tmp_path / "out"), (checkpoint, run_folder / "other")):
-        with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
+        with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is in use by another process"):
             generate(folder, out, average=None)
-    with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is being written by another process"):
+    with locked(run_folder / ".lock", "x"), pytest.raises(UserError, match="is in use by another process"):
         generate(run_folder / "model", run_folder / "test", average=None)
     assert not any((run_folder / name).exists() for name in ("test", "other")) and not (tmp_path / "out").exists()
 

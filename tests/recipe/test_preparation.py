@@ -322,7 +322,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(raw, tmp
 def test_two_processes_do_not_write_the_same_preparation(raw, tmp_path):
     with (
         locked(tmp_path / "data" / ".lock", "x"),
-        pytest.raises(UserError, match="is being written by another process"),
+        pytest.raises(UserError, match="is in use by another process"),
     ):
         prepare(raw, tmp_path / "data", SETTINGS, workers=1)
 

@@ -90,7 +90,7 @@ def test_fresh_leaves_what_another_quickstart_works_on_alone(finished, wheel, lo
     before = {file: file.stat().st_mtime_ns for file in work.rglob("*.*") if file.is_file() and "raw" not in file.parts}
     with locked(work / lock, "x", shared=shared):
         done = quickstart(work, wheel, "--fresh", check=False)
-    assert done.returncode == 1 and "is being written by another process" in done.stderr
+    assert done.returncode == 1 and "is in use by another process" in done.stderr
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 

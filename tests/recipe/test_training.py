@@ -367,7 +367,7 @@ def test_other_options_other_data_and_a_run_being_written_are_refused(finished, 
     changed.write_text(changed.read_text().replace('"dict.de.txt": "', '"dict.de.txt": "0'))
     with pytest.raises(UserError, match=r"holds another run: data dict.de.txt: \w+ there, 0\w+ requested"):
         training.train(*arguments[:4], tmp_path / "data", 12, batch_tokens=400)
-    with locked(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="being written by another"):
+    with locked(runs / "cgc-constant-seed1" / ".lock", "x"), pytest.raises(UserError, match="in use by another"):
         training.train(*arguments, batch_tokens=400)
 
 
