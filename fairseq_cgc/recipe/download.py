@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from ..errors import CorpusError, OptionError, UserError
-from .files import MARK, read_json, remove, write_json
+from .files import read_json, remove, room, write_json
 
 CHUNK = 2**16
 VERSION = {"url": str, "etag": (str, None), "modified": (str, None), "bytes": int}  # in the note beside a download
@@ -19,10 +19,9 @@ VERSION = {"url": str, "etag": (str, None), "modified": (str, None), "bytes": in
 def download(url, path, timeout=60):
     """Download a file over HTTP, unless ``path`` is there already.
 
-    A file that an earlier call downloaded, and that has not the length it should have, is downloaded again, aloud.
-    The caller keeps others from the same path. Until all has arrived, the data is in ``path`` + ``.part``, beside a ``.part.json`` that says which
-    version of the file it is the beginning of. After an interruption, the next call asks for the rest
-    of that version; it starts over if there is another now, or if the server cannot tell or has no ranges.
+    The caller keeps others from the same path. Until all has arrived, the data is in ``path`` + ``.part``, beside a
+    ``.part.json`` that says which version of the file it is the beginning of. After an interruption, the next call asks
+    for the rest of that version; it starts over if there is another now, or if the server cannot tell or has no ranges.
 
     Args:
         url: address of an archive: an HTML page in its place is an error
@@ -34,7 +33,7 @@ def download(url, path, timeout=60):
 
     Raises:
         OptionError: an address of another kind
-        CorpusError: no connection, an HTTP error, an HTML page, a connection cut off
+        CorpusError: no connection, an HTTP error, an HTML page, a connection cut off, or a ``.part`` of somebody else's
     """
     if not url.startswith(("http://", "https://")):
         raise OptionError(
@@ -42,32 +41,18 @@ def download(url, path, timeout=60):
         )
     path = Path(path)
     if path.exists():
-        expected = downloaded(path)
-        if not expected or path.stat().st_size == expected["bytes"]:
-            return path
-        print(
-            f"{path} has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}: downloading it again",
-            flush=True,
-        )
-        path.unlink()
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _download(url, path, timeout)
-
-
-def downloaded(path):
-    """The note of what a file was downloaded from, and of its ``bytes``; None if it was not."""
-    try:
-        return read_json(_mark(Path(path)), VERSION)
-    except (FileNotFoundError, UserError):
-        return None
-
-
-def _mark(path):
-    return path.with_name(f".{path.name}{MARK}")
+    with room(path):
+        return _download(url, path, timeout)
 
 
 def _download(url, path, timeout):
     part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
+    if part.exists() and part.stat().st_size and not note.exists():
+        raise CorpusError(
+            f"{part} is there and is no download of ours, which has a {note.name} beside it; move it away"
+        )
     start, version = _begun(url, part, note)
     response = _asked(url, path, timeout, start, version) if start else None
     with response or _asked(url, path, timeout) as response:
@@ -102,8 +87,8 @@ def _download(url, path, timeout):
             f"{url} was cut off ({failure or 'the connection was closed'}): {arrived:,} of {total:,} bytes arrived; run "
             f"the same command again to {resumes}"
         )
-    note.replace(_mark(path))
     part.replace(path)
+    remove(note)
     return path
 
 
@@ -159,7 +144,7 @@ def _asked(url, path, timeout, start=0, version=None):
         if start and error.code == 416:
             return None
         raise CorpusError(f"{url} answered {error.code} {error.reason}: {_elsewhere(path)}") from None
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:  # the last of an address that is none, or a proxy's
         reason = _words(getattr(error, "reason", error))
         raise CorpusError(f"{url} could not be reached ({reason}): {_elsewhere(path)}") from None
     if response.status == 200 or start and response.status == 206 and _continues(response, start, version):

@@ -28,18 +28,15 @@ TRANSLATIONS = re.compile(r"homeassistant/components/([^/]+)/translations/(de|en
 MAX_JSON_BYTES = 8 * 2**20
 
 
-def download_wheel(folder, sha256=SHA256):
-    """Download the pinned wheel with pip, from whatever package index pip is set up for, and return its path.
+def download_wheel(folder):
+    """Download the pinned wheel with pip, from whatever package index pip is set up for, unless it is there; return its path.
 
-    One that is there already is taken if it has this hash, and else downloaded again, aloud; a new one's hash is not
-    checked here. Raises CorpusError if pip could not get it.
+    Its hash is not checked here. Raises CorpusError if pip could not get it.
     """
     folder = Path(folder)
     wheel = folder / WHEEL
     if wheel.exists():
-        if sha256_of(wheel) == sha256:
-            return wheel
-        print(f"    {wheel} is truncated, damaged or another version: downloading it again", flush=True)
+        return wheel
     with partial_in(folder, folder=True) as partial:  # pip wants a folder of its own
         # The wheel is for a newer Python and is only read, never installed.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -64,7 +61,7 @@ def check_wheel(path, sha256=SHA256):
     if found != sha256:
         raise CorpusError(
             f"the archive {path} ({path.stat().st_size:,} bytes) has the SHA-256 {found}, expected {sha256}: it is "
-            f"truncated, damaged or another version.\nRemove it and get {WHEEL} again."
+            f"truncated, damaged or another version.\nMove it away and get {WHEEL} again."
         )
 
 

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..errors import CorpusError, OptionError, UserError
-from .download import download, downloaded, looks_like_html
+from .download import download, looks_like_html
 from .files import (
     atomic_folder,
     decode_lines,
@@ -333,9 +333,6 @@ def _sentences(archive, url, folder, languages):
     try:
         return write_raw(mine, folder, languages)
     except CorpusError as error:
-        if archive is not None or not downloaded(mine):
+        if archive is not None:
             raise
-        print(f"{error}\n[download] {url} -> {mine}, again", flush=True)
-        mine.unlink()
-        download(url, mine)
-        return write_raw(mine, folder, languages)
+        raise CorpusError(f"{error}\nMove {mine} away, and the same command downloads it again") from None

@@ -91,7 +91,7 @@ def corpus(args, work):
         interface_strings.check_wheel(args.archive, asked["sha256"])
     if args.fresh or not record.exists():
         replaceable_folder(raw, "corpus")
-        wheel = args.archive or interface_strings.download_wheel(work, asked["sha256"])
+        wheel = args.archive or interface_strings.download_wheel(work)
         interface_strings.write_corpus(wheel, raw, **asked)
     made = read_json(record, {"made_from": {str: object}, "pairs": {str: int}})
     if made["made_from"] != asked:

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fairseq_cgc.errors import CorpusError, OptionError
+from fairseq_cgc.errors import CorpusError, OptionError, UserError
 from fairseq_cgc.recipe.download import download
 
 CONTENT = b"\x1f\x8b" + random.Random(1).randbytes(300_000)
@@ -109,11 +109,18 @@ def test_nothing_is_downloaded_where_the_file_is_there(site, path):
     assert path.read_bytes() == b"mine" and site.asked == []
 
 
-def test_a_download_of_ours_that_has_not_its_length_is_fetched_again_aloud(site, path, capsys):
-    download(site.url, path)
-    path.write_bytes(CONTENT + b"more")
-    assert download(site.url, path).read_bytes() == CONTENT
-    assert "has 300,006 bytes instead of 300,002: downloading it again" in capsys.readouterr().out
+def test_a_part_that_is_somebody_else_s_is_left_alone(site, path):
+    part = path.with_name("de-en.tgz.part")
+    part.write_bytes(b"of a browser")
+    with pytest.raises(CorpusError, match="de-en.tgz.part is there and is no download of ours, .*; move it away"):
+        download(site.url, path)
+    assert part.read_bytes() == b"of a browser" and site.asked == []
+
+
+def test_a_full_disk_is_named(site, path):
+    path.with_name("de-en.tgz.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="de-en.tgz could not be written .No space left on device.;"):
+        download(site.url, path)
 
 
 def test_no_progress_is_shown_but_to_a_terminal(site, path, capfd):
@@ -206,11 +213,10 @@ def test_where_no_version_is_named_the_error_does_not_promise_to_go_on(site, pat
         download(site.url, path)
 
 
-@pytest.mark.parametrize("note", [None, "", "[1]", "{}", "null", '{"url": "http://elsewhere/de-en.tgz", "etag": "x"}'])
+@pytest.mark.parametrize("note", ["", "[1]", "{}", "null", '{"url": "http://elsewhere/de-en.tgz", "etag": "x"}'])
 def test_a_beginning_of_unknown_origin_is_not_gone_on_with(site, path, note):
     path.with_name("de-en.tgz.part").write_bytes(OTHER[:CUT])
-    if note is not None:
-        path.with_name("de-en.tgz.part.json").write_text(note)
+    path.with_name("de-en.tgz.part.json").write_text(note)
     download(site.url, path)
     assert path.read_bytes() == CONTENT and "Range" not in site.asked[0]
 
@@ -241,6 +247,14 @@ def test_a_success_without_a_file_is_an_error(site, path):
 def test_an_address_of_another_kind_is_refused(path):
     with pytest.raises(OptionError, match="--url is file:///etc/passwd; it must begin with http:// or https://"):
         download("file:///etc/passwd", path)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/ü.tgz", "http://[::1/x", "http://a..b/x", f"http://{'a' * 70}.b/x"]
+)
+def test_an_address_that_is_none_is_named(path, url):
+    with pytest.raises(CorpusError, match=f"{re.escape(url)} could not be reached .* --archive PATH$"):
+        download(url, path)
 
 
 def test_without_a_connection_address_reason_and_way_out_are_named(site, path):

@@ -107,15 +107,14 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_wheel_is_downloaded_again_aloud_and_a_whole_one_is_not(tmp_path, monkeypatch, capfd):
+def test_a_wheel_that_is_there_is_left_alone_whatever_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     wheel = tmp_path / interface_strings.WHEEL
     wheel.write_bytes(b"half")
-    assert interface_strings.download_wheel(tmp_path, sha256_of(wheel)) == wheel and capfd.readouterr().out == ""
-    with pytest.raises(CorpusError, match="pip could not download"):
-        interface_strings.download_wheel(tmp_path)
-    assert f"{wheel} is truncated, damaged or another version: downloading it again" in capfd.readouterr().out
-    assert wheel.read_bytes() == b"half", "there is no better one"
+    assert interface_strings.download_wheel(tmp_path) == wheel
+    with pytest.raises(CorpusError, match="another version.\nMove it away and get"):
+        write_corpus(wheel, tmp_path / "raw")
+    assert wheel.read_bytes() == b"half"
 
 
 def test_pip_ends_with_a_command_that_is_killed(tmp_path, monkeypatch):

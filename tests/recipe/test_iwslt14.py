@@ -523,6 +523,14 @@ def test_an_archive_and_an_address_are_one_too_many_and_another_pair_has_a_folde
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["iwslt14.fr-en"]
 
 
+def test_a_damaged_archive_in_the_place_of_the_download_is_left_alone(tmp_path):
+    """It may be the user's own."""
+    (tmp_path / "de-en.tgz").write_bytes(b"mine")
+    words = refused("prepare-iwslt14", "--out", tmp_path, "--url", "http://127.0.0.1:9/de-en.tgz")
+    assert "de-en.tgz begins with b'mine'" in words and f"\nMove {tmp_path / 'de-en.tgz'} away, and the same" in words
+    assert (tmp_path / "de-en.tgz").read_bytes() == b"mine"
+
+
 def test_two_preparations_do_not_download_into_the_same_folder(tmp_path):
     out = tmp_path / "data"
     before = [*out.rglob("*")]
