@@ -21,7 +21,7 @@ from . import table
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES, split_hashes
 from .fairseq_options import option_values
-from .files import check_own_files, read_json, writable_folder, write_json
+from .files import LOCK, check_own_files, is_locked, locked, read_json, writable_folder, write_json
 from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table
@@ -55,20 +55,23 @@ def run_all(args, rows, seeds):
     failed = {}
 
     def run(row, seed):
-        name, folder, environment = _name(row, seed), folders[row, seed], free.get()
+        name, folder, environment, lock = _name(row, seed), folders[row, seed], free.get(), None
+        log = folder.with_suffix(".log")
         execute = partial(_execute, stopped=stopped, environment=environment)
         try:
-            _run(args, row, seed, folder, execute)
-            score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
-            if SHUFFLED.get(row) in rows:
-                name = _name(SHUFFLED[row], seed)
-                _run_shuffled(args, folder, execute)
-        except UserError as error:
+            with locked(log, f"the run {folder}") as lock:  # another experiment's words would stand between ours
+                _run(args, row, seed, folder, execute)
+                score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
+                if SHUFFLED.get(row) in rows:
+                    name = _name(SHUFFLED[row], seed)
+                    _run_shuffled(args, folder, execute)
+        except (UserError, OSError) as error:
             failed[name] = str(error)
             if stopped.is_set():
                 return f"{name}: stopped"
-            with suppress(OSError), open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
-                print(f"\n{FAILED}{name}: " + str(error).replace("\n", "; "), file=log)
+            if lock is not None:
+                with suppress(OSError), open(log, "a", encoding="utf-8") as file:
+                    print(f"\n{FAILED}{name}: " + str(error).replace("\n", "; "), file=file)
             return f"{name}: failed: {error}"
         finally:
             free.put(environment)
@@ -250,6 +253,7 @@ def make_table(runs_folder, out=None, corpus=None):
     """``table.make_table`` for all rows that have runs; its arguments, what it returns and its errors are the same."""
     check_own_files(out or runs_folder, table.MADE)
     runs = read_experiment(runs_folder)
+    writable_folder(out or runs_folder, option="--out")  # before the comparisons, which take a while
     corpus = corpus or table.corpus_name(runs)
     title, header, rows, notes = contents(runs, corpus, failures(runs_folder, runs))
     text = "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
@@ -370,7 +374,9 @@ def main(args):
         for row in _trained(rows):
             for seed in seeds:
                 _check_training(args, row, seed)
-        writable_folder(args.runs, option="--runs")
+        args.runs = writable_folder(
+            args.runs, option="--runs"
+        )  # absolute: no name that the commands take for an option
         failed = run_all(args, rows, seeds)
     if not failed or list(args.runs.glob(f"*/{RUN}")):
         print(make_table(args.runs, corpus=args.corpus), end="", flush=True)
@@ -385,7 +391,9 @@ def _check_data(args):
         raise CorpusError(f"{args.data} has no test split to translate; prepare the corpus with --test")
     for path in args.runs.glob(f"*/{RUN}"):
         record = read_json(path, RECORD)
-        trained = record["done"] or any((path.parent / CHECKPOINTS).glob("checkpoint*.pt"))
+        trained = (
+            record["done"] or any((path.parent / CHECKPOINTS).glob("checkpoint*.pt")) or is_locked(path.parent / LOCK)
+        )
         if trained and record["data"]["sha256"] != data["sha256"]:
             raise UserError(
                 f"{path.parent} was trained on other data than {args.data}, and the runs of a folder are compared; choose another "

@@ -24,7 +24,7 @@ from fairseq_cgc.errors import UserError
 from fairseq_cgc.recipe import experiment, training
 from fairseq_cgc.recipe.command_line import parse
 from fairseq_cgc.recipe.experiment import LOSS, company, failures, make_table
-from fairseq_cgc.recipe.files import is_locked
+from fairseq_cgc.recipe.files import is_locked, locked
 from fairseq_cgc.recipe.preparation import prepare
 from fairseq_cgc.recipe.rows import ROWS, row_options, small_options
 from fairseq_cgc.recipe.run_folder import SHUFFLED_TEST
@@ -202,12 +202,11 @@ def test_every_row_has_a_small_size(prepared, row):
 
 def test_two_equal_seeds_are_one(prepared, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiment, "run_all", lambda args, rows, seeds: asked.append((rows, seeds)))
+    monkeypatch.setattr(experiment, "run_all", lambda args, rows, seeds: asked.append((args.runs, rows, seeds)))
     monkeypatch.setattr(experiment, "make_table", lambda *_, **__: "")
-    experiment.main(
-        parse(["experiment", "--data", str(prepared), "--runs", str(tmp_path), "--seeds", "2,2", "--rows", "cgc,cgc"])
-    )
-    assert asked == [(["cgc"], [2])]
+    monkeypatch.chdir(tmp_path)
+    experiment.main(parse(["experiment", "--data", str(prepared), "--runs=-x", "--seeds", "2,2", "--rows", "cgc,cgc"]))
+    assert asked == [(tmp_path / "-x", ["cgc"], [2])], "no name that generate takes for an option"
 
 
 def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
@@ -279,6 +278,22 @@ def test_runs_at_the_same_time_have_a_gpu_each(tmp_path, monkeypatch, visible, o
     assert len(experiment.run_all(args, ["cgc", "gct"], [1, 2])) == 4
     for at_once in (found[:2], found[2:]):
         assert sorted(at_once, key=str) == sorted(wanted, key=str)
+
+
+def test_a_run_that_another_experiment_has_is_left_to_it(tmp_path, monkeypatch):
+    """And a log that cannot be written fails its run alone."""
+    folder = make_run(tmp_path, "gct", 1)
+    folder.rename(tmp_path / "gct-seed1")
+    (tmp_path / "cgc-seed1.log").write_text("of the other\n")
+    (tmp_path / "lightconv-seed1.log").mkdir()
+    monkeypatch.setattr(experiment, "_run", lambda *_: None)
+    args = argparse.Namespace(runs=tmp_path, jobs=1, max_update=100, fairseq=[])
+    with locked(tmp_path / "cgc-seed1.log", "x"):
+        failed = experiment.run_all(args, ["cgc", "lightconv", "gct"], [1])
+    assert failed.keys() == {"cgc, seed 1", "lightconv, seed 1"}
+    assert "cgc-seed1 is in use by another process" in failed["cgc, seed 1"]
+    assert (tmp_path / "cgc-seed1.log").read_text() == "of the other\n"
+    assert "Is a directory" in failed["lightconv, seed 1"]
 
 
 def test_of_a_finished_run_the_shuffled_part_alone_can_fail(tmp_path, monkeypatch):
@@ -366,6 +381,9 @@ def test_what_could_not_be_compared_or_translated_is_not_trained(prepared, tmp_p
     make_run(tmp_path / "runs")  # of other data
     options = ["--runs", tmp_path / "runs", "--max-update", 9, "--batch-tokens", 400, "--average", 1]
     assert "cgc-1 was trained on other data than" in refused("experiment", "--data", prepared, *options)
+    change_json(tmp_path / "runs" / "cgc-1" / "run.json", lambda record: record.update(done=0))
+    with locked(tmp_path / "runs" / "cgc-1" / ".lock", "x"):  # in its first epoch
+        assert "cgc-1 was trained on other data than" in refused("experiment", "--data", prepared, *options)
     options[1] = tmp_path / "new"
     prepare({"test": tmp_path / "raw"}, tmp_path / "test", workers=1, like=prepared)
     assert "has no train and no valid split, only test;" in refused("experiment", "--data", tmp_path / "test", *options)
