@@ -52,6 +52,8 @@ GROWING = {
 LEFT = ".fairseq-cgc-*.partial", ".*.fairseq-cgc-old"  # what a kill leaves
 ADDED = ("loss.json", "validate.log")  # to translations, when they were there
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+# What fairseq makes of these in a path, or its options' parser.
+PATHS_IN_FAIRSEQ = {os.pathsep: "separates paths", "${": "begins a variable", "\\'": "ends a text"}
 HOST = re.sub(r"\W", "", platform.node())[:20]
 LONG_AGO = 7 * 24 * 3600  # seconds
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -519,6 +521,15 @@ def decode_lines(lines, name):
             ) from None
 
 
+def from_command_line(text):
+    """A text of the command line, which the locale may not have let Python read. Raises CorpusError for invalid UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        [text] = decode_lines([os.fsencode(text)], "the command line")
+    return text
+
+
 def write_lines(path, lines):
     """Write lines to a UTF-8 text file, whole or not at all."""
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
@@ -532,14 +543,21 @@ def sha256_of(path):
 
 
 def usable_path(path, option):
-    """The absolute form of a path. Raises UserError for one that fairseq could not tell from others."""
+    """The absolute form of a path. Raises UserError for one that fairseq would take for another, or for several."""
     path = Path(os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path))  # "link/.." is elsewhere
-    if os.pathsep in str(path):
-        raise UserError(f"{option} {path} has a '{os.pathsep}', which separates paths in fairseq; choose another name")
+    for text, meaning in PATHS_IN_FAIRSEQ.items():
+        if text in str(path):
+            raise UserError(f"{option} {path} has a '{text}', which {meaning} in fairseq; choose another name")
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{option} {os.fsencode(path)} is not valid UTF-8; choose another name") from None
+        encoded = os.fsencode(path)
+        with suppress(UnicodeDecodeError):
+            raise UserError(
+                f"{option} {encoded.decode('utf-8')} is not in this locale's encoding ({sys.getfilesystemencoding()}); set "
+                "LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+            ) from None
+        raise UserError(f"{option} {encoded} is not valid UTF-8; choose another name") from None
     return path
 
 

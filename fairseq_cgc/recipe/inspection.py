@@ -527,6 +527,7 @@ def plot_gates(layers, heads, shown, sentences):
 
 
 def _short(sentence):
+    sentence = " ".join(sentence.split())
     sentence = f" {sentence}" if sentence.startswith("_") else sentence  # matplotlib leaves that out of a legend
     return sentence if len(sentence) <= 80 else sentence[:79] + "…"
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from importlib.util import find_spec
 
 from tabulate import tabulate
@@ -83,7 +84,13 @@ def save_figure(figure, file):
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name or sentence is a dollar
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": OURS})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing")
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": OURS})
+    if missing := {str(warning.message) for warning in caught if "missing from" in str(warning.message)}:
+        print(
+            f"a plot shows {len(missing)} letters as boxes, which its font lacks: {min(missing)} ...", file=sys.stderr
+        )
 
 
 def last_words(lines):

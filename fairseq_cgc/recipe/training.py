@@ -49,6 +49,7 @@ from .files import (
     mark_of,
     read_json,
     remove,
+    room,
     sha256_of,
     usable_path,
     writable_folder,
@@ -386,6 +387,7 @@ def follow_training(command, run, updates, lock):
     tail, valid, last, told_at, dropped = [], "", 0, time.monotonic(), []
     words, log = run / "train.log", run / "log.jsonl"
     with (
+        room(log),
         open(words, "ab") as sink,
         open(words, encoding="utf-8", errors="replace") as source,
         open(log, "a", encoding="utf-8") as figures,

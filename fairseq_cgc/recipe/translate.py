@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..compat import EVERY_SENTENCE, NO_WORKERS, SKIP_TOO_LONG, USER_DIR
 from ..errors import OptionError, UserError, check_at_least
 from .fairseq_options import check_numbers, check_words, option_values
-from .files import atomic_write, decode_lines, read_lines
+from .files import atomic_write, decode_lines, from_command_line, read_lines
 from .models import load_hub
 from .processes import child
 from .report import last_words
@@ -103,7 +103,8 @@ def check_passed_on(options):
 def main(args):
     """``fairseq-cgc translate``."""
     check_at_least(1, beam=args.beam, batch=args.batch)
-    for sentence in args.sentences:
+    sentences = list(map(from_command_line, args.sentences))
+    for sentence in sentences:
         if os.path.isfile(sentence):
             raise OptionError(f"{sentence} is a file, not a sentence; to translate its lines: --input {sentence}")
     if args.input and args.sentences:
@@ -116,7 +117,7 @@ def main(args):
     if waits:
         print("enter one sentence per line; Ctrl-D ends", file=sys.stderr)
     batch = 1 if waits else args.batch
-    given = read_lines(args.input) if args.input else args.sentences
+    given = read_lines(args.input) if args.input else sentences
     lines = iter(given if args.input or given else decode_lines(sys.stdin.buffer, "standard input"))
     progress = {"desc": "translate", "unit": " sentences", "disable": True if waits or sys.stdout.isatty() else None}
     with tqdm(total=len(given) or None, **progress) as bar:

@@ -121,6 +121,9 @@ def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(cha
     ascii_alone = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = command("translate", model, stdin=lines, cwd=ROOT, env=ascii_alone, start=subprocess.Popen)
     assert done.stdout.splitlines() == expected, "the subwords are read in UTF-8, whatever the locale says"
+    done = command("translate", model, *sentences[:2], cwd=ROOT, env=ascii_alone, start=subprocess.Popen)
+    assert done.stdout.splitlines() == expected[:2], "and so is the command line"
+    assert "the command line, line 1: byte 0xff at column 2" in refused("translate", model, "a\udcff")
 
 
 def test_table_6_is_made_from_the_run_folders(chain):

@@ -425,7 +425,7 @@ def test_dollars_and_underscores_in_sentences_and_names_are_shown_as_they_are(tm
 
     figure = Figure()
     axes = figure.subplots()
-    axes.plot([0, 1], label=inspection._short("_ 5$ und 6$_{"))
+    axes.plot([0, 1], label=inspection._short("_ 5$ und\t6$_{"))
     axes.set_title("$x$")
     legend = axes.legend()
     save_figure(figure, tmp_path / "plot.png")

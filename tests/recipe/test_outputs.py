@@ -276,7 +276,16 @@ def test_the_quickstart_s_corpus_leaves_a_folder_raw_alone(tmp_path):
     assert MARK not in {path.name for path in (tmp_path / "raw").iterdir()}
 
 
-@pytest.mark.parametrize("name, words", [("a:b", "has a ':'"), ("a\udcff", "is not valid UTF-8")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("a:b", "has a ':'"),
+        ("a${b}", r"has a '\$\{', which begins a variable in fairseq"),
+        ("a\\'b", "which ends a text"),
+        ("a\udcff", "is not valid UTF-8"),
+        ("a\udcc3\udcbc", "aü is not in this locale's encoding .* LC_ALL=C.UTF-8"),
+    ],
+)
 def test_a_path_that_fairseq_would_not_understand_is_refused_before_any_work(tmp_path, name, words):
     with pytest.raises(UserError, match=words):
         usable_path(tmp_path / name, "--runs")

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from fairseq_cgc.recipe.report import last_words, render_table, write_text_and_plots
+from fairseq_cgc.recipe.report import last_words, new_figure, render_table, save_figure, write_text_and_plots
 
 
 def test_figures_are_aligned_right_and_texts_left():
@@ -24,6 +26,15 @@ def test_a_bar_in_a_cell_ends_no_cell():
 def test_a_name_that_is_no_utf_8_does_not_keep_a_text_from_being_written(tmp_path):
     write_text_and_plots(tmp_path, "table.md", "caf\udce9", {})
     assert (tmp_path / "table.md").read_text().startswith("caf\\udce9\n")
+
+
+def test_letters_that_the_font_of_a_plot_lacks_are_told_in_a_line(tmp_path, capsys, recwarn):
+    figure, axes = new_figure(2, 2)
+    axes.set_title("中文\U0010fffe")
+    save_figure(figure, tmp_path / "plot.png")
+    assert not recwarn.list
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch("a plot shows [0-9]+ letters as boxes, which its font lacks: Glyph .* missing from .*", line)
 
 
 def test_a_table_may_have_no_rows():

@@ -646,7 +646,7 @@ def test_a_broken_matplotlib_costs_the_plots_alone(tmp_path, monkeypatch, capsys
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     make_run(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/out cannot be made .* --out"):
+    with pytest.raises(UserError, match="file/out cannot be written to .* --out"):
         make_table(tmp_path, tmp_path / "file" / "out")
 
 

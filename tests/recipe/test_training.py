@@ -482,6 +482,11 @@ def test_a_training_that_fails_on_a_full_disk_says_so(tmp_path, monkeypatch):
     fails = [sys.executable, "-c", "import sys; sys.exit('enforce fail at inline_container.cc')"]
     with locked(tmp_path / ".lock", "x") as lock, pytest.raises(UserError, match="the disk has 0 MiB left: free space"):
         training.follow_training(fails, tmp_path, 2, lock)
+    (tmp_path / "log.jsonl").unlink(missing_ok=True)
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    says = [sys.executable, "-c", """print('| train_inner | {"num_updates": "1", "loss": "1"}')"""]
+    with locked(tmp_path / ".lock", "x") as lock, pytest.raises(UserError, match="log.jsonl could not be written"):
+        training.follow_training(says, tmp_path, 2, lock)
 
 
 def test_a_training_starts_from_the_model_that_it_is_to_refine(finished, prepared, tmp_path):
