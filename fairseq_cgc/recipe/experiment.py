@@ -313,7 +313,7 @@ def context_notes(runs, present):
     shuffled = {row: control for row, control in SHUFFLED.items() if row in present and control in present}
     lines = [
         f"- `{row}`, over `{control}`, which is the same models with each sentence given the context of its neighbour in the "
-        f"batch: {table.difference_cell(table.differences(runs, [row], control)[row])}"
+        f"batch, about as long: {table.difference_cell(table.differences(runs, [row], control)[row])}"
         for row, control in shuffled.items()
     ]
     if LEARNED in present:

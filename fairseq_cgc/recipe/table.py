@@ -589,7 +589,7 @@ def plot_curves(runs, corpus, names=None):
         axes.set_ylim(min(late) - margin, max(late) + margin)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     title = corpus if len(runs) == 1 else f"{corpus}: one line per run"
-    axes.set(xlabel="updates", ylabel="validation loss (high values cut off)", title=title)
+    axes.set(xlabel="updates", ylabel="validation loss, bits a token (high values cut off)", title=title)
     axes.grid(alpha=0.3)
     return figure
 

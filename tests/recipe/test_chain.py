@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,19 @@ def test_the_model_folder_translates_raw_text_from_python_and_from_the_shell(cha
     done = command("translate", model, *sentences[:2], cwd=ROOT, env=ascii_alone, start=subprocess.Popen)
     assert done.stdout.splitlines() == expected[:2], "and so is the command line"
     assert "the command line, line 1: byte 0xff at column 2" in refused("translate", model, "a\udcff")
+
+
+def test_a_sentence_can_be_given_the_context_of_one_of_any_length(chain):
+    script = ROOT / "examples" / "study" / "any_length.py"
+    gate = torch.arange(64.0).view(64, 1, 1).expand(64, 2, 3)
+    other = runpy.run_path(str(script))["another"](gate)
+    assert set(other[:, 0, 0].tolist()) == set(range(64)) and not (other == gate).any()
+    folder = chain["runs"] / "cgc-seed1"
+    expected = read_lines(folder / "test" / "test.hyp")
+    alone, together = (run(sys.executable, script, folder, "--batch", size, start=Fork) for size in (1, 64))
+    assert alone.stdout.splitlines() == expected, "one that is alone has its own context"
+    found = together.stdout.splitlines()
+    assert len(found) == len(expected) and found != expected
 
 
 def test_table_6_is_made_from_the_run_folders(chain):
