@@ -26,14 +26,18 @@ HERE = Path(__file__).parent
 POST, PRE, FAST, SLOW = SETTINGS = "multi30k", "multi30k-pre-norm", "libreoffice", "libreoffice-rate-0.002"
 WORDS = "Multi30k, post-norm", "Multi30k, pre-norm", "LibreOffice, rate 0.005", "LibreOffice, rate 0.002"
 LEARNING = "**three, without rate 0.005**"  # at which models without a gate do not learn
-TOGETHER = {"**all four settings**": ([POST, PRE], [FAST, SLOW]), LEARNING: ([POST, PRE], [SLOW])}  # settings by corpus
+TOGETHER = {  # settings by corpus
+    "**both of Multi30k**": ([POST, PRE],),
+    "**all four settings**": ([POST, PRE], [FAST, SLOW]),
+    LEARNING: ([POST, PRE], [SLOW]),
+}
 THIRDS = "short sentences", "middling ones", "long ones"
 AGAINST = SHUFFLED[CGC], LEARNED, CONTROL, "cgc-none", "lightconv"
 EDGE = 2.5  # of the plot, in BLEU
 
 
 class Found(NamedTuple):
-    """CGC's BLEU less another row's, with its 95 % interval."""
+    """CGC's BLEU minus another row's, with its 95 % interval."""
 
     by_seed: list
     difference: float
@@ -118,13 +122,13 @@ def losses(runs):
         }
         gaps = ([last[CGC][seed] - loss for seed, loss in last[row].items() if seed in last[CGC]] for row in AGAINST)
         rows.append([words, *(", ".join(f"{gap:+.3f}".replace("-", "−") for gap in of_row) or "–" for of_row in gaps)])
-    return render_table(["loss of `cgc` less that of", *(f"`{row}`" for row in AGAINST)], rows)
+    return render_table(["loss of `cgc` minus that of", *(f"`{row}`" for row in AGAINST)], rows)
 
 
 def render(found):
     """Markdown: a line for settings or sentences, a column a row."""
     rows = [[words, *(str(found[row][words] or "–") for row in found)] for words in found[LEARNED]]
-    return render_table(["`cgc` less", *(f"`{row}`" for row in found)], rows)
+    return render_table(["`cgc` minus", *(f"`{row}`" for row in found)], rows)
 
 
 def plot(found):
@@ -144,14 +148,16 @@ def plot(found):
             if abs(one.difference) < EDGE:
                 panel.plot(one.difference, place, "D", markersize=7 if bold else 5, **style)
             else:
-                panel.text(0, place - 0.15, f"{one.difference:+.1f}".replace("-", "−"), ha="center", fontsize=9)
-        panel.set(title=f"less {row}", xlim=(-EDGE, EDGE))
+                words = f"{abs(one.difference):.1f} →" if one.difference > 0 else f"← {abs(one.difference):.1f}"
+                edge, side = (EDGE, "right") if one.difference > 0 else (-EDGE, "left")
+                panel.text(edge, place - 0.15, words, ha=side, fontsize=9)
+        panel.set(title=f"minus {row}", xlim=(-EDGE, EDGE))
         panel.grid(axis="x", alpha=0.3)
         panel.spines[["top", "right", "left"]].set_visible(False)
     names = [words.strip("*") for words in found[LEARNED]]
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    figure.supxlabel("BLEU of cgc less that of a row: each seed, the mean and its 95 % interval", fontsize=10)
+    figure.supxlabel("BLEU of cgc minus that of a row: each seed, the mean and its 95 % interval", fontsize=10)
     return figure
 
 

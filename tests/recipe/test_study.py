@@ -197,7 +197,7 @@ def test_the_studys_page_has_the_table_that_its_records_make(answered):
 @NEEDS_MATPLOTLIB
 def test_the_studys_plot_has_a_panel_for_each_row(answered):
     answer, _, found = answered
-    assert [panel.get_title() for panel in answer["plot"](found).axes] == [f"less {row}" for row in found]
+    assert [panel.get_title() for panel in answer["plot"](found).axes] == [f"minus {row}" for row in found]
 
 
 def gaps(folder, sentences=slice(None)):
@@ -230,6 +230,8 @@ def test_an_answer_takes_a_corpus_runs_as_repeats_and_gives_each_corpus_the_same
     assert lines["LibreOffice, rate 0.005"] is None, "one pair has no interval"
     assert lines["Multi30k, pre-norm"].difference == pytest.approx(mean(pre))
     assert lines["**all four settings**"].difference == pytest.approx(mean([mean(post + pre), mean(alone + slow)]))
+    both = lines["**both of Multi30k**"]
+    assert (both.difference, both.by_seed) == (pytest.approx(mean(post + pre)), pytest.approx(post + pre))
     three = lines["**three, without rate 0.005**"]
     assert three.difference == pytest.approx(mean([mean(post + pre), mean(slow)]))
     assert three.by_seed == pytest.approx(post + pre + slow)
