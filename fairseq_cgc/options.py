@@ -53,7 +53,8 @@ class ModelOptions(FairseqDataclass):
         False,
         "at evaluation, gate each sentence by the context of the previous one in its batch, which must hold at least two, and "
         "which fairseq has sorted by length: the control that shows whether the model uses what a context tells beyond the "
-        "sentence's length. For a trained model: fairseq-generate --model-overrides \"{'cgc_shuffle_context': True}\", of which fairseq ignores a mistyped name without a word",
+        "sentence's length. For a trained model: fairseq-generate --model-overrides "
+        "\"{'cgc_shuffle_context': True}\", of which fairseq ignores a mistyped name without a word",
         "shuffle",
     )
     cgc_pool: ChoiceEnum(POOLS) = _option(

@@ -14,15 +14,34 @@ import torch
 from tqdm import tqdm
 
 from fairseq_cgc.context_gate import SentenceGate
-from fairseq_cgc.recipe.files import read_lines
+from fairseq_cgc.recipe.files import read_lines, run_command
 from fairseq_cgc.recipe.models import load_hub
 from fairseq_cgc.recipe.translate import BEAM
+from fairseq_cgc.text import is_blank
 
 
 def another(gate):
     """The gates of a batch (B x ...), each those of another sentence: the same one in every layer."""
     ring = torch.randperm(gate.size(0), generator=torch.Generator().manual_seed(1))
     return torch.empty_like(gate).index_copy_(0, ring, gate[ring.roll(1)])
+
+
+def translate(hub, sentences, size):
+    """Translations, in the order of the sentences; ``size`` of them at a time draw their contexts from each other."""
+    sizes = []
+    for module in hub.modules():
+        if isinstance(module, SentenceGate):
+            module.shuffle, module.another_sentences = True, lambda gate: sizes.append(len(gate)) or another(gate)
+    # By it fairseq would cut a batch in two, the short sentences and the long ones.
+    hub.cfg.dataset.max_tokens = None
+    order = random.Random(1).sample(range(len(sentences)), len(sentences))
+    translations = {}
+    for start in tqdm(range(0, len(order), size), unit=" batches", disable=None):
+        rows = order[start : start + size]
+        sizes.clear()
+        translations |= zip(rows, hub.sample([sentences[row] for row in rows], BEAM))
+        assert set(sizes) <= {sum(not is_blank(sentences[row]) for row in rows)}, "one batch"
+    return [translations[row] for row in range(len(sentences))]
 
 
 def main():
@@ -33,17 +52,8 @@ def main():
     args = parser.parse_args()
     with redirect_stdout(sys.stderr):
         hub = load_hub(args.run)
-    for module in hub.modules():
-        if isinstance(module, SentenceGate):
-            module.shuffle, module.another_sentences = True, another
-    sentences = read_lines(args.run / "test" / f"test.{args.source_lang}")
-    order = random.Random(1).sample(range(len(sentences)), len(sentences))
-    translations = dict.fromkeys(order)
-    for start in tqdm(range(0, len(order), args.batch), unit=" batches", disable=None):
-        rows = order[start : start + args.batch]
-        translations |= zip(rows, hub.sample([sentences[row] for row in rows], BEAM))
-    print("\n".join(translations[row] for row in range(len(sentences))))
+    print(*translate(hub, read_lines(args.run / "test" / f"test.{args.source_lang}"), args.batch), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

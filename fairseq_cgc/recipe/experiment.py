@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 from queue import Queue
 from threading import Event
 
@@ -21,7 +22,18 @@ from . import table
 from .checkpoints import find_checkpoints
 from .evaluation import RESULT, SCORES, split_hashes
 from .fairseq_options import option_values
-from .files import LOCK, check_own_files, is_locked, locked, read_json, writable_folder, write_json
+from .files import (
+    LOCK,
+    check_own_files,
+    check_writable,
+    is_locked,
+    locked,
+    read_json,
+    usable_path,
+    what_to_do,
+    writable_folder,
+    write_json,
+)
 from .preparation import read_preparation
 from .processes import child
 from .report import last_words, render_table
@@ -55,27 +67,29 @@ def run_all(args, rows, seeds):
     failed = {}
 
     def run(row, seed):
-        name, folder, environment, lock = _name(row, seed), folders[row, seed], free.get(), None
-        log = folder.with_suffix(".log")
+        name, folder, environment = _name(row, seed), folders[row, seed], free.get()
         execute = partial(_execute, stopped=stopped, environment=environment)
+        log = folder.with_suffix(".log")
         try:
-            with locked(log, f"the run {folder}") as lock:  # another experiment's words would stand between ours
-                _run(args, row, seed, folder, execute)
-                score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
-                if SHUFFLED.get(row) in rows:
-                    name = _name(SHUFFLED[row], seed)
-                    _run_shuffled(args, folder, execute)
+            with locked(log, f"the run {folder}"):  # another experiment's words would stand between ours
+                try:
+                    _run(args, row, seed, folder, execute)
+                    score = read_json(folder / "test" / SCORES, RESULT)["scores"][TOKENISED_BLEU]["score"]
+                    if SHUFFLED.get(row) in rows:
+                        name = _name(SHUFFLED[row], seed)
+                        _run_shuffled(args, folder, execute)
+                except (UserError, OSError) as error:
+                    reason = _words(error)
+                    if not stopped.is_set():
+                        with suppress(OSError), open(log, "a", encoding="utf-8") as file:
+                            print(f"\n{FAILED}{name}: " + reason.replace("\n", "; "), file=file)
+                    raise
         except (UserError, OSError) as error:
-            failed[name] = str(error)
-            if stopped.is_set():
-                return f"{name}: stopped"
-            if lock is not None:
-                with suppress(OSError), open(log, "a", encoding="utf-8") as file:
-                    print(f"\n{FAILED}{name}: " + str(error).replace("\n", "; "), file=file)
-            return f"{name}: failed: {error}"
+            failed[name] = _words(error)
+            return f"{name}: stopped" if stopped.is_set() else f"{name}: failed: {failed[name]}"
         finally:
             free.put(environment)
-        return f"{_name(row, seed)}: BLEU-4 {score:.2f}"
+        return f"{name}: BLEU-4 {score:.2f}"
 
     done = {task: updates_logged(folder) for task, folder in folders.items()}
     total = args.max_update * len(folders)
@@ -103,6 +117,10 @@ def run_all(args, rows, seeds):
     return failed
 
 
+def _words(error):
+    return str(error) if isinstance(error, UserError) else what_to_do(error)
+
+
 def _devices(args):
     """Of each GPU the environment in which a process sees it alone; one that says nothing where a run takes several, or none."""
     count = torch.cuda.device_count()
@@ -128,7 +146,7 @@ def failures(folder, runs):
     Of the runs that ``read_experiment`` returns those that are finished have not, nor those that were trained on since.
     """
     found, done = {}, {_name(run.row, run.seed) for run in runs if run.unfinished is None}
-    for log in sorted(folder.glob("*-seed*.log")):
+    for log in filter(Path.is_file, sorted(folder.glob("*-seed*.log"))):
         words, progress = log.read_text(encoding="utf-8", errors="replace"), log.with_suffix("") / "log.jsonl"
         last = words.rstrip("\n").rpartition("\n")[2]
         if not last.startswith(FAILED) or progress.exists() and progress.stat().st_mtime > log.stat().st_mtime:
@@ -212,8 +230,9 @@ def _translate(args, folder, test, options, execute):
     text = split_hashes(read_json(folder / RUN, RECORD)["data"]["sha256"], "test")
     wanted = {"checkpoints": names, "beam": PAPER["beam"], "options": options, "text": text}
     if any(made.get(name) != value for name, value in wanted.items()):
-        generate = ["generate", folder, f"--data={args.data}", "--average", args.average, "--by", args.by]
-        generate += ["--out", folder / test, *options]
+        run = usable_path(folder, "--runs")  # absolute: no name that begins as an option does
+        generate = ["generate", run, f"--data={args.data}", "--average", args.average, "--by", args.by]
+        generate += ["--out", run / test, *options]
         execute([*COMMAND, *map(str, generate)], folder.with_suffix(".log"))
 
 
@@ -253,7 +272,7 @@ def make_table(runs_folder, out=None, corpus=None):
     """``table.make_table`` for all rows that have runs; its arguments, what it returns and its errors are the same."""
     check_own_files(out or runs_folder, table.MADE)
     runs = read_experiment(runs_folder)
-    writable_folder(out or runs_folder, option="--out")  # before the comparisons, which take a while
+    check_writable(Path(out or runs_folder), "fairseq-cgc table --out")  # before the comparisons, which take a while
     corpus = corpus or table.corpus_name(runs)
     title, header, rows, notes = contents(runs, corpus, failures(runs_folder, runs))
     text = "\n\n".join([f"# {title}", render_table(header, rows, "ll"), *notes]) + "\n"
@@ -313,14 +332,15 @@ def context_notes(runs, present):
     shuffled = {row: control for row, control in SHUFFLED.items() if row in present and control in present}
     lines = [
         f"- `{row}`, over `{control}`, which is the same models with each sentence given the context of its neighbour in the "
-        f"batch, about as long: {table.difference_cell(table.differences(runs, [row], control)[row])}"
+        f"batch: {table.difference_cell(table.differences(runs, [row], control)[row])}"
         for row, control in shuffled.items()
     ]
     if LEARNED in present:
         over = table.differences(runs, shuffled, LEARNED)
         lines += [f"- `{row}`, over `{LEARNED}`: {table.difference_cell(over[row])}" for row in shuffled]
     why = (
-        "**A gain is the context's** only if it is one over another sentence's context and over gates without one:\n\n"
+        "**A gain is the context's** only if it is one over gates without a context, and its words' only if it is one over "
+        "another sentence's context too, which is that of one about as long:\n\n"
     )
     return [why + "\n".join(lines)] if lines else []
 
@@ -374,9 +394,7 @@ def main(args):
         for row in _trained(rows):
             for seed in seeds:
                 _check_training(args, row, seed)
-        args.runs = writable_folder(
-            args.runs, option="--runs"
-        )  # absolute: no name that the commands take for an option
+        writable_folder(args.runs, option="--runs")
         failed = run_all(args, rows, seeds)
     if not failed or list(args.runs.glob(f"*/{RUN}")):
         print(make_table(args.runs, corpus=args.corpus), end="", flush=True)

@@ -132,7 +132,7 @@ def check_output(path, option, inputs=(), part=None):
     if not path.exists():
         writable_folder(path.parent, option=option)
     elif path.is_file() and not str(path).startswith(STREAMS):
-        _check_writable(Path(os.path.realpath(path)).parent, option)
+        check_writable(Path(os.path.realpath(path)).parent, option)
     for file in map(Path, inputs):
         if path.is_file() and file.is_file() and path.samefile(file):
             raise UserError(f"{option} {path} is an input, and would be replaced; choose another name")
@@ -568,7 +568,7 @@ def writable_folder(path, free_bytes=0, option="--work"):
     than ``free_bytes`` left.
     """
     path = usable_path(path, option)
-    _check_writable(path, option)
+    check_writable(path, option)
     free = shutil.disk_usage(path).free
     if free < free_bytes:
         raise UserError(
@@ -578,7 +578,8 @@ def writable_folder(path, free_bytes=0, option="--work"):
     return path
 
 
-def _check_writable(folder, option):
+def check_writable(folder, option):
+    """Make the folder if need be. Raises UserError, with the option that names another, if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -591,6 +592,12 @@ def _not_writable(folder, error, advice):
     files = isinstance(error, (FileExistsError, NotADirectoryError))
     reason = "it, or a folder of its path, is a file" if files else error.strerror
     return UserError(f"the folder {folder} cannot be written to ({reason}); {advice}")
+
+
+def what_to_do(error):
+    """An error of the system in words that say what to do."""
+    place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    return f"{place}{error.strerror}; free space, fix the permissions or choose another path, then run the same command again"
 
 
 def _stop(*_):
@@ -639,7 +646,4 @@ def run_command(main):
     except OSError as error:
         if error.filename is None and error.errno not in (*FULL, errno.EROFS, errno.ENOENT):
             raise
-        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        sys.exit(
-            f"error: {place}{error.strerror}; free space, fix the permissions or choose another path, then run the same command again"
-        )
+        sys.exit(f"error: {what_to_do(error)}")

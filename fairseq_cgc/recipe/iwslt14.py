@@ -335,4 +335,6 @@ def _sentences(archive, url, folder, languages):
     except CorpusError as error:
         if archive is not None:
             raise
-        raise CorpusError(f"{error}\nMove {mine} away, and the same command downloads it again") from None
+        raise CorpusError(
+            f"{error}\nIf {mine} is damaged, move it away: the same command then downloads it again"
+        ) from None

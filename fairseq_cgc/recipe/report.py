@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 from tabulate import tabulate
 
-from ..errors import UserError
 from .files import OURS, atomic_write, check_own_files
 
 DPI = 150  # of the PNGs
@@ -30,20 +29,16 @@ def render_table(header, rows, align="l", style="pipe"):
 
 
 def write_text_and_plots(out, name, text, plots):
-    """Write a text to a folder and, where there is matplotlib, plots; return the text.
+    """Write a text to a folder that is there and, where there is matplotlib, plots; return the text.
 
     Args:
         text: Markdown, which is marked as ours
         plots: dict of name to what draws it: a function that returns a figure
 
     Raises:
-        UserError: the folder cannot be made, or holds somebody's file of one of these names
+        UserError: the folder holds somebody's file of one of these names
     """
     check_own_files(out, [name, *plots])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {out} cannot be made ({error.strerror}); choose another with --out") from None
     with atomic_write(out / name) as partial:  # a name of a file, in the text, may be no UTF-8
         partial.write_text(f"{text}\n<!-- written by {OURS} -->\n", encoding="utf-8", errors="backslashreplace")
     if plots and not has_matplotlib():
@@ -51,7 +46,7 @@ def write_text_and_plots(out, name, text, plots):
         return text
     for plot, draw in plots.items():
         with atomic_write(out / plot) as partial:
-            save_figure(draw(), partial)
+            save_figure(draw(), partial, plot)
     return text
 
 
@@ -78,8 +73,8 @@ def new_figure(width, height, rows=1, columns=1, **options):
     return figure, figure.subplots(rows, columns, **options)
 
 
-def save_figure(figure, file):
-    """Write a figure as a PNG."""
+def save_figure(figure, file, name="a plot"):
+    """Write a figure as a PNG; letters that its font lacks are told in a line."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -87,10 +82,12 @@ def save_figure(figure, file):
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph .* missing")
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": OURS})
-    if missing := {str(warning.message) for warning in caught if "missing from" in str(warning.message)}:
-        print(
-            f"a plot shows {len(missing)} letters as boxes, which its font lacks: {min(missing)} ...", file=sys.stderr
-        )
+    missing = {str(warning.message) for warning in caught if str(warning.message).startswith("Glyph ")}
+    for warning in caught:
+        if str(warning.message) not in missing:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        print(f"{name}: letters that its font lacks are boxes: {len(missing)} ({min(missing)})", file=sys.stderr)
 
 
 def last_words(lines):

@@ -22,7 +22,7 @@ from ..errors import UserError
 from .checkpoints import KINDS
 from .evaluation import RESULT, SCORES, split_hashes
 from .fairseq_options import option_values
-from .files import LOCK, Between, check_own_files, is_locked, read_json, read_lines, sha256_of, writable_folder
+from .files import LOCK, Between, check_own_files, check_writable, is_locked, read_json, read_lines, sha256_of
 from .iwslt14 import EXPECTED_PAIRS, LANGUAGES
 from .report import new_figure, render_table, write_text_and_plots
 from .rows import BASELINE, CGC, CONTROL, PAPER, ROWS, SHUFFLED, SYSTEMS, has_kernels, row_options
@@ -106,7 +106,7 @@ def make_table(runs_folder, out=None, corpus=None):
     runs = [run for run in read_runs(runs_folder) if run.row in SYSTEMS]
     if not runs:
         raise UserError(f"{runs_folder} has only runs of variants; fairseq-cgc table --experiment makes their table")
-    writable_folder(out or runs_folder, option="--out")  # before the comparisons, which take a while
+    check_writable(Path(out or runs_folder), "fairseq-cgc table --out")  # before the comparisons, which take a while
     corpus = corpus or corpus_name(runs)
     return write_table(out or runs_folder, markdown(runs, corpus), runs, corpus)
 

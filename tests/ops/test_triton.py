@@ -212,7 +212,7 @@ def build(kernel, types, constants):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))
 
 capability = int(sys.argv[1])
-has_units = capability >= 80  # Triton reaches the matrix units of older GPUs no more, and multiplies one by one
+has_units = capability >= 80  # Triton no longer uses the matrix units of older GPUs
 
 for dtype, band, per_token in (("fp32", False, True), ("bf16", True, True), ("bf16", True, False), ("fp16", False, False)):
     sizes = {"INTERPRETED": False, "BLOCK_T": kernels.BLOCK_T, "BLOCK_S": 64, "PER_TOKEN": per_token}

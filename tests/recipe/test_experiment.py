@@ -202,11 +202,23 @@ def test_every_row_has_a_small_size(prepared, row):
 
 def test_two_equal_seeds_are_one(prepared, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiment, "run_all", lambda args, rows, seeds: asked.append((args.runs, rows, seeds)))
+    monkeypatch.setattr(experiment, "run_all", lambda args, rows, seeds: asked.append((rows, seeds)))
     monkeypatch.setattr(experiment, "make_table", lambda *_, **__: "")
+    experiment.main(
+        parse(["experiment", "--data", str(prepared), "--runs", str(tmp_path), "--seeds", "2,2", "--rows", "cgc,cgc"])
+    )
+    assert asked == [(["cgc"], [2])]
+
+
+def test_the_folder_of_the_runs_may_begin_as_an_option_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    experiment.main(parse(["experiment", "--data", str(prepared), "--runs=-x", "--seeds", "2,2", "--rows", "cgc,cgc"]))
-    assert asked == [(tmp_path / "-x", ["cgc"], [2])], "no name that generate takes for an option"
+    make_run(tmp_path / "-x", name="cgc-seed1")
+    monkeypatch.setattr(experiment, "find_checkpoints", lambda *_: [tmp_path / "checkpoint9.pt"])
+    args, commands = argparse.Namespace(data=tmp_path, average=1, by="epoch"), []
+    experiment._translate(args, Path("-x") / "cgc-seed1", "other", [], lambda command, log: commands.append(command))
+    [command] = commands
+    asked = parse(command[3:])
+    assert (asked.folder, asked.out) == (tmp_path / "-x" / "cgc-seed1", tmp_path / "-x" / "cgc-seed1" / "other")
 
 
 def test_progress_is_counted_in_updates_over_all_runs(tmp_path, monkeypatch):
@@ -293,7 +305,8 @@ def test_a_run_that_another_experiment_has_is_left_to_it(tmp_path, monkeypatch):
     assert failed.keys() == {"cgc, seed 1", "lightconv, seed 1"}
     assert "cgc-seed1 is in use by another process" in failed["cgc, seed 1"]
     assert (tmp_path / "cgc-seed1.log").read_text() == "of the other\n"
-    assert "Is a directory" in failed["lightconv, seed 1"]
+    assert "lightconv-seed1.log: Is a directory; free space, fix" in failed["lightconv, seed 1"]
+    assert failures(tmp_path, []) == {}
 
 
 def test_of_a_finished_run_the_shuffled_part_alone_can_fail(tmp_path, monkeypatch):

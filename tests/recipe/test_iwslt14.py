@@ -527,7 +527,9 @@ def test_a_damaged_archive_in_the_place_of_the_download_is_left_alone(tmp_path):
     """It may be the user's own."""
     (tmp_path / "de-en.tgz").write_bytes(b"mine")
     words = refused("prepare-iwslt14", "--out", tmp_path, "--url", "http://127.0.0.1:9/de-en.tgz")
-    assert "de-en.tgz begins with b'mine'" in words and f"\nMove {tmp_path / 'de-en.tgz'} away, and the same" in words
+    assert (
+        "de-en.tgz begins with b'mine'" in words and f"\nIf {tmp_path / 'de-en.tgz'} is damaged, move it away" in words
+    )
     assert (tmp_path / "de-en.tgz").read_bytes() == b"mine"
 
 

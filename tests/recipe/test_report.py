@@ -29,12 +29,17 @@ def test_a_name_that_is_no_utf_8_does_not_keep_a_text_from_being_written(tmp_pat
 
 
 def test_letters_that_the_font_of_a_plot_lacks_are_told_in_a_line(tmp_path, capsys, recwarn):
+    pytest.importorskip("matplotlib")
     figure, axes = new_figure(2, 2)
     axes.set_title("中文\U0010fffe")
-    save_figure(figure, tmp_path / "plot.png")
+    save_figure(figure, tmp_path / "plot.png", "plot.png")
     assert not recwarn.list
     [line] = capsys.readouterr().err.splitlines()
-    assert re.fullmatch("a plot shows [0-9]+ letters as boxes, which its font lacks: Glyph .* missing from .*", line)
+    assert re.fullmatch(r"plot\.png: letters that its font lacks are boxes: [0-9]+ \(Glyph .* missing from .*\)", line)
+    small, axes = new_figure(0.2, 0.2)
+    axes.set_title("a title that does not fit")
+    with pytest.warns(UserWarning, match="constrained_layout not applied"):
+        save_figure(small, tmp_path / "plot.png")
 
 
 def test_a_table_may_have_no_rows():
