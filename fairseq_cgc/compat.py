@@ -28,6 +28,10 @@ EVERY_SENTENCE = ["--required-batch-size-multiple", "1"]
 # one that was never stopped. With this it forms them anew for each epoch, resumed or not.
 SAME_BATCHES_WHEN_RESUMED = ["--update-epoch-batch-itr", "True"]
 
+# fairseq divides the data's path, and that of models, and hands every option to Hydra as text between quotes, in which it fills in
+# variables: a folder may come out as another one.
+MEANS_MORE_IN_A_PATH = {os.pathsep: "separates paths", "${": "begins a variable", "\\'": "ends a text"}
+
 # A sentence beyond the model's position limit, in a validation or test set, ends fairseq otherwise.
 SKIP_TOO_LONG = ["--skip-invalid-size-inputs-valid-test"]
 

@@ -79,17 +79,16 @@ def run_all(args, rows, seeds):
                         name = _name(SHUFFLED[row], seed)
                         _run_shuffled(args, folder, execute)
                 except (UserError, OSError) as error:
-                    reason = _words(error)
                     if not stopped.is_set():
                         with suppress(OSError), open(log, "a", encoding="utf-8") as file:
-                            print(f"\n{FAILED}{name}: " + reason.replace("\n", "; "), file=file)
+                            print(f"\n{FAILED}{name}: " + _words(error).replace("\n", "; "), file=file)
                     raise
         except (UserError, OSError) as error:
             failed[name] = _words(error)
             return f"{name}: stopped" if stopped.is_set() else f"{name}: failed: {failed[name]}"
         finally:
             free.put(environment)
-        return f"{name}: BLEU-4 {score:.2f}"
+        return f"{_name(row, seed)}: BLEU-4 {score:.2f}"
 
     done = {task: updates_logged(folder) for task, folder in folders.items()}
     total = args.max_update * len(folders)

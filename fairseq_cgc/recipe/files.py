@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from ..compat import MEANS_MORE_IN_A_PATH
 from ..errors import CorpusError, UserError
 
 MARK = ".fairseq-cgc"  # in a folder of ours: what it is, and the files that we put there
@@ -52,8 +53,6 @@ GROWING = {
 LEFT = ".fairseq-cgc-*.partial", ".*.fairseq-cgc-old"  # what a kill leaves
 ADDED = ("loss.json", "validate.log")  # to translations, when they were there
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-# What fairseq makes of these in a path, or its options' parser.
-PATHS_IN_FAIRSEQ = {os.pathsep: "separates paths", "${": "begins a variable", "\\'": "ends a text"}
 HOST = re.sub(r"\W", "", platform.node())[:20]
 LONG_AGO = 7 * 24 * 3600  # seconds
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -545,7 +544,7 @@ def sha256_of(path):
 def usable_path(path, option):
     """The absolute form of a path. Raises UserError for one that fairseq would take for another, or for several."""
     path = Path(os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path))  # "link/.." is elsewhere
-    for text, meaning in PATHS_IN_FAIRSEQ.items():
+    for text, meaning in MEANS_MORE_IN_A_PATH.items():
         if text in str(path):
             raise UserError(f"{option} {path} has a '{text}', which {meaning} in fairseq; choose another name")
     try:

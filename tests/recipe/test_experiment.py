@@ -55,7 +55,9 @@ def test_rows_are_trained_translated_and_tabled(ablated):
     assert {path.name for path in runs.iterdir() if path.is_dir()} == {
         f"{row}-seed3" for row in ("cgc", "cgc-constant", "cgc-slow")
     }
-    assert "cgc-constant, seed 3: " in first.stderr
+    for row in ("cgc", "cgc-constant"):
+        scores = json.loads((runs / f"{row}-seed3" / "test" / "scores.json").read_text())["scores"]
+        assert f"{row}, seed 3: BLEU-4 {scores['tokenised BLEU-4']['score']:.2f}\n" in first.stderr
     assert list(rows(first.stdout)) == ["`cgc`", "`cgc-constant`", "`cgc-shuffled`"]
     found = rows(second.stdout)
     assert list(found) == ["`cgc`", "`cgc-constant`", "`cgc-shuffled`", "`cgc-slow`"]
